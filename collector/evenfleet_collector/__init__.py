@@ -1,0 +1,1 @@
+"""The collector: takes in what agents measured, judges it, shows it, and says which release a device runs."""

@@ -1,0 +1,142 @@
+"""Load a configuration: defaults, then a TOML file, then the environment, then the command line.
+
+The configuration's type is the one description of it: a frozen dataclass of frozen dataclasses, with units in its
+field names and the defaults in code. This module knows no particular configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+
+from evenfleet_shared.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+ENVIRONMENT_PREFIX = "EVENFLEET_"
+
+
+def load(settings_type: type[T], file: Path | None, environment: Mapping[str, str], overrides: Mapping[str, Any]) -> T:
+    """Return the settings.
+
+    Args:
+        settings_type: A dataclass; a nested dataclass is a table of the file.
+        file: A TOML file, or None.
+        environment: ``EVENFLEET_WINDOW__LENGTH_S`` sets ``window.length_s``; other variables are left alone.
+        overrides: From the command line, as ``{"window.length_s": 5.0}``; None leaves the setting as it is.
+
+    Raises:
+        ConfigError: A file that cannot be read, an unknown key (the near match is named) or a value out of bounds.
+    """
+    values: dict[str, Any] = {}
+    source = str(file) if file else "the command line"
+    if file:
+        values = _read(file)
+    for name, text in environment.items():
+        if name.startswith(ENVIRONMENT_PREFIX):
+            path = name[len(ENVIRONMENT_PREFIX) :].lower().split("__")
+            if _knows(settings_type, path):
+                _put(values, path, text)
+    for dotted, value in overrides.items():
+        if value is not None:
+            _put(values, dotted.split("."), value)
+    _refuse_unknown(settings_type, values, source, "")
+    try:
+        # Not strict: the environment has only text.
+        return msgspec.convert(values, settings_type, strict=False)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def example(settings_type: type[Any], comments: Mapping[str, str]) -> str:
+    """Return a commented TOML file that holds every setting with its default.
+
+    Args:
+        settings_type: The dataclass; settings without a default are shown with an empty text.
+        comments: What a setting means, by its dotted name.
+    """
+    return "\n".join(_example_lines(settings_type, comments, "")) + "\n"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from None
+
+
+def _knows(settings_type: type[Any], path: list[str]) -> bool:
+    tables = _tables(settings_type)
+    names = {field.name for field in dataclasses.fields(settings_type)}
+    if path[0] not in names:
+        return False
+    return len(path) == 1 or (path[0] in tables and _knows(tables[path[0]], path[1:]))
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for name in path[:-1]:
+        values = values.setdefault(name, {})
+    values[path[-1]] = value
+
+
+def _refuse_unknown(settings_type: type[Any], values: dict[str, Any], source: str, prefix: str) -> None:
+    names = [field.name for field in dataclasses.fields(settings_type)]
+    tables = _tables(settings_type)
+    for key, value in values.items():
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(names)}"
+            raise ConfigError(f"{source}: unknown setting {prefix}{key}; {hint}")
+        if key in tables:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{source}: {prefix}{key} must be a table, found {value!r}")
+            _refuse_unknown(tables[key], value, source, f"{prefix}{key}.")
+
+
+def _tables(settings_type: type[Any]) -> dict[str, type[Any]]:
+    hints = get_type_hints(settings_type)
+    return {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint) and isinstance(hint, type)}
+
+
+def _example_lines(settings_type: type[Any], comments: Mapping[str, str], prefix: str) -> list[str]:
+    lines: list[str] = []
+    tables = _tables(settings_type)
+    plain = [field for field in dataclasses.fields(settings_type) if field.name not in tables]
+    for field in plain:
+        dotted = f"{prefix}{field.name}"
+        comment = comments.get(dotted)
+        default = field.default
+        if default is dataclasses.MISSING:
+            default = ""
+        assignment = f"{field.name} = {_toml(default)}" if default is not None else f"# {field.name} ="
+        lines.append(f"{assignment}  # {comment}" if comment else assignment)
+    for name, table in tables.items():
+        lines += ["", f"[{prefix}{name}]", *_example_lines(table, comments, f"{prefix}{name}.")]
+    return lines
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return f"{value:_}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return repr(value)
