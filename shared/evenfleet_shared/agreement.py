@@ -5,7 +5,8 @@ Needs numpy, so the agent's supervisor never imports it; its runner does.
 
 from __future__ import annotations
 
-from typing import Final
+import hashlib
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -65,3 +66,12 @@ def compare(
         rms_diff=float(np.sqrt(np.mean((difference / scale) ** 2)) * scale) if largest else 0.0,
         lsb_max=min(largest / output_scale, 1e300) if output_scale else None,
     )
+
+
+def prediction_digest(predictions: npt.NDArray[np.integer[Any]]) -> str:
+    """Return the name of a run's decisions: the sha256 of the predicted classes, shape ``(n,)``, as little-endian int32.
+
+    >>> prediction_digest(np.array([1, 2])) == prediction_digest(np.array([1, 2], dtype=np.uint8))
+    True
+    """
+    return hashlib.sha256(predictions.astype("<i4").tobytes()).hexdigest()

@@ -95,6 +95,12 @@ class Golden:
     labels: FileRef
     outputs: FileRef
 
+    @property
+    def digest(self) -> str:
+        """Return the name of the set: what accuracies are only comparable on."""
+        files = (self.inputs, self.labels, self.outputs)
+        return hashlib.sha256("".join(file.sha256 for file in files).encode("ascii")).hexdigest()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissingVariant:

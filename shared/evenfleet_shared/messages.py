@@ -284,7 +284,8 @@ class Event(Header):
 class State(Header):
     """Birth and death of a device's session: retained, unnumbered; the broker sends `lost` as the will.
 
-    `session` names the connection, so that the will of an older one is not taken for the death of this one.
+    `session` names the connection, so that the will of an older one is not taken for the death of this one. `formats`
+    are those that the device's runtime can load: it is told to run nothing else.
     """
 
     schema: Literal["state/1"] = "state/1"
@@ -292,6 +293,7 @@ class State(Header):
     session: Annotated[str, Meta(pattern=r"^[0-9a-f]{8,32}$(?!\n)")]
     device_class: Name
     agent_version: Text
+    formats: Annotated[tuple[Literal["tflite", "saved_model"], ...], Meta(max_length=8)] = ()
     desired_revision: Count
     contexts: Annotated[tuple[Digest, ...], Meta(max_length=64)] = ()
 

@@ -119,6 +119,8 @@ def _example_lines(settings_type: type[Any], comments: Mapping[str, str], prefix
         dotted = f"{prefix}{field.name}"
         comment = comments.get(dotted)
         default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
         if default is dataclasses.MISSING:
             default = ""
         assignment = f"{field.name} = {_toml(default)}" if default is not None else f"# {field.name} ="

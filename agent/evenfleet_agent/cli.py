@@ -1,0 +1,179 @@
+"""The command line of a device: parse, call, print.
+
+Each command imports what it needs when it is called, so that `run` pays for nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evenfleet_shared import __version__
+from evenfleet_shared.errors import EXIT_DONE, EXIT_FAILED, EvenfleetError
+
+
+class OneLineErrors(click.Group):
+    """A group whose commands end in one line and the right exit code when something is wrong."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except EvenfleetError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=OneLineErrors, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="evenfleet-agent")
+def main() -> None:
+    """Measure models on this device, and report them to an Evenfleet collector.
+
+    Exit codes: 0 done, 1 failed, 2 bad arguments or configuration, 3 refused by the other side, 4 outside tolerance.
+    """
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="An .npz with x (or x_test, inputs) and y (or y_test, labels)."
+)
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "litert", "tflite", "tensorflow"]),
+    default="auto",
+    show_default=True,
+    help="auto takes the first one installed that runs the model.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of the interpreter."
+)
+@click.option("--xnnpack/--no-xnnpack", default=True, show_default=True, help="Let TFLite use its XNNPACK kernels.")
+@click.option(
+    "--samples", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="Timed inferences, at least."
+)
+@click.option(
+    "--min-duration", type=click.FloatRange(0, 86_400), default=0.0, show_default=True, help="Seconds, at least."
+)
+@click.option(
+    "--max-duration",
+    type=click.FloatRange(0, 86_400),
+    help="Seconds after which timing stops, whatever --samples says.  [default: 30, or --min-duration if that is longer]",
+)
+@click.option("--variant", multiple=True, help="Of a release directory; may be given several times. Default: all.")
+@click.option(
+    "--python",
+    help="The Python of another environment with evenfleet and the runtime installed (tflite-runtime needs numpy < 2).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def measure(  # noqa: PLR0917 - click passes them by name
+    model: Path,
+    data: Path | None,
+    runtime: str,
+    threads: int,
+    xnnpack: bool,
+    samples: int,
+    min_duration: float,
+    max_duration: float | None,
+    variant: tuple[str, ...],
+    python: str | None,
+    as_json: bool,
+) -> None:
+    """Measure MODEL on this device; no broker is needed.
+
+    MODEL is a .tflite file, a SavedModel (directory or tar), or a release directory, of which every variant is
+    measured on its golden set. Without data the inputs are made up: latency and memory only.
+
+    Example: evenfleet-agent measure model.tflite --data test.npz --runtime litert --threads 2
+
+    A model that cannot be measured is one line on standard error and exit code 1 (2 if the arguments or the data
+    are wrong); of several variants the others are measured all the same.
+    """
+    import tempfile
+
+    import msgspec
+
+    from evenfleet_agent import measure as measuring
+    from evenfleet_agent.runner.process import RunnerProcess
+    from evenfleet_agent.runner.protocol import Measure, RunnerSpec
+
+    request = Measure(
+        samples=samples,
+        min_duration_s=min_duration,
+        max_duration_s=max(30.0, min_duration) if max_duration is None else max_duration,
+    )
+    template = RunnerSpec(
+        runtime=runtime, artifact="", format="tflite", threads=threads, xnnpack=xnnpack, python=python
+    )
+    outcomes: list[measuring.Result | measuring.Failure] = []
+    runner = RunnerProcess()
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="evenfleet-measure-") as directory,
+            measuring.progress_line() as progress,
+        ):
+            if data is not None:
+                inputs_file, labels_file = measuring.write_data(data, Path(directory))
+                template = msgspec.structs.replace(template, inputs_file=inputs_file, labels_file=labels_file)
+            for target in measuring.find_targets(model, runtime=runtime, template=template, variants=variant):
+                outcomes.append(measuring.measure(target, request, runner, progress))  # noqa: PERF401 - minutes each
+    finally:
+        runner.stop()
+    failures = [outcome for outcome in outcomes if isinstance(outcome, measuring.Failure)]
+    if as_json:
+        click.echo(msgspec.json.encode({"model": str(model), "results": outcomes}).decode())
+    elif len(failures) < len(outcomes):
+        click.echo(measuring.table(outcomes))
+    if len(failures) == len(outcomes):
+        raise measuring.as_error(failures[0])
+    # A variant that this runtime cannot run is a finding; a crash is a failure.
+    crashed = any(failure.kind == "runner" for failure in failures)
+    sys.exit(EXIT_FAILED if crashed else EXIT_DONE)
+
+
+@main.command()
+@click.option("--python", help="The Python of another environment to look at.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(python: str | None, as_json: bool) -> None:
+    """Say which runtimes work here, and what to install for the others.
+
+    Every runtime really builds an interpreter: some import fine and fail only then.
+
+    Example: evenfleet-agent doctor
+
+    Exit code 0 if at least one runtime works, else 1.
+    """
+    import msgspec
+
+    from evenfleet_agent import measure as measuring
+    from evenfleet_agent.host import cpufreq, system
+    from evenfleet_agent.runner.protocol import Checked
+
+    host = {
+        "os": system.os_name(),
+        "kernel": system.kernel(),
+        "machine": system.machine(),
+        "cpu_model": system.cpu_model(),
+        "cpu_count": system.cpu_count(),
+        "memory_total_bytes": system.memory_total_bytes(),
+        "governor": cpufreq.governor(),
+    }
+    found = measuring.check_runtimes(python)
+    if as_json:
+        click.echo(msgspec.json.encode({"host": host, "runtimes": found}).decode())
+    else:
+        for name, value in host.items():
+            click.echo(f"{name:<20}{'not known' if value is None else value}")
+        for name, outcome in found.items():
+            if isinstance(outcome, Checked):
+                click.echo(f"{name:<20}works, version {outcome.runtime_version}, Python {outcome.python}")
+            else:
+                click.echo(f"{name:<20}missing: {outcome.reason}")
+    sys.exit(EXIT_DONE if any(isinstance(outcome, Checked) for outcome in found.values()) else EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What an agent is told by its owner; the release and its schedule come from the collector instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+from msgspec import Meta
+
+from evenfleet_shared import settings, topics
+from evenfleet_shared.errors import ConfigError
+from evenfleet_shared.manifest import Format
+from evenfleet_shared.messages import Name, Text
+
+FORMATS: Final[dict[str, tuple[Format, ...]]] = {
+    "litert": ("tflite",),
+    "tflite": ("tflite",),
+    "tensorflow": ("saved_model",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings:
+    """How to reach the broker."""
+
+    url: str = "mqtt://127.0.0.1:1883"
+    username: str | None = None
+    password_file: str | None = None
+    keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeSettings:
+    """What runs the models."""
+
+    name: Literal["litert", "tflite", "tensorflow"] = "litert"
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    xnnpack: bool = True
+    python: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureSettings:
+    """How much is measured for a window."""
+
+    samples: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    min_sample_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0
+    max_duration_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 30.0
+    warm_up_max_s: Annotated[float, Meta(ge=0.0, le=600.0)] = 2.0
+    lock_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxSettings:
+    """How much the outbox may hold."""
+
+    max_bytes: Annotated[int, Meta(ge=65_536)] = 33_554_432
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlantedFaultSettings:
+    """Faults for demonstrations and tests; all off by default."""
+
+    input_scale: Annotated[float, Meta(ge=-1e6, le=1e6)] = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """The whole configuration of one agent."""
+
+    device: str
+    device_class: Name = "unclassified"
+    state_dir: str = "/var/lib/evenfleet"
+    attributes: Annotated[dict[Name, Text], Meta(max_length=32)] = field(default_factory=dict)
+    broker: BrokerSettings = field(default_factory=BrokerSettings)
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+    measure: MeasureSettings = field(default_factory=MeasureSettings)
+    outbox: OutboxSettings = field(default_factory=OutboxSettings)
+    planted_fault: PlantedFaultSettings = field(default_factory=PlantedFaultSettings)
+
+    def __post_init__(self) -> None:
+        if not topics.is_device_id(self.device):
+            raise ValueError(f"device is {self.device!r}, must be {topics.DEVICE_ID_RULE}")
+        self.broker_address()
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """Return the artifact formats that the runtime loads."""
+        return FORMATS[self.runtime.name]
+
+    def broker_address(self) -> tuple[str, int]:
+        """Return the broker's host and port.
+
+        Raises:
+            ValueError: The URL is not one of an MQTT broker.
+        """
+        url = urlsplit(self.broker.url)
+        if url.scheme != "mqtt" or not url.hostname:
+            raise ValueError(f"broker.url is {self.broker.url!r}, expected mqtt://host[:port]")
+        return url.hostname, url.port or 1883
+
+    def password(self) -> str | None:
+        """Return the broker password, read from its file.
+
+        Raises:
+            ConfigError: The file cannot be read.
+        """
+        if self.broker.password_file is None:
+            return None
+        try:
+            return Path(self.broker.password_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read broker.password_file {self.broker.password_file}: {error}") from None
+
+
+COMMENTS: Final = {
+    "device": topics.DEVICE_ID_RULE,
+    "device_class": "devices of one class should measure alike: same board, CPU, runtime",
+    "state_dir": "outbox, releases and the incarnation counter lie here",
+    "attributes": "your own labels, such as firmware or site, to look for causes in",
+    "broker.url": "mqtt://host:port",
+    "broker.username": "the device id by default",
+    "broker.password_file": "the token of 'evenfleet device enrol'",
+    "runtime.name": "litert, tflite or tensorflow",
+    "runtime.xnnpack": "false: plain kernels, for comparison",
+    "runtime.python": "the Python that runs the models; this one by default",
+    "measure.samples": "latency samples per window and variant",
+    "measure.min_sample_s": "a sample times as many inferences in a row as it takes to last so long; 0: one",
+    "measure.max_duration_s": "a window's measuring stops after so long",
+    "measure.lock_file": "agents on one machine that share this file measure in turns",
+    "outbox.max_bytes": "then the oldest messages give way, and the ledger says so",
+    "planted_fault.input_scale": "multiplied into every input; anything but 1.0 is a fault, for demonstrations",
+}
+
+
+def load(file: Path | None, environment: Mapping[str, str], overrides: Mapping[str, Any]) -> AgentSettings:
+    """Load an agent's settings.
+
+    Raises:
+        ConfigError: What is wrong, by the setting's name.
+    """
+    return settings.load(AgentSettings, file, environment, overrides)
+
+
+def example() -> str:
+    """Return a commented configuration file with every setting at its default."""
+    return settings.example(AgentSettings, COMMENTS)

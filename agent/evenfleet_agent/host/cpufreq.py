@@ -1,0 +1,19 @@
+"""Read how the kernel chooses the processor's frequency: /sys/devices/system/cpu, /sys/firmware/acpi."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evenfleet_agent.host.system import ROOT, read_text
+
+
+def governor(root: Path = ROOT) -> str | None:
+    """Return the governors in use, ``performance`` or ``ondemand,schedutil`` for example; None on most virtual machines."""
+    places = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
+    found = {text for text in map(read_text, places) if text}
+    return ",".join(sorted(found)) or None
+
+
+def power_mode(root: Path = ROOT) -> str | None:
+    """Return the platform's power profile, ``balanced`` for example; None where the firmware has none."""
+    return read_text(root / "sys/firmware/acpi/platform_profile") or None

@@ -1,0 +1,568 @@
+"""Measure models on this device, with no broker and no collector: what `evenfleet-agent measure` and `doctor` do.
+
+Decides what a path is (a .tflite, a SavedModel, a tar of one, a release), which runtimes to try, and how the figures
+are told. Leaves measuring to the runner, which the supervisor uses too, so that both give the same figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from evenfleet_agent import runtimes, window
+from evenfleet_agent.runner import Runner
+from evenfleet_agent.runner.process import RunnerProcess
+from evenfleet_agent.runner.protocol import (
+    Check,
+    Checked,
+    Evaluation,
+    Failed,
+    Loaded,
+    Measure,
+    Measured,
+    Refused,
+    Response,
+    RunnerSpec,
+)
+from evenfleet_shared import manifest
+from evenfleet_shared.errors import (
+    ConfigError,
+    DataError,
+    EvenfleetError,
+    ModelRefusedError,
+    RunnerError,
+    RuntimeMissingError,
+)
+from evenfleet_shared.manifest import Format, TensorSpec
+from evenfleet_shared.messages import Agreement, Latency, MemoryReading
+from evenfleet_shared.metrics import ClassCounts, quantile_interval, wilson_interval
+
+AUTO: Final = "auto"
+_QUANTILES: Final = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99}
+_INPUT_NAMES: Final = ("x_test", "x", "X_test", "X", "inputs")
+_LABEL_NAMES: Final = ("y_test", "y", "Y_test", "Y", "labels")
+_POLL_S: Final = 0.2
+
+Progress = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One model to measure; the runtimes are tried in turn until one is installed."""
+
+    name: str
+    runtimes: tuple[str, ...]
+    spec: RunnerSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """Outcome of one pass over labelled samples; `interval` is Wilson's, 95 %."""
+
+    n: int
+    errors: int
+    accuracy_ratio: float
+    interval: tuple[float, float]
+    class_accuracy_ratios: tuple[float, ...]
+    class_recall_ratios: tuple[float | None, ...]
+    counts: ClassCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One measured model; `intervals` holds a distribution-free 95 % interval by quantile, None where n is too small."""
+
+    name: str
+    artifact: str
+    format: Format
+    runtime: str
+    runtime_version: str
+    python: str
+    threads: int
+    accelerator_requested: str
+    accelerator_executed: str
+    delegated_ratio: float | None
+    fallback_reason: str | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    synthetic_inputs: bool
+    latency: Latency
+    intervals: dict[str, tuple[float, float] | None]
+    throughput_per_s: float
+    cpu_share: float
+    memory: tuple[MemoryReading, ...]
+    accuracy: Accuracy | None
+    agreement: Agreement | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A model that could not be measured; `kind` is that of `Refused`, or ``runner``."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+def find_targets(
+    model: Path,
+    *,
+    runtime: str,
+    template: RunnerSpec,
+    variants: Sequence[str] = (),
+) -> list[Target]:
+    """Return what there is to measure at a path.
+
+    Args:
+        model: A .tflite file, a SavedModel's directory or tar, or a release's directory.
+        runtime: A runtime's name, or ``auto``.
+        template: What every target has: threads, data and so on.
+        variants: Of a release; none is all that the runtime can take.
+
+    Raises:
+        ConfigError: It is none of these, or the arguments do not go together.
+        ArtifactError: A file of the release is missing or damaged.
+    """
+    if not model.exists():
+        raise ConfigError(f"{model} does not exist; expected a .tflite file, a SavedModel or a release")
+    if model.is_dir() and (model / manifest.MANIFEST_NAME).exists():
+        return _release_targets(model, runtime, template, variants)
+    if variants:
+        raise ConfigError(f"{model} is not a release, so it has no variants to choose from; leave --variant away")
+    model_format = _sniff(model)
+    spec = msgspec.structs.replace(template, artifact=str(model), format=model_format)
+    return [Target(name=model.name, runtimes=_candidates(runtime, model_format), spec=spec)]
+
+
+def measure(target: Target, request: Measure, runner: Runner, progress: Progress) -> Result | Failure:
+    """Measure one model in a subprocess of its own.
+
+    Args:
+        target: The model.
+        request: How long, how often.
+        runner: Not started.
+        progress: Is told the target and the stage, some times a second.
+    """
+    refused: Refused | None = None
+    for name in target.runtimes:
+        spec = msgspec.structs.replace(target.spec, runtime=name)
+        try:
+            runner.start(spec)
+            loaded = _await_answer(runner, target.name, progress)
+            if isinstance(loaded, Refused):
+                # The first runtime is the preferred one: its pip command is the one to show.
+                refused = refused or loaded
+                if loaded.kind == "runtime":
+                    continue
+                return Failure(name=target.name, kind=loaded.kind, reason=loaded.reason)
+            if not isinstance(loaded, Loaded):
+                raise _unexpected(loaded)
+            runner.send(request)
+            measured = _await_answer(runner, target.name, progress)
+            if isinstance(measured, Refused):
+                return Failure(name=target.name, kind=measured.kind, reason=measured.reason)
+            if not isinstance(measured, Measured):
+                raise _unexpected(measured)
+            return _result(target, spec, loaded, measured)
+        except RunnerError as error:
+            return Failure(name=target.name, kind="runner", reason=str(error))
+        finally:
+            runner.stop()
+    assert refused is not None  # a target has at least one runtime
+    return Failure(name=target.name, kind=refused.kind, reason=refused.reason)
+
+
+def check_runtimes(python: str | None) -> dict[str, Checked | Failure]:
+    """Build a real interpreter of every runtime, each in a subprocess of its own, and return what came of it."""
+    found: dict[str, Checked | Failure] = {}
+    for runtime in runtimes.RUNTIMES:
+        runner = RunnerProcess()
+        try:
+            runner.spawn(python, what=f"check of {runtime.name}")
+            runner.send(Check(runtime=runtime.name))
+            answer = _await_answer(runner, runtime.name, _silent)
+            if isinstance(answer, Checked):
+                found[runtime.name] = answer
+            elif isinstance(answer, Refused):
+                found[runtime.name] = Failure(name=runtime.name, kind=answer.kind, reason=answer.reason)
+            else:
+                raise _unexpected(answer)
+        except RunnerError as error:
+            found[runtime.name] = Failure(name=runtime.name, kind="runner", reason=str(error))
+        finally:
+            runner.stop()
+    return found
+
+
+def as_error(failure: Failure) -> EvenfleetError:
+    """Return the error that a failure is, for its exit code."""
+    errors: dict[str, type[EvenfleetError]] = {
+        "model": ModelRefusedError,
+        "runtime": RuntimeMissingError,
+        "data": DataError,
+    }
+    return errors.get(failure.kind, RunnerError)(failure.reason)
+
+
+def write_data(file: Path, directory: Path) -> tuple[str, str | None]:
+    """Take samples and labels out of an .npz.
+
+    Args:
+        file: With an array x_test, x or inputs, and perhaps y_test, y or labels.
+        directory: Where the arrays are written, one file each.
+
+    Returns:
+        The files of the samples and of the labels, None without labels.
+
+    Raises:
+        DataError: It is no .npz of numbers, or has no samples.
+    """
+    import numpy as np
+
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise DataError(f"{file} is a single array; expected an .npz with x and y")
+            inputs = _first_of(arrays, _INPUT_NAMES)
+            labels = _first_of(arrays, _LABEL_NAMES)
+            if inputs is None:
+                raise DataError(
+                    f"{file} has no array called {', '.join(_INPUT_NAMES)}; it has: {', '.join(arrays.files) or 'none'}"
+                )
+    except FileNotFoundError:
+        raise DataError(f"{file} does not exist; expected an .npz with x and y") from None
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError):
+        # numpy's own words advise to unpickle the file.
+        raise DataError(f"{file} is not a whole .npz of plain numbers; pickled objects are not read") from None
+    inputs_file = directory / "inputs.npy"
+    np.save(inputs_file, inputs, allow_pickle=False)
+    if labels is None:
+        return str(inputs_file), None
+    labels_file = directory / "labels.npy"
+    np.save(labels_file, _class_numbers(labels, file), allow_pickle=False)
+    return str(inputs_file), str(labels_file)
+
+
+def table(outcomes: Sequence[Result | Failure]) -> str:
+    """Return the outcomes for a person: one model in detail, several side by side."""
+    results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    parts = []
+    if len(outcomes) == 1 and results:
+        parts.append(_detail(results[0]))
+    elif results:
+        parts.append(_side_by_side(results))
+        parts.append("\n".join(f"{result.name}: {note}" for result in results for note in _remarks(result)))
+    parts.append("\n".join(f"{failure.name}: not measured: {failure.reason}" for failure in failures))
+    return "\n\n".join(part for part in parts if part)
+
+
+@contextlib.contextmanager
+def progress_line() -> Iterator[Progress]:
+    """Yield a callback that keeps one line on the terminal up to date, and is silent where there is none."""
+    if not sys.stderr.isatty():
+        yield _silent
+        return
+
+    def show(name: str, stage: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{name}: {stage or 'starting'} …")
+        sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+def _release_targets(directory: Path, runtime: str, template: RunnerSpec, variants: Sequence[str]) -> list[Target]:
+    release, _ = manifest.load(directory)
+    chosen = [release.variant(name) for name in variants] or [
+        variant
+        for variant in release.variants
+        if runtime == AUTO or variant.format in runtimes.by_name(runtime).formats
+    ]
+    if not chosen:
+        raise ConfigError(f"no variant of {directory} is of a format that {runtime} runs")
+    own_data = template.inputs_file is None
+    golden = release.golden
+    files = [variant.artifact for variant in chosen]
+    for reference in [*files, *((golden.inputs, golden.labels, golden.outputs) if own_data else ())]:
+        manifest.check_file(directory / reference.file, reference)
+    targets = []
+    for variant in chosen:
+        spec = msgspec.structs.replace(template, artifact=str(directory / variant.artifact.file), format=variant.format)
+        if own_data:
+            spec = msgspec.structs.replace(
+                spec,
+                inputs_file=str(directory / golden.inputs.file),
+                labels_file=str(directory / golden.labels.file),
+                outputs_file=str(directory / golden.outputs.file),
+                reference_correct=release.variant(release.reference_variant).reference.correct,
+            )
+        targets.append(Target(name=variant.name, runtimes=_candidates(runtime, variant.format), spec=spec))
+    return targets
+
+
+def _sniff(model: Path) -> Format:
+    if model.is_dir():
+        if (model / "saved_model.pb").exists() or (model / "saved_model.pbtxt").exists():
+            return "saved_model"
+        raise ConfigError(
+            f"{model} is neither a SavedModel nor a release: it has no saved_model.pb and no {manifest.MANIFEST_NAME}"
+        )
+    try:
+        with model.open("rb") as file:
+            start = file.read(8)
+        if start[4:8] == b"TFL3" or model.suffix in (".tflite", ".lite"):
+            return "tflite"
+        if tarfile.is_tarfile(model):
+            return "saved_model"
+    except OSError as error:
+        raise ConfigError(f"{model} cannot be read: {error.strerror}") from None
+    hint = "; convert it with 'evenfleet optimize'" if model.suffix in (".keras", ".h5", ".hdf5", ".onnx") else ""
+    raise ConfigError(f"{model} is neither a .tflite file nor a tar of a SavedModel{hint}")
+
+
+def _candidates(runtime: str, model_format: Format) -> tuple[str, ...]:
+    if runtime == AUTO:
+        return tuple(candidate.name for candidate in runtimes.for_format(model_format))
+    if model_format not in runtimes.by_name(runtime).formats:
+        able = " or ".join(candidate.name for candidate in runtimes.for_format(model_format))
+        raise ConfigError(f"runtime {runtime} does not run {model_format} models; use {able}")
+    return (runtime,)
+
+
+def _await_answer(runner: Runner, name: str, progress: Progress) -> Response:
+    while True:
+        select.select([runner], [], [], _POLL_S)
+        answers = runner.receive()
+        if answers:
+            return answers[0]
+        progress(name, getattr(runner, "stage", ""))
+
+
+def _unexpected(answer: Response) -> RunnerError:
+    if isinstance(answer, Failed):
+        return RunnerError(answer.reason)
+    return RunnerError(f"the runner answered {type(answer).__name__}, which was not asked for")
+
+
+def _result(target: Target, spec: RunnerSpec, loaded: Loaded, measured: Measured) -> Result:
+    ordered = window.ordered_samples_ms(measured)
+    figures = window.latency(measured, ordered)
+    evaluation = measured.evaluation
+    return Result(
+        name=target.name,
+        artifact=spec.artifact,
+        format=spec.format,
+        runtime=spec.runtime,
+        runtime_version=loaded.runtime_version,
+        python=loaded.python,
+        threads=spec.threads,
+        accelerator_requested=loaded.accelerator_requested,
+        accelerator_executed=loaded.accelerator_executed,
+        delegated_ratio=loaded.delegated_ratio,
+        fallback_reason=loaded.fallback_reason,
+        inputs=loaded.inputs,
+        outputs=loaded.outputs,
+        synthetic_inputs=loaded.synthetic_inputs,
+        latency=figures,
+        intervals={name: quantile_interval(ordered, q) for name, q in _QUANTILES.items()},
+        throughput_per_s=1e3 / max(figures.mean_ms, 1e-9),
+        cpu_share=measured.cpu_s / max(measured.length_s, 1e-9),
+        memory=measured.memory,
+        accuracy=_accuracy(evaluation) if evaluation else None,
+        agreement=evaluation.agreement if evaluation else None,
+        notes=loaded.notes,
+    )
+
+
+def _accuracy(evaluation: Evaluation) -> Accuracy | None:
+    if evaluation.errors is None:
+        return None
+    counts = ClassCounts(n=evaluation.n, tp=evaluation.tp, fp=evaluation.fp, fn=evaluation.fn)
+    return Accuracy(
+        n=counts.n,
+        errors=counts.errors,
+        accuracy_ratio=counts.accuracy_ratio,
+        interval=wilson_interval(counts.n - counts.errors, counts.n),
+        class_accuracy_ratios=counts.class_accuracy_ratios,
+        class_recall_ratios=counts.class_recall_ratios,
+        counts=counts,
+    )
+
+
+def _first_of(arrays: Any, names: Sequence[str]) -> Any:
+    return next((arrays[name] for name in names if name in arrays.files), None)
+
+
+def _class_numbers(labels: Any, file: Path) -> Any:
+    import numpy as np
+
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2 and labels.dtype.kind in "iufb":
+        if not ((labels == 0) | (labels == 1)).all() or not (labels.sum(axis=1) == 1).all():
+            raise DataError(f"{file}: labels of shape {list(labels.shape)} are not one-hot; expected one class each")
+        labels = labels.argmax(axis=1)
+    if labels.ndim != 1 or labels.dtype.kind not in "iufb" or not (labels == np.rint(labels)).all():
+        raise DataError(
+            f"{file}: labels must be whole numbers, one per sample, found {labels.dtype} of shape {list(labels.shape)}"
+        )
+    return labels.astype(np.int64)
+
+
+def _silent(_name: str, _stage: str) -> None:
+    pass
+
+
+def _detail(result: Result) -> str:
+    figures = result.latency
+    threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
+    rows = [
+        ("model", f"{result.name} ({result.format})"),
+        ("runtime", f"{result.runtime} {result.runtime_version}, {threads}, Python {result.python}"),
+        ("executed on", _executed(result)),
+        *(("input", _tensor(spec)) for spec in result.inputs),
+        *(("output", _tensor(spec)) for spec in result.outputs),
+        *(("note", remark) for remark in _remarks(result)),
+        ("init", _ms(figures.init_ms)),
+        ("first", _ms(figures.first_ms)),
+    ]
+    for name in _QUANTILES:
+        interval = result.intervals[name]
+        told = f"95 % interval {_ms(interval[0])} to {_ms(interval[1])}" if interval else "too few runs for an interval"
+        unqualified = ", unqualified: fewer than 662 runs" if name == "p99_ms" and not figures.p99_qualified else ""
+        rows.append((name.removesuffix("_ms"), f"{_ms(getattr(figures, name)):<12} n {figures.n}, {told}{unqualified}"))
+    rows += [
+        (
+            "throughput",
+            f"{_rate(result.throughput_per_s)} inferences/s, one at a time, {result.cpu_share:.2f} CPUs busy",
+        ),
+        *((f"memory {reading.kind}", f"{reading.bytes / 1e6:.1f} MB  ({reading.method})") for reading in result.memory),
+    ]
+    accuracy = result.accuracy
+    if accuracy:
+        low, high = accuracy.interval
+        right = accuracy.n - accuracy.errors
+        rows.append(
+            (
+                "accuracy",
+                f"{accuracy.accuracy_ratio:.4f}  ({right} of {accuracy.n}, 95 % interval {low:.4f} to {high:.4f})",
+            )
+        )
+    if result.agreement:
+        rows.append(("agreement", _agreement(result.agreement)))
+    text = _aligned(rows)
+    if accuracy:
+        classes = zip(
+            accuracy.counts.tp,
+            accuracy.counts.fn,
+            accuracy.class_accuracy_ratios,
+            accuracy.class_recall_ratios,
+            strict=True,
+        )
+        text += "\n\n" + _aligned(
+            [
+                ("class", "samples", "accuracy", "recall"),
+                *(
+                    (str(number), str(tp + fn), f"{ratio:.4f}", "-" if recall is None else f"{recall:.4f}")
+                    for number, (tp, fn, ratio, recall) in enumerate(classes)
+                ),
+            ]
+        )
+    return text
+
+
+def _side_by_side(results: Sequence[Result]) -> str:
+    head = (
+        "model",
+        "runtime",
+        "executed",
+        "init",
+        "first",
+        "p50",
+        "p90",
+        "p95",
+        "p99",
+        "n",
+        "peak MB",
+        "accuracy",
+        "agreement",
+    )
+    rows: list[tuple[str, ...]] = [head]
+    for result in results:
+        figures = result.latency
+        peak = next((reading.bytes for reading in result.memory if reading.kind == "peak_rss"), None)
+        rows.append(
+            (
+                result.name,
+                f"{result.runtime} {result.runtime_version}",
+                result.accelerator_executed
+                + ("" if result.delegated_ratio in (None, 0.0) else f" {result.delegated_ratio:.0%}"),
+                *(_ms(value) for value in (figures.init_ms, figures.first_ms)),
+                *(_ms(getattr(figures, name)) for name in _QUANTILES),
+                str(figures.n) + ("" if figures.p99_qualified else "!"),
+                "-" if peak is None else f"{peak / 1e6:.1f}",
+                "-" if result.accuracy is None else f"{result.accuracy.accuracy_ratio:.4f}",
+                "-" if result.agreement is None else result.agreement.noise_class,
+            )
+        )
+    text = _aligned(rows)
+    if any(not result.latency.p99_qualified for result in results):
+        text += "\n! fewer than 662 runs: the p99 is unqualified"
+    return text
+
+
+def _remarks(result: Result) -> list[str]:
+    remarks = ["synthetic inputs: latency and memory only, nothing about accuracy"] if result.synthetic_inputs else []
+    if result.fallback_reason:
+        remarks.append(result.fallback_reason)
+    return [*remarks, *result.notes]
+
+
+def _executed(result: Result) -> str:
+    if result.delegated_ratio is None or result.accelerator_requested == "cpu":
+        return result.accelerator_executed
+    return f"{result.accelerator_executed}, {result.delegated_ratio:.0%} of the operators delegated"
+
+
+def _tensor(spec: TensorSpec) -> str:
+    quantised = f", step {spec.scale:.6g}, zero point {spec.zero_point}" if spec.scale else ""
+    return f"{spec.name} {spec.dtype} {list(spec.shape)}{quantised}"
+
+
+def _agreement(agreement: Agreement) -> str:
+    steps = "" if agreement.lsb_max is None else f", {agreement.lsb_max:.1f} steps of its quantisation"
+    return (
+        f"{agreement.noise_class}: same class in {agreement.top1_ratio:.2%}, largest difference "
+        f"{agreement.max_abs_diff:.3g}{steps}"
+    )
+
+
+def _ms(value: float) -> str:
+    return f"{value:.4g} ms" if value < 1e4 else f"{value:.0f} ms"
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.3g}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

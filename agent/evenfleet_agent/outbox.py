@@ -1,0 +1,394 @@
+"""Keep everything sent up on disk until the collector has receipted it, and a ledger of what was given up.
+
+Decides which messages are due to be sent, what a receipt settles, and what gives way when the disk's share is full.
+Leaves to `link` how they travel.
+
+* A message has its number when it is on disk, and keeps it: numbers are never used twice within an incarnation.
+* A message leaves the outbox only when a receipt settles it, or when the ledger says why.
+* A new incarnation begins at every boot of the device and whenever the file is created anew; the counter that tells
+  incarnations apart lies in a file of its own, so that a lost outbox does not begin an old life again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from evenfleet_shared import messages
+from evenfleet_shared.errors import StoreError
+from evenfleet_shared.messages import Incarnation, IncarnationReceipt, Loss, Numbered, Receipt
+
+FILE_NAME: Final = "outbox.sqlite"
+COUNTER_NAME: Final = "incarnation"
+
+# Messages published and not receipted, at most: what a slow collector or a lost receipt can make us hold in memory.
+MAX_UNDER_WAY: Final = 1000
+
+# A gap that a receipt shows is news only of what was sent before the receipt was made.
+GAP_PATIENCE_S: Final = 5.0
+RESEND_FIRST_S: Final = 300.0
+RESEND_MAX_S: Final = 3600.0
+# What never arrives although later messages do cannot be decoded over there, not even its number.
+MAX_GAP_RESENDS: Final = 5
+
+Key = tuple[int, str, int]
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS life (
+    one INTEGER PRIMARY KEY CHECK (one = 1), counter INTEGER, random TEXT, next_seq INTEGER, boot TEXT);
+CREATE TABLE IF NOT EXISTS messages (
+    counter INTEGER, random TEXT, seq INTEGER, kind TEXT, payload BLOB, PRIMARY KEY (counter, random, seq));
+CREATE TABLE IF NOT EXISTS ledger (
+    id INTEGER PRIMARY KEY, counter INTEGER, random TEXT, first INTEGER, last INTEGER, reason TEXT,
+    told INTEGER DEFAULT 0);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A message that is due, as it goes on the wire."""
+
+    key: Key
+    kind: str
+    payload: bytes
+
+
+@dataclass(slots=True)
+class _Sending:
+    """What is known of a message's way since this process started; forgotten with it, which only costs a resend."""
+
+    sent_s: float
+    again_s: float
+    wait_s: float
+    gaps_shown: int = 0
+
+
+class CounterFile:
+    """The incarnation counter, in a file of its own, on disk before it is used."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> int:
+        """Return the last counter used; 0 where the file is missing or damaged."""
+        try:
+            return max(0, int(self._path.read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            return 0
+
+    def write(self, counter: int) -> None:
+        """Replace the counter, whole or not at all.
+
+        Raises:
+            StoreError: The directory cannot be written.
+        """
+        draft = self._path.with_suffix(".new")
+        try:
+            with draft.open("w", encoding="ascii") as file:
+                file.write(str(counter))
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self._path)
+            folder = os.open(self._path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self._path}: {error.strerror}; the agent needs a writable state_dir"
+            ) from None
+
+
+def open_outbox(
+    directory: Path, *, boot: str, new_random: Callable[[], str], max_bytes: int, jitter: Callable[[], float]
+) -> Outbox:
+    """Open or create the outbox of a state directory; a damaged file is set aside and its loss told.
+
+    Raises:
+        StoreError: The directory cannot be written.
+    """
+    path = directory / FILE_NAME
+    counters = CounterFile(directory / COUNTER_NAME)
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(path, isolation_level=None)
+
+    def build() -> Outbox:
+        return Outbox(connect, counters, boot=boot, new_random=new_random, max_bytes=max_bytes, jitter=jitter)
+
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            return build()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            for suffix in ("", "-wal", "-shm"):
+                damaged = path.with_name(path.name + suffix)
+                if damaged.exists():
+                    damaged.replace(path.with_name(f"{path.name}{suffix}.damaged"))
+            return build()
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"cannot open the outbox {path}: {error}; the agent needs a writable state_dir") from None
+
+
+class Outbox:
+    """The messages of one device that the collector has not receipted."""
+
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        counters: CounterFile,
+        *,
+        boot: str,
+        new_random: Callable[[], str],
+        max_bytes: int,
+        jitter: Callable[[], float],
+    ) -> None:
+        """Open the outbox.
+
+        Args:
+            connect: Opens the database, in autocommit mode.
+            counters: Where the incarnation counter lies.
+            boot: Names this boot of the device.
+            new_random: Returns a fresh random word for an incarnation.
+            max_bytes: Of all messages together; beyond it the oldest give way, and the ledger says so.
+            jitter: Returns a factor around 1 for each waiting time, so that a fleet does not resend in step.
+        """
+        self._counters = counters
+        self._boot = boot
+        self._new_random = new_random
+        self._max_bytes = max_bytes
+        self._jitter = jitter
+        self._sending: dict[Key, _Sending] = {}
+        self._db = connect()
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.executescript(_SCHEMA)
+        row = self._db.execute("SELECT counter, random, boot FROM life").fetchone()
+        if row is None or row[2] != boot:
+            self.begin_life(after=max(counters.read(), row[0] if row else 0))
+        else:
+            self.incarnation = Incarnation(row[0], row[1])
+        self._bytes = self._count_bytes()
+
+    incarnation: Incarnation
+
+    def begin_life(self, *, after: int) -> None:
+        """Begin an incarnation whose counter is above `after`; what older ones hold stays to be sent."""
+        incarnation = Incarnation(after + 1, self._new_random())
+        self._counters.write(incarnation.counter)
+        self._db.execute("INSERT OR REPLACE INTO life VALUES (1, ?, ?, 1, ?)", (*incarnation, self._boot))
+        self.incarnation = incarnation
+
+    def append(self, kind: str, make: Callable[[Incarnation, int, int], Numbered]) -> int:
+        """Write a message to disk under the next number.
+
+        Args:
+            kind: The topic's kind.
+            make: Given incarnation, seq and floor, returns the message.
+
+        Returns:
+            Its number.
+
+        Raises:
+            StoreError: It could not be written; no number was used up.
+        """
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                (seq,) = self._db.execute("SELECT next_seq FROM life").fetchone()
+                payload = messages.encode(make(self.incarnation, seq, seq))
+                self._db.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?)", (*self.incarnation, seq, kind, payload))
+                self._db.execute("UPDATE life SET next_seq = ?", (seq + 1,))
+                evicted = self._make_room(len(payload))
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot write to the outbox: {error}") from error
+        self._bytes += len(payload) - evicted
+        return int(seq)
+
+    def floor(self, incarnation: Incarnation | None = None) -> int:
+        """Return the lowest number still held of an incarnation (the present one by default), or the next to come."""
+        life = incarnation or self.incarnation
+        row = self._db.execute("SELECT min(seq) FROM messages WHERE counter = ? AND random = ?", life).fetchone()
+        if row[0] is not None:
+            return int(row[0])
+        if life == self.incarnation:
+            return self.last_seq + 1
+        raise ValueError(f"nothing is held of incarnation {life}")
+
+    @property
+    def last_seq(self) -> int:
+        """Return the last number given out in this incarnation; 0 at its start."""
+        return int(self._db.execute("SELECT next_seq FROM life").fetchone()[0]) - 1
+
+    @property
+    def size_bytes(self) -> int:
+        """Return how many bytes of messages are held."""
+        return self._bytes
+
+    def __len__(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM messages").fetchone()[0])
+
+    def due(self, now_s: float, limit: int) -> list[Entry]:
+        """Return messages to send now, the oldest first: never sent since the last (re)connection, or overdue.
+
+        Args:
+            now_s: Monotonic seconds.
+            limit: At most so many.
+        """
+        waiting = [key for key, sending in self._sending.items() if now_s < sending.again_s]
+        limit = min(limit, MAX_UNDER_WAY - len(waiting))
+        if limit <= 0:
+            return []
+        # Numbers are few beside payloads: they are listed first, and only what is due is read.
+        keys = self._db.execute("SELECT counter, random, seq FROM messages ORDER BY counter, random, seq").fetchall()
+        blocked = set(waiting)
+        due = [key for key in keys if key not in blocked][:limit]
+        entries = []
+        for key in due:
+            kind, payload = self._db.execute(
+                "SELECT kind, payload FROM messages WHERE counter = ? AND random = ? AND seq = ?", key
+            ).fetchone()
+            floor = self.floor(Incarnation(key[0], key[1]))
+            entries.append(Entry(key, kind, messages.with_floor(payload, floor)))
+        return entries
+
+    def sent(self, key: Key, now_s: float) -> None:
+        """Note that a message was handed to the broker's client."""
+        before = self._sending.get(key)
+        wait_s = min(RESEND_MAX_S, before.wait_s * 2) if before else RESEND_FIRST_S
+        gaps_shown = before.gaps_shown if before else 0
+        self._sending[key] = _Sending(now_s, now_s + wait_s * self._jitter(), wait_s, gaps_shown)
+
+    def reconnected(self) -> None:
+        """Make everything due again: what was under way may be lost."""
+        self._sending.clear()
+
+    def settle(self, receipt: Receipt, now_s: float) -> bool:
+        """Let go of what a receipt settles, and make what it misses due.
+
+        Returns:
+            Whether a new incarnation began, because the collector knows a later one than ours: the counter file was
+            lost, or the device's disk was copied.
+        """
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for part in receipt.incarnations:
+                self._settle_life(part, now_s)
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._bytes = self._count_bytes()
+        strangers = (part.incarnation.counter for part in receipt.incarnations if self._is_later(part.incarnation))
+        latest = max((*strangers, receipt.last_counter))
+        if latest > self.incarnation.counter or any(self._is_later(part.incarnation) for part in receipt.incarnations):
+            self.begin_life(after=latest)
+            return True
+        return False
+
+    def ledger(self) -> list[Loss]:
+        """Return what was given up and the collector has not been told of."""
+        rows = self._db.execute(
+            "SELECT counter, random, first, last, reason FROM ledger WHERE told = 0 ORDER BY id LIMIT 256"
+        ).fetchall()
+        return [
+            Loss(incarnation=Incarnation(c, r), first_seq=first, last_seq=last, reason=reason)
+            for c, r, first, last, reason in rows
+        ]
+
+    def told(self, losses: list[Loss]) -> None:
+        """Note that an event with these losses is in the outbox."""
+        for loss in losses:
+            self._db.execute(
+                "UPDATE ledger SET told = 1 WHERE counter = ? AND random = ? AND first = ? AND last = ?",
+                (*loss.incarnation, loss.first_seq, loss.last_seq),
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _count_bytes(self) -> int:
+        return int(self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM messages").fetchone()[0])
+
+    def _is_later(self, other: Incarnation) -> bool:
+        return other.counter > self.incarnation.counter or (
+            # The same counter given out twice: two lives that the collector could not put in order.
+            other.counter == self.incarnation.counter and other.random != self.incarnation.random
+        )
+
+    def _settle_life(self, part: IncarnationReceipt, now_s: float) -> None:
+        life = part.incarnation
+        for refusal in part.refused:
+            if self._holds((*life, refusal.seq)):
+                self._give_up(life, refusal.seq, refusal.seq, f"refused-{refusal.reason}", told=True)
+        self._drop(life, 1, part.contiguous)
+        settled_from = part.contiguous + 1
+        for first, last in part.gaps:
+            self._drop(life, settled_from, first - 1)
+            settled_from = last + 1
+            self._show_gap(life, first, last, now_s)
+
+    def _show_gap(self, life: Incarnation, first: int, last: int, now_s: float) -> None:
+        for key, sending in list(self._sending.items()):
+            missing = key[:2] == life and first <= key[2] <= last
+            if missing and now_s - sending.sent_s >= GAP_PATIENCE_S:
+                sending.gaps_shown += 1
+                sending.again_s = now_s
+                if sending.gaps_shown > MAX_GAP_RESENDS:
+                    self._give_up(life, key[2], key[2], "never-taken", told=False)
+
+    def _holds(self, key: Key) -> bool:
+        return bool(
+            self._db.execute("SELECT 1 FROM messages WHERE counter = ? AND random = ? AND seq = ?", key).fetchone()
+        )
+
+    def _drop(self, life: Incarnation, first: int, last: int) -> None:
+        self._db.execute(
+            "DELETE FROM messages WHERE counter = ? AND random = ? AND seq BETWEEN ? AND ?", (*life, first, last)
+        )
+        for key in [key for key in self._sending if key[:2] == life and first <= key[2] <= last]:
+            del self._sending[key]
+
+    def _give_up(self, life: Incarnation, first: int, last: int, reason: str, *, told: bool) -> None:
+        self._drop(life, first, last)
+        joined = self._db.execute(
+            "UPDATE ledger SET last = ? WHERE counter = ? AND random = ? AND last = ? AND reason = ? AND told = ?",
+            (last, *life, first - 1, reason, int(told)),
+        )
+        if joined.rowcount:
+            return
+        self._db.execute(
+            "INSERT INTO ledger (counter, random, first, last, reason, told) VALUES (?, ?, ?, ?, ?, ?)",
+            (*life, first, last, reason, int(told)),
+        )
+
+    def _make_room(self, new_bytes: int) -> int:
+        """Give up the oldest messages until the rest fits; the new one always stays."""
+        excess = self._bytes + new_bytes - self._max_bytes
+        freed = 0
+        while freed < excess:
+            row = self._db.execute(
+                "SELECT counter, random, seq, length(payload) FROM messages"
+                " WHERE NOT (counter = ? AND random = ? AND seq = (SELECT next_seq - 1 FROM life))"
+                " ORDER BY counter, random, seq LIMIT 1",
+                self.incarnation,
+            ).fetchone()
+            if row is None:
+                break
+            self._give_up(Incarnation(row[0], row[1]), row[2], row[2], "outbox-full", told=False)
+            freed += row[3]
+        return freed

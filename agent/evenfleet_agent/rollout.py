@@ -1,0 +1,216 @@
+"""Decide what a device does with a release that it is told to run.
+
+Pure. `step` takes the state and one event and returns the next state and the actions to perform. `supervisor`
+performs them and reports back as events, so a power cut between any two actions is just a missing event.
+
+* The running release goes on until the next one is whole on disk.
+* A release that is not what it is named (`FetchFailed.final`) is refused until another one is offered.
+* Every pair of phase and event is in `TABLE` or in `IMPOSSIBLE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Literal, Union
+
+Phase = Literal["empty", "fetching", "running", "updating"]
+PHASES: Final[tuple[Phase, ...]] = ("empty", "fetching", "running", "updating")
+
+RETRY_FIRST_S: Final = 1.0
+RETRY_MAX_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A release and the variants of it to run."""
+
+    release: str
+    variants: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Where a device stands: what runs, what is being fetched, and when to try again."""
+
+    phase: Phase = "empty"
+    running: Offer | None = None
+    target: Offer | None = None
+    refused: str | None = None
+    failures: int = 0
+    retry_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """The collector wants this to run."""
+
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """The collector wants nothing to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The target is whole in the idle slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFailed:
+    """The target is not there; `final` when trying again cannot help."""
+
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RetryDue:
+    """It is time to try again."""
+
+
+Event = Union[Offered, Withdrawn, Fetched, FetchFailed, RetryDue]
+EVENTS: Final[tuple[type[Event], ...]] = (Offered, Withdrawn, Fetched, FetchFailed, RetryDue)
+
+
+@dataclass(frozen=True, slots=True)
+class StartFetch:
+    """Download into the idle slot."""
+
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class StopFetch:
+    """Give up the download under way; what is there stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Make the idle slot the running one."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartRunners:
+    """Load the variants from the running slot."""
+
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class StopRunners:
+    """End every runner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Tell the collector."""
+
+    event: Literal["release-installed", "release-refused"]
+    release: str
+    detail: str
+
+
+Action = Union[StartFetch, StopFetch, Switch, StartRunners, StopRunners, Report]
+Step = tuple[Rollout, tuple[Action, ...]]
+
+
+def step(state: Rollout, event: Event, now_s: float) -> Step:
+    """Return what follows from an event.
+
+    Args:
+        state: Where the device stands.
+        event: What happened.
+        now_s: Monotonic seconds.
+
+    Raises:
+        ValueError: The pair is in `IMPOSSIBLE`; the caller has lost count of its downloads.
+    """
+    rule = TABLE.get((state.phase, type(event)))
+    if rule is None:
+        raise ValueError(f"{type(event).__name__} cannot happen while {state.phase}")
+    return rule(state, event, now_s)
+
+
+def resumed(running: Offer | None) -> Rollout:
+    """Return where a device stands after a start, given what its running slot holds."""
+    return Rollout(phase="running", running=running) if running else Rollout()
+
+
+def _fetch(state: Rollout, event: Event, now_s: float) -> Step:
+    """Fetch what is offered, unless it is the digest that was refused."""
+    assert isinstance(event, Offered)
+    if event.offer.release == state.refused:
+        return state, ()
+    phase: Phase = "updating" if state.running else "fetching"
+    return Rollout(phase=phase, running=state.running, target=event.offer), (StartFetch(event.offer),)
+
+
+def _fetch_other(state: Rollout, event: Event, now_s: float) -> Step:
+    """Leave the download under way for what is offered now; go back where the running release is offered again."""
+    assert isinstance(event, Offered)
+    if event.offer == state.target:
+        return state, ()
+    if event.offer == state.running:
+        return resumed(state.running), (StopFetch(),)
+    after, actions = _fetch(state, event, now_s)
+    return (after, (StopFetch(), *actions)) if actions else (state, ())
+
+
+def _keep_or_update(state: Rollout, event: Event, now_s: float) -> Step:
+    assert isinstance(event, Offered)
+    return (state, ()) if event.offer == state.running else _fetch(state, event, now_s)
+
+
+def _install(state: Rollout, event: Event, now_s: float) -> Step:
+    assert state.target is not None
+    stop = (StopRunners(),) if state.running else ()
+    report = Report("release-installed", state.target.release, "")
+    return resumed(state.target), (*stop, Switch(), StartRunners(state.target), report)
+
+
+def _fail(state: Rollout, event: Event, now_s: float) -> Step:
+    """Refuse for good, or wait twice as long as the last time and try again."""
+    assert isinstance(event, FetchFailed)
+    assert state.target is not None
+    if event.final:
+        refused = replace(resumed(state.running), refused=state.target.release)
+        return refused, (Report("release-refused", state.target.release, event.reason),)
+    wait_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2**state.failures)
+    return replace(state, failures=min(state.failures + 1, 30), retry_s=now_s + wait_s), ()
+
+
+def _retry(state: Rollout, event: Event, now_s: float) -> Step:
+    assert state.target is not None
+    return replace(state, retry_s=None), (StartFetch(state.target),)
+
+
+def _clear(state: Rollout, event: Event, now_s: float) -> Step:
+    stop_fetch = (StopFetch(),) if state.target else ()
+    stop_runners = (StopRunners(),) if state.running else ()
+    return Rollout(), (*stop_fetch, *stop_runners)
+
+
+TABLE: Final[dict[tuple[Phase, type[Event]], Callable[[Rollout, Event, float], Step]]] = {
+    ("empty", Offered): _fetch,
+    ("empty", Withdrawn): _clear,
+    ("fetching", Offered): _fetch_other,
+    ("fetching", Withdrawn): _clear,
+    ("fetching", Fetched): _install,
+    ("fetching", FetchFailed): _fail,
+    ("fetching", RetryDue): _retry,
+    ("running", Offered): _keep_or_update,
+    ("running", Withdrawn): _clear,
+    ("updating", Offered): _fetch_other,
+    ("updating", Withdrawn): _clear,
+    ("updating", Fetched): _install,
+    ("updating", FetchFailed): _fail,
+    ("updating", RetryDue): _retry,
+}
+
+# Nothing is being fetched in these phases.
+IMPOSSIBLE: Final = frozenset(
+    (phase, event) for phase in ("empty", "running") for event in (Fetched, FetchFailed, RetryDue)
+)

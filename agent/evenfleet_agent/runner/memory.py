@@ -1,0 +1,52 @@
+"""Read this process's memory, and say how it was read."""
+
+from __future__ import annotations
+
+import re
+import resource
+from pathlib import Path
+from typing import Final
+
+from evenfleet_shared.messages import MemoryReading
+
+_PROC: Final = Path("/proc/self")
+
+
+def reset_peak(proc: Path = _PROC) -> bool:
+    """Have the kernel measure the peak from now on; return whether it does (Linux: 5 into clear_refs resets VmHWM)."""
+    try:
+        (proc / "clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def resident(proc: Path = _PROC) -> MemoryReading | None:
+    """Return the resident memory now, None where the kernel does not tell."""
+    size = _status(proc, "VmRSS")
+    return (
+        None
+        if size is None
+        else MemoryReading(kind="after_load", bytes=size, method="VmRSS of the runner after load, samples included")
+    )
+
+
+def peak(*, was_reset: bool, proc: Path = _PROC) -> MemoryReading:
+    """Return the highest resident memory since `reset_peak`, or of the process's whole life where that failed."""
+    size = _status(proc, "VmHWM") if was_reset else None
+    if size is not None:
+        return MemoryReading(
+            kind="peak_rss", bytes=size, method="VmHWM of the runner since before load, samples included"
+        )
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return MemoryReading(
+        kind="peak_rss", bytes=usage.ru_maxrss * 1024, method="ru_maxrss of the runner, import of the runtime included"
+    )
+
+
+def _status(proc: Path, key: str) -> int | None:
+    try:
+        found = re.search(rf"^{key}:\s+(\d+) kB$", (proc / "status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None

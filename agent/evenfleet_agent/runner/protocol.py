@@ -1,0 +1,278 @@
+"""What a runner and its subprocess say to each other: length-prefixed MessagePack frames on a pair of pipes.
+
+A frame is its body's length (4 bytes, big-endian) and the body. Decides what is a frame and what is none; leaves
+pipes and processes to `process` and `worker`. A frame is bounded on both sides, so that a subprocess gone wild cannot
+make the supervisor grow.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated, Final, Literal, Union
+
+import msgspec
+from msgspec import Meta
+
+from evenfleet_shared.errors import RunnerError
+from evenfleet_shared.manifest import Format, TensorSpec
+from evenfleet_shared.messages import Agreement, MemoryReading
+
+MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
+# 8 bytes each, so that a `Measured` always fits into a frame.
+MAX_SAMPLES: Final = 1_000_000
+
+_LENGTH: Final = struct.Struct(">I")
+
+Positive = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[float, Meta(ge=0.0)]
+
+
+class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What to load and how.
+
+    Attributes:
+        runtime: A name of `evenfleet_agent.runtimes.RUNTIMES`.
+        artifact: A .tflite file; a SavedModel as a tar or a directory.
+        format: What the artifact is.
+        threads: Threads of the interpreter.
+        xnnpack: Let the interpreter use its XNNPACK kernels; no meaning for TensorFlow.
+        inputs_file: Samples as .npy, shape ``(n, ...)``; None makes up a few (the same ones every time).
+        labels_file: True classes as .npy, shape ``(n,)``, integers.
+        outputs_file: The reference's outputs as .npy, shape ``(n, classes)``.
+        reference_correct: One digit per sample, 1 where the reference was right.
+        input_scale: Multiplied into every input before quantisation; 1.0 but for a planted fault.
+        warm_up_min: Inferences before anything is timed as steady, at least, if there is time for them.
+        warm_up_max_s: When to stop waiting for the latency to settle.
+        lock_file: Held during load and warm-up, where devices on one machine measure in turns.
+        python: The Python that runs the worker; None is this one. It needs this package installed too.
+        scratch_dir: Where temporary files go; None is the system's place.
+    """
+
+    runtime: str
+    artifact: str
+    format: Format
+    threads: Positive = 1
+    xnnpack: bool = True
+    inputs_file: str | None = None
+    labels_file: str | None = None
+    outputs_file: str | None = None
+    reference_correct: str | None = None
+    input_scale: float = 1.0
+    warm_up_min: Positive = 10
+    warm_up_max_s: NotNegative = 2.0
+    lock_file: str | None = None
+    python: str | None = None
+    scratch_dir: str | None = None
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Load the model, time its first inference apart, warm it up."""
+
+    spec: RunnerSpec
+
+
+class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Time inferences one after another, and evaluate the golden set.
+
+    Attributes:
+        samples: Take at least so many latency samples.
+        min_duration_s: And go on for at least so long.
+        max_duration_s: But stop after so long, with one sample at least.
+        min_sample_s: A sample times as many inferences in a row as it takes to last so long; 0 is one inference.
+        evaluate: Pass over the golden set, where there is one.
+        lock_file: Held while measuring.
+    """
+
+    samples: Annotated[int, Meta(ge=1, le=MAX_SAMPLES)]
+    min_duration_s: NotNegative = 0.0
+    max_duration_s: NotNegative = 30.0
+    min_sample_s: NotNegative = 0.0
+    evaluate: bool = True
+    lock_file: str | None = None
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Build a real interpreter of one runtime and run something small in it."""
+
+    runtime: str
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The runtime works."""
+
+    runtime_version: str
+    python: str
+
+
+class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A sign of life between the request and its answer; the runner keeps these to itself."""
+
+    stage: Literal["waiting", "loading", "warming up", "measuring", "evaluating"]
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The model is ready.
+
+    Attributes:
+        notes: What a reader of the results should know, in whole sentences.
+        synthetic_inputs: The inputs were made up.
+        init_ms: Load the file and allocate; the import of the runtime is not in it.
+        first_ms: The first inference.
+    """
+
+    runtime_version: str
+    python: str
+    accelerator_requested: str
+    accelerator_executed: str
+    delegated_ratio: float | None
+    fallback_reason: str | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    synthetic_inputs: bool
+    notes: tuple[str, ...]
+    init_ms: float
+    first_ms: float
+    warm_up_inferences: int
+    waited_s: float
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """One pass over the golden set.
+
+    Attributes:
+        tp: Counts per class, like `fp` and `fn`; empty without labels, and `errors` is then None.
+        discordant_b: Samples that only the reference got right; None without a reference.
+        discordant_c: Samples that only this run got right.
+        hamming: Samples whose correctness differs from the pass before; None at the first.
+        prediction_digest: sha256 of the predicted classes as little-endian int32.
+        agreement: With the reference outputs; None without them.
+    """
+
+    n: Positive
+    errors: int | None
+    tp: tuple[int, ...]
+    fp: tuple[int, ...]
+    fn: tuple[int, ...]
+    discordant_b: int | None
+    discordant_c: int | None
+    hamming: int | None
+    prediction_digest: str
+    agreement: Agreement | None
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Raw samples and everything read beside them.
+
+    Attributes:
+        samples_ms: float64 in this machine's byte order, one per sample: mean milliseconds per inference.
+        length_s: From the first sample to the last, without waiting and without evaluation.
+        waited_s: For the lock.
+        cpu_s: Processor time of the whole subprocess during `length_s`.
+    """
+
+    samples_ms: bytes
+    inferences_per_sample: Positive
+    init_ms: float
+    first_ms: float
+    evaluation: Evaluation | None
+    memory: tuple[MemoryReading, ...]
+    length_s: float
+    waited_s: float
+    cpu_s: float
+
+
+class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The model cannot be measured here, and trying again will not help.
+
+    Attributes:
+        kind: ``model``: the runtime cannot run it; ``runtime``: it is not installed, or unusable as installed;
+            ``data``: the golden set does not fit.
+    """
+
+    kind: Literal["model", "runtime", "data"]
+    reason: str
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """This request failed; the subprocess goes on."""
+
+    reason: str
+
+
+WorkerRequest = Union[Load, Measure, Check]
+Response = Union[Loaded, Measured, Checked, Refused, Failed]
+Frame = Union[Response, Alive]
+
+
+def encode(message: WorkerRequest | Frame) -> bytes:
+    r"""Return a message as a frame.
+
+    Raises:
+        RunnerError: It is larger than a frame may be.
+
+    >>> encode(Check(runtime="litert"))[:4]
+    b'\x00\x00\x00\x1b'
+    """
+    body = msgspec.msgpack.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise RunnerError(f"a frame of {len(body)} bytes, at most {MAX_FRAME_BYTES} are sent")
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameBuffer:
+    """Bytes in, whole frames out.
+
+    >>> frames = FrameBuffer()
+    >>> frames.feed(_LENGTH.pack(3) + b"ab")
+    []
+    >>> frames.feed(b"c")
+    [b'abc']
+    """
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the bodies of the frames that `chunk` completes.
+
+        Raises:
+            RunnerError: A frame claims to be larger than frames are.
+        """
+        self._bytes += chunk
+        bodies: list[bytes] = []
+        while len(self._bytes) >= _LENGTH.size:
+            (size,) = _LENGTH.unpack_from(self._bytes)
+            if size > MAX_FRAME_BYTES:
+                raise RunnerError(f"a frame claims {size} bytes, at most {MAX_FRAME_BYTES} are taken")
+            end = _LENGTH.size + size
+            if len(self._bytes) < end:
+                break
+            bodies.append(bytes(self._bytes[_LENGTH.size : end]))
+            del self._bytes[:end]
+        return bodies
+
+
+def decode_request(body: bytes) -> WorkerRequest:
+    """Decode what a worker is asked.
+
+    Raises:
+        RunnerError: It is no request.
+    """
+    try:
+        request: WorkerRequest = msgspec.msgpack.decode(body, type=WorkerRequest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RunnerError(f"not a request: {error}") from None
+    return request
+
+
+def decode_frame(body: bytes) -> Frame:
+    """Decode what a worker says.
+
+    Raises:
+        RunnerError: It is nothing that a worker says.
+    """
+    try:
+        frame: Frame = msgspec.msgpack.decode(body, type=Frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RunnerError(f"not an answer: {error}") from None
+    return frame

@@ -1,0 +1,394 @@
+"""The measuring subprocess: loads one model, warms it up, times it, and passes it over the golden set.
+
+Started by `process` as ``python -m evenfleet_agent.runner.worker``, perhaps by the Python of another environment.
+Requests come on standard input, answers go to standard output, one after another. Whatever a native library prints
+goes to standard error.
+
+* Only `Model.invoke` is timed: inputs are set before the clock starts, outputs read after it stopped.
+* The end of standard input, or of the parent, is the end of this process, whatever it is doing.
+* A SavedModel's tar is unpacked into a private directory, which is gone before the first `Loaded`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import gc
+import math
+import os
+import platform
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, BinaryIO, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from evenfleet_agent import runtimes
+from evenfleet_agent.runner import golden, memory, unpack
+from evenfleet_agent.runner.protocol import (
+    MAX_SAMPLES,
+    Alive,
+    Check,
+    Checked,
+    Evaluation,
+    Failed,
+    Frame,
+    FrameBuffer,
+    Load,
+    Loaded,
+    Measure,
+    Measured,
+    Refused,
+    Response,
+    RunnerSpec,
+    WorkerRequest,
+    decode_request,
+    encode,
+)
+from evenfleet_agent.runtimes.interface import Model, Options
+from evenfleet_shared.errors import (
+    ConfigError,
+    DataError,
+    EvenfleetError,
+    ModelRefusedError,
+    RuntimeMissingError,
+)
+from evenfleet_shared.messages import MemoryReading
+
+Stage = Literal["waiting", "loading", "warming up", "measuring", "evaluating"]
+
+# How many different samples the steady loop goes round: enough for data-dependent paths, few enough for the memory.
+_RING: Final = 32
+_SIGN_OF_LIFE_S: Final = 1.0
+# Warm is when a round's median is no better than the best round's by more than this, twice in a row.
+_SETTLED_RATIO: Final = 0.05
+_ROUND_INFERENCES: Final = 5
+_ROUND_S: Final = 0.02
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class Voice:
+    """What the worker says; one place, so that signs of life are as frequent as they must be and no more."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self._alive_s = 0.0
+
+    def say(self, frame: Frame) -> None:
+        """Send a frame."""
+        self._out.write(encode(frame))
+        self._out.flush()
+
+    def alive(self, stage: Stage, *, at_once: bool = False) -> None:
+        """Send a sign of life, unless the last one is recent."""
+        now = time.monotonic()
+        if at_once or now - self._alive_s >= _SIGN_OF_LIFE_S:
+            self._alive_s = now
+            self.say(Alive(stage=stage))
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """One loaded model and what was learnt about it."""
+
+    model: Model
+    data: golden.Golden
+    init_ms: float
+    first_ms: float
+    inference_ms: float
+    ring: list[Any]
+    peak_was_reset: bool
+    after_load: MemoryReading | None
+    scored: bool
+    correct: npt.NDArray[np.bool_] | None = None
+    # By the length it was asked for: a sample must mean the same in every window.
+    inferences_per_sample: dict[float, int] = field(default_factory=dict)
+
+
+def main() -> None:
+    """Serve requests until standard input ends."""
+    # The terminal's Ctrl-C is the supervisor's to handle.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
+    requests_in, answers_out = _take_pipes()
+    scratch: list[str] = []
+    requests: SimpleQueue[WorkerRequest] = SimpleQueue()
+    threading.Thread(target=_listen, args=(requests_in, requests, scratch), daemon=True).start()
+    voice = Voice(answers_out)
+    session: Session | None = None
+    while True:
+        request = requests.get()
+        answer: Response
+        try:
+            if isinstance(request, Load):
+                session, answer = load(request.spec, voice, scratch)
+            elif isinstance(request, Check):
+                version = runtimes.by_name(request.runtime).check()
+                answer = Checked(runtime_version=version, python=platform.python_version())
+            elif session is None:
+                answer = Failed(reason="asked to measure before a model was loaded")
+            else:
+                answer = measure(session, request, voice)
+        except ModelRefusedError as error:
+            answer = Refused(kind="model", reason=str(error))
+        except RuntimeMissingError as error:
+            answer = Refused(kind="runtime", reason=str(error))
+        except (DataError, ConfigError) as error:
+            answer = Refused(kind="data", reason=str(error))
+        except EvenfleetError as error:
+            answer = Failed(reason=str(error))
+        except Exception as error:  # noqa: BLE001 - the shell: whatever it is, the other side gets one line of it
+            traceback.print_exc()
+            answer = Failed(reason=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        voice.say(answer)
+
+
+def load(spec: RunnerSpec, voice: Voice, scratch: list[str]) -> tuple[Session, Loaded]:
+    """Load, time the first inference, warm up.
+
+    Args:
+        spec: What to load.
+        voice: For signs of life.
+        scratch: Directories that must not outlive the process; this function adds and removes its own.
+    """
+    runtime = runtimes.by_name(spec.runtime)
+    if spec.format not in runtime.formats:
+        raise ModelRefusedError(f"runtime {spec.runtime} runs {', '.join(runtime.formats)}, not {spec.format}")
+    with _turn(spec.lock_file, voice) as waited_s:
+        voice.alive("loading", at_once=True)
+        with _artifact(spec, scratch) as artifact:
+            version = runtime.version()  # imports it, which is no part of loading a model
+            data = golden.load(spec)
+            peak_was_reset = memory.reset_peak()
+            started = time.perf_counter_ns()
+            model = runtime.load(artifact, Options(threads=spec.threads, xnnpack=spec.xnnpack), data.sample_shape)
+            init_ms = (time.perf_counter_ns() - started) / 1e6
+            after_load = memory.resident()
+            golden.check_fits(data, model)
+            ring = [model.prepare(values) for values in islice(data.batches(model, 1), _RING)]
+            model.feed(ring[0])
+            started = time.perf_counter_ns()
+            model.invoke()
+            first_ms = (time.perf_counter_ns() - started) / 1e6
+        rows = golden.flatten(model.read(), 1)
+        inferences, inference_ms = _warm_up(model, ring, spec, voice)
+    not_scored = golden.why_not_scored(data, rows)
+    session = Session(
+        model=model,
+        data=data,
+        init_ms=init_ms,
+        first_ms=first_ms,
+        inference_ms=inference_ms,
+        ring=ring,
+        peak_was_reset=peak_was_reset,
+        after_load=after_load,
+        scored=data.outputs is not None or (data.labels is not None and not_scored is None),
+    )
+    execution = model.execution
+    return session, Loaded(
+        runtime_version=version,
+        python=platform.python_version(),
+        accelerator_requested=execution.requested,
+        accelerator_executed=execution.executed,
+        delegated_ratio=execution.delegated_ratio,
+        fallback_reason=execution.fallback_reason,
+        inputs=model.inputs,
+        outputs=model.outputs,
+        synthetic_inputs=data.inputs is None,
+        notes=(not_scored,) if not_scored else (),
+        init_ms=init_ms,
+        first_ms=first_ms,
+        warm_up_inferences=inferences,
+        waited_s=waited_s,
+    )
+
+
+def measure(session: Session, request: Measure, voice: Voice) -> Measured:
+    """Take latency samples, then pass over the golden set."""
+    with _turn(request.lock_file, voice) as waited_s:
+        voice.alive("measuring", at_once=True)
+        repeats = session.inferences_per_sample.setdefault(
+            request.min_sample_s, _repeats(request.min_sample_s, session.inference_ms)
+        )
+        cpu_before, started = time.process_time(), time.monotonic()
+        samples_ms = _steady(session, request, repeats, voice)
+        length_s, cpu_s = time.monotonic() - started, time.process_time() - cpu_before
+        evaluation = _evaluate(session, voice) if request.evaluate and session.scored else None
+    readings = [memory.peak(was_reset=session.peak_was_reset)]
+    if session.after_load:
+        readings.insert(0, session.after_load)
+    return Measured(
+        samples_ms=np.asarray(samples_ms, dtype=np.float64).tobytes(),
+        inferences_per_sample=repeats,
+        init_ms=session.init_ms,
+        first_ms=session.first_ms,
+        evaluation=evaluation,
+        memory=tuple(readings),
+        length_s=length_s,
+        waited_s=waited_s,
+        cpu_s=cpu_s,
+    )
+
+
+def _warm_up(model: Model, ring: list[Any], spec: RunnerSpec, voice: Voice) -> tuple[int, float]:
+    """Run until the latency has settled; return the inferences it took and what one takes now, in ms."""
+    inferences, best_ms, settled = 0, math.inf, 0
+    round_ms: list[float] = []
+    started = time.monotonic()
+    round_started = started
+    inputs = cycle(ring)
+    while True:
+        round_ms.append(_time_ms(model, next(inputs), 1))
+        inferences += 1
+        now = time.monotonic()
+        if len(round_ms) >= _ROUND_INFERENCES and now - round_started >= _ROUND_S:
+            median_ms = statistics.median(round_ms)
+            settled = settled + 1 if median_ms >= best_ms * (1 - _SETTLED_RATIO) else 0
+            best_ms = min(best_ms, median_ms)
+            round_ms, round_started = [], now
+        if now - started >= spec.warm_up_max_s or (settled >= 2 and inferences >= spec.warm_up_min):
+            return inferences, min([best_ms, *round_ms])
+        voice.alive("warming up")
+
+
+def _steady(session: Session, request: Measure, repeats: int, voice: Voice) -> list[float]:
+    samples_ms: list[float] = []
+    inputs = cycle(session.ring)
+    started = time.monotonic()
+    gc.collect()
+    gc.disable()  # a collection in the middle of a sample would be told as the model's latency
+    try:
+        while True:
+            samples_ms.append(_time_ms(session.model, next(inputs), repeats))
+            elapsed_s = time.monotonic() - started
+            if elapsed_s >= request.max_duration_s or len(samples_ms) >= MAX_SAMPLES:
+                break
+            if len(samples_ms) >= request.samples and elapsed_s >= request.min_duration_s:
+                break
+            voice.alive("measuring")
+    finally:
+        gc.enable()
+    return samples_ms
+
+
+def _time_ms(model: Model, prepared: Any, repeats: int) -> float:
+    model.feed(prepared)
+    invoke, clock = model.invoke, time.perf_counter_ns
+    if repeats == 1:
+        started = clock()
+        invoke()
+        return (clock() - started) / 1e6
+    rounds = range(repeats)
+    started = clock()
+    for _ in rounds:
+        invoke()
+    return (clock() - started) / 1e6 / repeats
+
+
+def _repeats(min_sample_s: float, inference_ms: float) -> int:
+    # A tenth more, so that a sample that runs a little faster than the warm-up still lasts long enough.
+    return max(1, math.ceil(1.1 * min_sample_s * 1e3 / max(inference_ms, 1e-4)))
+
+
+def _evaluate(session: Session, voice: Voice) -> Evaluation:
+    model, data = session.model, session.data
+    assert data.inputs is not None  # scored is false without data
+    parts = []
+    for values in data.batches(model, model.max_batch):
+        model.feed(model.prepare(values))
+        model.invoke()
+        parts.append(golden.flatten(model.read(), len(values[0])))
+        voice.alive("evaluating")
+    evaluation, session.correct = golden.evaluate(
+        data, np.concatenate(parts), output_scale=model.outputs[0].scale, before=session.correct
+    )
+    return evaluation
+
+
+@contextlib.contextmanager
+def _artifact(spec: RunnerSpec, scratch: list[str]) -> Iterator[Path]:
+    artifact = Path(spec.artifact)
+    if not artifact.exists():
+        raise ModelRefusedError(f"{artifact} does not exist")
+    if spec.format != "saved_model" or artifact.is_dir():
+        yield artifact
+        return
+    directory = tempfile.mkdtemp(prefix="evenfleet-model-", dir=spec.scratch_dir)  # mode 0700
+    scratch.append(directory)
+    try:
+        yield unpack.saved_model(artifact, Path(directory))
+    finally:
+        # All of it is in memory now: TensorFlow reads variables and assets while loading.
+        shutil.rmtree(directory, ignore_errors=True)
+        scratch.remove(directory)
+
+
+@contextlib.contextmanager
+def _turn(lock_file: str | None, voice: Voice) -> Iterator[float]:
+    """Hold the lock and yield how long it took to get, in seconds."""
+    if lock_file is None:
+        yield 0.0
+        return
+    try:
+        descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise ConfigError(f"lock file {lock_file} cannot be opened: {error.strerror}") from None
+    try:
+        started = time.monotonic()
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            voice.alive("waiting", at_once=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield time.monotonic() - started
+    finally:
+        os.close(descriptor)  # lets go of the lock
+
+
+def _listen(requests_in: BinaryIO, requests: SimpleQueue[WorkerRequest], scratch: list[str]) -> None:
+    frames = FrameBuffer()
+    status = 0
+    try:
+        while chunk := os.read(requests_in.fileno(), 65_536):
+            for body in frames.feed(chunk):
+                requests.put(decode_request(body))
+    except EvenfleetError as error:
+        sys.stderr.write(f"{error}\n")
+        status = 1
+    for directory in scratch:
+        shutil.rmtree(directory, ignore_errors=True)
+    sys.stderr.flush()
+    os._exit(status)  # the main thread may be inside an interpreter that never comes back
+
+
+def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Return the two pipes, having put others in their places, so that a stray print cannot break the stream."""
+    requests_in = os.fdopen(os.dup(0), "rb", buffering=0)
+    answers_out = os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests_in, answers_out
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""What can run a model: one runtime per file, one Protocol (`interface`), one visible tuple.
+
+Only the runner's subprocess loads models; importing this package loads no interpreter and no numpy, so that the
+command line can name the runtimes. A new runtime is a file here and a line in `RUNTIMES`.
+
+* A runtime says `RuntimeMissingError` when it is not usable as installed and `ModelRefusedError` when it is and cannot
+  run the model; everything else it raises is a bug or a broken device.
+* Values go in and come out as real numbers: a runtime quantises and dequantises by what the model says.
+* `Model.invoke` runs the model and nothing else: it is what gets timed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from evenfleet_agent.runtimes.interface import Runtime
+from evenfleet_agent.runtimes.litert import LiteRT
+from evenfleet_agent.runtimes.tensorflow import TensorFlow
+from evenfleet_agent.runtimes.tflite import TFLiteRuntime
+from evenfleet_shared.errors import ConfigError
+from evenfleet_shared.manifest import Format
+
+RUNTIMES: Final[tuple[Runtime, ...]] = (LiteRT(), TFLiteRuntime(), TensorFlow())
+
+
+def by_name(name: str) -> Runtime:
+    """Return the runtime called `name`.
+
+    Raises:
+        ConfigError: There is none.
+
+    >>> by_name("litert").formats
+    ('tflite',)
+    """
+    for runtime in RUNTIMES:
+        if runtime.name == name:
+            return runtime
+    raise ConfigError(f"unknown runtime {name!r}; known here: {', '.join(runtime.name for runtime in RUNTIMES)}")
+
+
+def for_format(model_format: Format) -> tuple[Runtime, ...]:
+    """Return the runtimes that take a format, the preferred one first."""
+    return tuple(runtime for runtime in RUNTIMES if model_format in runtime.formats)

@@ -1,0 +1,187 @@
+"""Put a supervisor together on a real device, run it until it is told to stop, and say from outside how it is.
+
+* One agent per state directory: a second one is refused, not let loose on the same outbox.
+* SIGTERM and SIGINT end the runners, publish the state `gone` and leave the outbox whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from evenfleet_agent import outbox as outboxes
+from evenfleet_agent.config import AgentSettings
+from evenfleet_agent.fetch import FetchProcess
+from evenfleet_agent.link import MqttLink
+from evenfleet_agent.outbox import open_outbox
+from evenfleet_agent.runner.process import RunnerProcess
+from evenfleet_agent.slots import Slots
+from evenfleet_agent.supervisor import Supervisor, SystemClock, boot_word, new_word, run
+from evenfleet_shared.errors import ConfigError, StoreError
+from evenfleet_shared.messages import Incarnation, Loss
+
+_LOCK_NAME: Final = "agent.lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """An agent seen from outside: whether it runs, and what its outbox holds."""
+
+    running: bool
+    incarnation: Incarnation | None
+    last_seq: int
+    waiting_messages: int
+    waiting_bytes: int
+    release: str | None
+    losses: tuple[Loss, ...]
+
+
+def serve(settings: AgentSettings) -> None:
+    """Run the agent until a signal ends it.
+
+    Raises:
+        ConfigError: A secret that cannot be read.
+        StoreError: The state directory cannot be written, or another agent has it.
+    """
+    state_dir = Path(settings.state_dir)
+    with _only_agent(state_dir), _wake_pipe() as (wake, wake_up):
+        stopping = False
+
+        def stop(*_: object) -> None:
+            nonlocal stopping
+            stopping = True
+
+        # The wake-up descriptor makes a signal end the wait; the handler is run before the loop looks.
+        signal.set_wakeup_fd(wake_up, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        outbox = open_outbox(
+            state_dir,
+            boot=boot_word(),
+            new_random=new_word,
+            max_bytes=settings.outbox.max_bytes,
+            jitter=lambda: random.uniform(0.8, 1.2),  # noqa: S311 - spreads a fleet's resends, keeps no secret
+        )
+        link = MqttLink(
+            settings.device,
+            settings.broker_address(),
+            username=settings.broker.username or settings.device,
+            password=settings.password(),
+            keepalive_s=settings.broker.keepalive_s,
+            new_session=new_word,
+            will=lambda session: supervisor.will(session),  # noqa: PLW0108 - supervisor is made after the link
+            wake=lambda: _wake(wake_up),
+        )
+        clock = SystemClock()
+        supervisor = Supervisor(
+            settings,
+            state_dir=state_dir,
+            outbox=outbox,
+            link=link,
+            slots=Slots(state_dir / "slots"),
+            fetcher=FetchProcess(),
+            new_runner=RunnerProcess,
+            clock=clock,
+        )
+        run(supervisor, wake, lambda: stopping, clock)
+
+
+def check(settings: AgentSettings) -> None:
+    """Look at what `serve` needs, without running anything.
+
+    Raises:
+        ConfigError: A secret or an interpreter that is not there.
+    """
+    settings.password()
+    python = settings.runtime.python
+    if python is not None and not os.access(python, os.X_OK):
+        raise ConfigError(f"runtime.python is {python}, which is not a program")
+
+
+def status(settings: AgentSettings) -> Status:
+    """Say how an agent is, from its state directory.
+
+    Raises:
+        ConfigError: No agent ever ran there.
+    """
+    state_dir = Path(settings.state_dir)
+    path = state_dir / outboxes.FILE_NAME
+    try:
+        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        life = db.execute("SELECT counter, random, next_seq - 1 FROM life").fetchone()
+        waiting = db.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM messages").fetchone()
+        losses = db.execute("SELECT counter, random, first, last, reason FROM ledger ORDER BY id").fetchall()
+        db.close()
+    except sqlite3.Error as error:
+        raise ConfigError(f"no agent has run with state_dir {state_dir}: {error}") from None
+    release = Slots(state_dir / "slots").release()
+    return Status(
+        running=_is_locked(state_dir),
+        incarnation=Incarnation(life[0], life[1]) if life else None,
+        last_seq=life[2] if life else 0,
+        waiting_messages=waiting[0],
+        waiting_bytes=waiting[1],
+        release=release[1] if release else None,
+        losses=tuple(
+            Loss(incarnation=Incarnation(c, r), first_seq=first, last_seq=last, reason=reason)
+            for c, r, first, last, reason in losses
+        ),
+    )
+
+
+@contextmanager
+def _only_agent(state_dir: Path) -> Iterator[None]:
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(state_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(
+            f"cannot use state_dir {state_dir}: {error.strerror}; the agent needs to write there"
+        ) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StoreError(f"another agent runs with state_dir {state_dir}; stop it, or use another directory") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(state_dir: Path) -> bool:
+    try:
+        with (state_dir / _LOCK_NAME).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+@contextmanager
+def _wake_pipe() -> Iterator[tuple[int, int]]:
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    try:
+        yield read, write
+    finally:
+        signal.set_wakeup_fd(-1)
+        os.close(read)
+        os.close(write)
+
+
+def _wake(descriptor: int) -> None:
+    # A pipe that is full holds wake-ups enough.
+    with suppress(BlockingIOError):
+        os.write(descriptor, b"\0")

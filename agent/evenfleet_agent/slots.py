@@ -1,0 +1,77 @@
+"""Two slots for releases on disk: one runs, the other is filled; switching renames a symlink.
+
+    slots/a/  slots/b/  slots/current -> a
+
+* The slot that runs is never written to.
+* A power cut at any instant leaves `current` pointing at one whole release or the other.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from evenfleet_shared import manifest
+from evenfleet_shared.errors import ArtifactError, StoreError
+from evenfleet_shared.manifest import Manifest
+
+_NAMES: Final = ("a", "b")
+
+
+class Slots:
+    """The releases of one agent on disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._current = directory / "current"
+        try:
+            for name in _NAMES:
+                (directory / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot create {directory}: {error.strerror}; the agent needs a writable state_dir"
+            ) from None
+
+    def current(self) -> Path | None:
+        """Return the slot that runs, None before the first switch."""
+        try:
+            name = self._current.readlink().name
+        except OSError:
+            return None
+        return self._directory / name if name in _NAMES else None
+
+    def idle(self) -> Path:
+        """Return the slot to fill."""
+        running = self.current()
+        return self._directory / (_NAMES[1] if running and running.name == _NAMES[0] else _NAMES[0])
+
+    def release(self) -> tuple[Manifest, str] | None:
+        """Return the manifest and the digest of the release that runs; None where there is none, or a damaged one."""
+        running = self.current()
+        if running is None:
+            return None
+        try:
+            return manifest.load(running)
+        except ArtifactError:
+            return None
+
+    def switch(self) -> None:
+        """Make the idle slot the one that runs.
+
+        Raises:
+            StoreError: The symlink could not be replaced; the old one still stands.
+        """
+        draft = self._directory / "current.new"
+        target = self.idle().name
+        try:
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(target)
+            draft.replace(self._current)
+            folder = os.open(self._directory, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise StoreError(f"cannot switch to slot {target}: {error.strerror}; the old release goes on") from None

@@ -1,0 +1,237 @@
+"""Wire the collector: start the broker, the loops and the HTTP server, and stop them in order. Nothing else.
+
+One process beside nats-server: the loops share an event loop, all writing happens on one thread that holds the one
+writing connection, and HTTP reads on connections of its own. (`docs/adr/0003` says when that becomes two processes.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeVar
+
+import uvicorn
+
+from evenfleet_collector import access, outgoing
+from evenfleet_collector.access import Callout, Issuer
+from evenfleet_collector.artifacts import ArtifactFolder
+from evenfleet_collector.broker import Broker
+from evenfleet_collector.config import ServeSettings
+from evenfleet_collector.edits import StoreEdits
+from evenfleet_collector.ingest import Arrival, Ingest
+from evenfleet_collector.judge import Judge
+from evenfleet_collector.link import Link
+from evenfleet_collector.link.jetstream import JetStreamLink
+from evenfleet_collector.routes import HealthSnapshot, build_api
+from evenfleet_collector.steer import Steer
+from evenfleet_collector.store.sqlite import open_reader, open_writer
+from evenfleet_collector.web.page import mount
+from evenfleet_shared.errors import ConfigError, StoreError, UnreachableError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RECEIVE_BATCH: Final = 1000
+RECEIVE_WAIT_S: Final = 0.5
+# How long a loop sleeps when nothing wakes it: silence is noticed and rows are sent after so long at the latest.
+IDLE_S: Final = 1.0
+STORE_PAUSE_S: Final = 2.0
+DRAIN_S: Final = 8.0
+
+
+class Collector:
+    """`evenfleet serve`: runs until `stop` is called or a part of it fails for good."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self._stop = asyncio.Event()
+        self._stopping = threading.Event()
+        self._windows_came = asyncio.Event()
+        self._rows_to_send = asyncio.Event()
+        self._connected_since_s: float | None = None
+        self._store_ok = True
+        self._lag = 0
+
+    def stop(self) -> None:
+        """Ask for the end; `run` returns soon after."""
+        self._stopping.set()
+        self._stop.set()
+
+    async def run(self, started: Callable[[str, str], None]) -> None:
+        """Serve.
+
+        Args:
+            started: Called once, with the URL of the API and the address of the broker, when both answer.
+
+        Raises:
+            EvenfleetError: What could not be started, or broke for good.
+        """
+        data = Path(self.settings.data)
+        async with contextlib.AsyncExitStack() as stack:
+            self._writer = open_writer(data)
+            stack.callback(self._writer.close)
+            self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="writer"))
+            reader = open_reader(data)
+            http = stack.enter_context(_listening(self.settings.http_host, self.settings.http_port))
+            url = f"http://{_written(http.getsockname())}"
+            issuer = Issuer()
+            broker = Broker(
+                data, issuer=issuer.public_key, mqtt_host=self.settings.mqtt_host, mqtt_port=self.settings.mqtt_port
+            )
+            stack.push_async_callback(broker.stop)
+            endpoint = await broker.start()
+
+            def check(device: str, token: str) -> bool:
+                known = reader.credential(device)
+                return known is not None and access.verify_token(token, known)
+
+            callout = Callout(endpoint, issuer, check, anonymous=self.settings.anonymous_devices)
+            link = JetStreamLink(endpoint)
+            await link.open()
+            stack.push_async_callback(link.close)
+            # Devices are let in only now, when the broker's own parts for them are made.
+            await callout.open()
+            stack.push_async_callback(callout.close)
+            artifacts = ArtifactFolder(data / "artifacts")
+            edits = StoreEdits(self._writer, self._thread, artifacts, self._windows_came.set)
+            app = build_api(
+                reader=lambda: reader,
+                edits=edits,
+                artifacts=artifacts,
+                health=self._health(link),
+                stopping=self._stopping.is_set,
+            )
+            mount(app, lambda: reader)
+            server = _Server(
+                uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3)
+            )
+            steer = Steer(self._writer, f"{self.settings.public_url or url}/api/v1/artifacts")
+            started(url, f"{endpoint.mqtt_host}:{endpoint.mqtt_port}")
+            await self._until_stopped(
+                server,
+                broker.watch(),
+                server.serve(sockets=[http]),
+                self._ingest(link, Ingest(self._writer)),
+                self._judge(link, Judge(self._writer), steer),
+                self._send(link),
+            )
+
+    async def _until_stopped(self, server: _Server, watch: Awaitable[None], *parts: Awaitable[None]) -> None:
+        """Run everything until told to stop or a part fails; then let the parts end by themselves, the broker last."""
+        tasks = [asyncio.ensure_future(part) for part in (*parts, watch)]
+        stop = asyncio.ensure_future(self._stop.wait())
+        try:
+            done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stop}:
+                task.result()
+        finally:
+            self.stop()
+            server.should_exit = True
+            await asyncio.wait(tasks[:-1], timeout=DRAIN_S)
+            for task in [stop, *tasks]:
+                task.cancel()
+            await asyncio.gather(stop, *tasks, return_exceptions=True)
+
+    async def _ingest(self, link: Link, ingest: Ingest) -> None:
+        while not self._stop.is_set():
+            messages = await link.receive(RECEIVE_BATCH, RECEIVE_WAIT_S)
+            self._note_connection(link)
+            if not messages:
+                continue
+            arrivals = [Arrival(message.topic, message.payload) for message in messages]
+            try:
+                await self._write(ingest.save, arrivals, time.time())
+            except StoreError as error:
+                # Not acknowledged: the broker offers the batch again, and devices keep what has no receipt.
+                log.error("%s; ingest pauses", error)  # noqa: TRY400 - one line, the cause is in it
+                self._store_ok = False
+                await asyncio.sleep(STORE_PAUSE_S)
+                continue
+            self._store_ok = True
+            await link.acknowledge(messages)
+            self._windows_came.set()
+            self._rows_to_send.set()
+
+    async def _judge(self, link: Link, judge: Judge, steer: Steer) -> None:
+        more = False
+        while not self._stop.is_set():
+            if not more:
+                await _wait(self._windows_came, IDLE_S)
+            self._windows_came.clear()
+            try:
+                more = await self._write(_judged, judge, time.time(), self._connected_since_s)
+                if await self._write(steer.step):
+                    self._rows_to_send.set()
+            except StoreError as error:
+                log.error("%s; judging pauses", error)  # noqa: TRY400 - one line, the cause is in it
+                await asyncio.sleep(STORE_PAUSE_S)
+
+    async def _send(self, link: Link) -> None:
+        while not self._stop.is_set():
+            await _wait(self._rows_to_send, IDLE_S)
+            self._rows_to_send.clear()
+            try:
+                due = await self._write(outgoing.due, self._writer)
+                for one in due:
+                    await link.send(one.topic, one.payload, retain=one.retain)
+                if due:
+                    await self._write(outgoing.sent, self._writer, due)
+            except (UnreachableError, StoreError) as error:
+                log.warning("%s; sending goes on later", error)
+                await asyncio.sleep(STORE_PAUSE_S)
+
+    async def _write(self, do: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, do, *arguments)
+
+    def _note_connection(self, link: Link) -> None:
+        if not link.connected:
+            self._connected_since_s = None
+        elif self._connected_since_s is None:
+            self._connected_since_s = time.time()
+
+    def _health(self, link: Link) -> Callable[[], HealthSnapshot]:
+        reader = open_reader(Path(self.settings.data))
+
+        def snapshot() -> HealthSnapshot:
+            return HealthSnapshot(broker_connected=link.connected, store_ok=self._store_ok, lag_windows=reader.lag())
+
+        return snapshot
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the command."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _judged(judge: Judge, now_s: float, connected_since_s: float | None) -> bool:
+    return judge.step(now_s, connected_since_s=connected_since_s)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), timeout_s)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another --http-port (0: any free one)"
+        ) from None
+
+
+def _written(address: tuple[str, int]) -> str:
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

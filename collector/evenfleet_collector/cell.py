@@ -1,0 +1,418 @@
+"""Decide what one more window means for one device × variant of a release.
+
+Pure: `step` takes the cell before the window, the window, and what it is held to; it returns the cell after it, a
+verdict per metric, and the flags that open or close. `judge` finds the values and writes the results.
+
+A class of devices goes through three phases with every variant. In **burn-in** each device's windows make its own
+quantiles, and their median becomes the class's baseline, with a limit above it. In **calibration** devices count
+against that limit, which shows how far sound devices wander by themselves. From then on the class is **judged**: a
+device that comes later is held to its class at once. Accuracy has its reference in the release and is judged from the
+first window.
+
+* A window enters a bet only if it was counted against the limit in force, by a run that the baseline may be compared with.
+* Windows of a device that is throttled, or outside in accuracy, make no baseline.
+* A new policy revision starts all evidence anew and no baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, NamedTuple
+
+from evenfleet_collector.detect import baseline as baselines
+from evenfleet_collector.detect import betting, fixed_set
+from evenfleet_collector.detect.betting import BetState
+from evenfleet_collector.detect.fixed_set import FixedSetState, FixedSetWhy
+from evenfleet_collector.tolerance import ExceedanceTolerance, Policy, Verdict, differing_keys, log_a
+from evenfleet_shared import sketch
+from evenfleet_shared.manifest import Variant
+from evenfleet_shared.messages import Exceedance, Limit, RunContext, Window
+
+Metric = Literal["accuracy", "latency", "memory"]
+Phase = Literal["burn-in", "calibrating", "judged"]
+
+METRICS: Final[tuple[Metric, ...]] = ("accuracy", "latency", "memory")
+# Those that are held to a limit by a bet on the share of measurements above it.
+EXCEEDANCE_METRICS: Final[tuple[Metric, ...]] = ("latency", "memory")
+
+# A class does not wait for ever for a device that reports seldom: it goes on when the fastest has twice what it takes.
+PATIENCE: Final = 2
+
+
+class ClassKey(NamedTuple):
+    """What shares a baseline: a device class, for one variant of a release."""
+
+    release: str
+    variant: str
+    device_class: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricBaseline:
+    """What a metric of a class is held to: a latency in ms, or a peak in bytes.
+
+    `mu0` is the share of samples above the limit that counts as in tolerance, None until calibration has ended.
+    """
+
+    value: float
+    limit: float
+    mu0: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassBaseline:
+    """The baseline of a class, frozen when calibration has ended.
+
+    `revision` is what devices name when they count against the latency limit; `run` is the run context of the first
+    device, which others must be comparable with.
+    """
+
+    revision: int
+    run: RunContext
+    latency: MetricBaseline | None
+    memory: MetricBaseline | None
+    devices: int
+    frozen: bool = False
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """Return what devices are told to count against."""
+        return (Limit(limit_ms=self.latency.limit, revision=self.revision),) if self.latency else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """What is remembered of one device × variant of a release.
+
+    `windows` counts all that were judged, `burn_in` and `calibration` those that may enter a baseline.
+    """
+
+    device: str
+    key: ClassKey
+    windows: int = 0
+    burn_in: int = 0
+    calibration: int = 0
+    policy_revision: int = 0
+    latency: BetState = field(default_factory=BetState)
+    memory: BetState = field(default_factory=BetState)
+    accuracy: FixedSetState = field(default_factory=FixedSetState)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricVerdict:
+    """The verdict on one metric of a cell, and what it rests on.
+
+    `value` is the metric's latest figure (accuracy as a ratio, latency quantile in ms, peak memory in bytes), `limit`
+    what it is held to, in the same unit; `evidence` is the log of the evidence gathered, `evidence_needed` where it
+    becomes `outside`.
+    """
+
+    metric: Metric
+    verdict: Verdict
+    reason: str
+    value: float | None = None
+    limit: float | None = None
+    windows: int = 0
+    evidence: float | None = None
+    evidence_needed: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlagChange:
+    """A flag that opens or closes. For a bet, `explained_by` windows up to this one make up the evidence."""
+
+    metric: Metric
+    opens: bool
+    reason: str
+    explained_by: int = 0
+    why: FixedSetWhy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellStep:
+    """What a window did."""
+
+    cell: Cell
+    metrics: tuple[MetricVerdict, ...]
+    changes: tuple[FlagChange, ...]
+
+
+def step(
+    cell: Cell, window: Window, run: RunContext, variant: Variant, baseline: ClassBaseline | None, policy: Policy
+) -> CellStep:
+    """Judge one more window of a cell.
+
+    Args:
+        cell: Before the window.
+        window: The next one in order.
+        run: What it was measured under.
+        variant: Its variant, with the reference result of the release.
+        baseline: The class's, None while it burns in.
+        policy: What is tolerated.
+    """
+    if cell.policy_revision != policy.revision:
+        cell = replace(
+            cell,
+            policy_revision=policy.revision,
+            latency=replace(BetState(), flagged=cell.latency.flagged),
+            memory=replace(BetState(), flagged=cell.memory.flagged),
+        )
+    cell = replace(cell, windows=cell.windows + 1)
+    keys = differing_keys(baseline.run, run) if baseline else ()
+    if keys and baseline:
+        return CellStep(cell=cell, metrics=_incomparable(keys, baseline.run, run), changes=())
+    metrics: list[MetricVerdict] = []
+    changes: list[FlagChange] = []
+    if window.accuracy is not None:
+        cell, verdict, change = _judge_accuracy(cell, window, variant, policy)
+        metrics.append(verdict)
+        changes += change
+    if may_enter_baseline(cell, window):
+        if baseline is None:
+            cell = replace(cell, burn_in=cell.burn_in + 1)
+        elif not baseline.frozen and counted(window, baseline) is not None:
+            cell = replace(cell, calibration=cell.calibration + 1)
+    for metric in EXCEEDANCE_METRICS:
+        cell, verdict, change = _judge_exceedance(cell, metric, window, baseline, policy)
+        metrics.append(verdict)
+        changes += change
+    return CellStep(cell=cell, metrics=tuple(metrics), changes=tuple(changes))
+
+
+def phase(cell: Cell, baseline: ClassBaseline | None) -> Phase:
+    """Return how far a cell's class has come."""
+    if baseline is None:
+        return "burn-in"
+    return "judged" if baseline.frozen else "calibrating"
+
+
+def may_enter_baseline(cell: Cell, window: Window) -> bool:
+    """Return whether a window may take part in its class's baseline."""
+    return not window.throttled and not cell.accuracy.flagged
+
+
+def counted(window: Window, baseline: ClassBaseline) -> Exceedance | None:
+    """Return a window's count against the latency limit in force, None where it counted against another."""
+    return next((one for one in window.exceedances if one.limit_revision == baseline.revision), None)
+
+
+def exceedance(metric: Metric, window: Window, baseline: ClassBaseline) -> tuple[int, int] | None:
+    """Return how many of how many measurements of a window were above the metric's limit; None where none count."""
+    if metric == "memory":
+        peak = peak_bytes(window)
+        return None if peak is None or baseline.memory is None else (int(peak > baseline.memory.limit), 1)
+    count = counted(window, baseline)
+    return None if count is None or baseline.latency is None else (count.exceed, count.n)
+
+
+def peak_bytes(window: Window) -> int | None:
+    """Return the peak memory of the runner that measured a window."""
+    return next((reading.bytes for reading in window.memory if reading.kind == "peak_rss"), None)
+
+
+def bet_rule(tolerance: ExceedanceTolerance, mu0: float, policy: Policy) -> betting.BetRule:
+    """Return the numbers that an exceedance stream is judged by."""
+    return betting.rule(
+        mu0=mu0,
+        allowed_ratio=tolerance.allowed_ratio,
+        alpha=tolerance.alpha,
+        log_a=log_a(policy),
+        min_windows=policy.min_windows,
+        clear_windows=policy.clear_windows,
+    )
+
+
+def ready(counts: Sequence[int], expected: int, needed: int) -> bool:
+    """Return whether a class has seen enough windows to go on to its next phase.
+
+    Args:
+        counts: Windows that each device of the class has had.
+        expected: How many devices the class has, heard of or not.
+        needed: Windows that each should have.
+
+    >>> ready([5, 5], 2, 5), ready([5, 5], 3, 5), ready([5, 10], 3, 5)
+    (True, False, True)
+    """
+    enough = sum(count >= needed for count in counts)
+    return bool(counts) and (enough >= expected or max(counts) >= PATIENCE * needed)
+
+
+def open_baseline(
+    windows: Mapping[str, Sequence[Window]], run: RunContext, policy: Policy, *, revision: int
+) -> ClassBaseline:
+    """Return a class's baseline after burn-in.
+
+    Args:
+        windows: Each device's burn-in windows; at least one device has one.
+        run: The run context that others must be comparable with.
+        policy: Which quantiles, and what margin.
+        revision: Names the limits.
+    """
+    latencies = [
+        baselines.latency_quantile(sketches, policy.latency.quantile)
+        for device_windows in windows.values()
+        if (sketches := [window.latency.sketch for window in device_windows if window.latency])
+    ]
+    peaks = [
+        baselines.memory_quantile(found, policy.memory.quantile)
+        for device_windows in windows.values()
+        if (found := [peak for window in device_windows if (peak := peak_bytes(window)) is not None])
+    ]
+    return ClassBaseline(
+        revision=revision,
+        run=run,
+        latency=_metric_baseline(latencies, policy.latency),
+        memory=_metric_baseline(peaks, policy.memory),
+        devices=len(windows),
+    )
+
+
+def freeze(baseline: ClassBaseline, windows: Mapping[str, Sequence[Window]], policy: Policy) -> ClassBaseline:
+    """Return a class's baseline after calibration: how far sound devices wander is now known.
+
+    Args:
+        baseline: As burn-in left it.
+        windows: Each device's calibration windows, in order.
+        policy: What is tolerated.
+    """
+    latency, memory = (
+        _with_guard(baseline, metric, _tolerance_of(metric, policy), windows) for metric in EXCEEDANCE_METRICS
+    )
+    return replace(baseline, latency=latency, memory=memory, frozen=True)
+
+
+def _metric_baseline(quantiles: Sequence[float], tolerance: ExceedanceTolerance) -> MetricBaseline | None:
+    if not quantiles:
+        return None
+    value = baselines.class_baseline(quantiles)
+    return MetricBaseline(value=value, limit=baselines.limit(value, tolerance.margin_ratio))
+
+
+def _with_guard(
+    baseline: ClassBaseline, metric: Metric, tolerance: ExceedanceTolerance, windows: Mapping[str, Sequence[Window]]
+) -> MetricBaseline | None:
+    before = _baseline_of(metric, baseline)
+    if before is None:
+        return None
+    shares = [
+        [counts[0] / counts[1] for window in device_windows if (counts := exceedance(metric, window, baseline))]
+        for device_windows in windows.values()
+    ]
+    guard = baselines.guard_band(shares, allowed_ratio=tolerance.allowed_ratio)
+    return replace(before, mu0=baselines.tolerable_ratio(tolerance.allowed_ratio, guard))
+
+
+def _baseline_of(metric: Metric, baseline: ClassBaseline) -> MetricBaseline | None:
+    return baseline.latency if metric == "latency" else baseline.memory
+
+
+def _tolerance_of(metric: Metric, policy: Policy) -> ExceedanceTolerance:
+    return policy.latency if metric == "latency" else policy.memory
+
+
+def _incomparable(keys: Sequence[str], reference: RunContext, run: RunContext) -> tuple[MetricVerdict, ...]:
+    named = ", ".join(f"{key} ({getattr(run, key)} here, {getattr(reference, key)} in its class)" for key in keys)
+    return tuple(
+        MetricVerdict(metric=metric, verdict="incomparable", reason=f"not comparable with its class: {named}")
+        for metric in METRICS
+    )
+
+
+def _judge_accuracy(
+    cell: Cell, window: Window, variant: Variant, policy: Policy
+) -> tuple[Cell, MetricVerdict, list[FlagChange]]:
+    accuracy = window.accuracy
+    assert accuracy is not None
+    state, why = fixed_set.step(
+        cell.accuracy,
+        n=accuracy.n,
+        errors=accuracy.errors,
+        hamming=accuracy.hamming,
+        prediction_digest=accuracy.prediction_digest,
+        reference_errors=variant.reference.errors,
+        unstable=0,
+        margin_ratio=policy.accuracy.margin_ratio,
+        min_windows=policy.min_windows,
+        clear_windows=policy.clear_windows,
+    )
+    verdict = MetricVerdict(
+        metric="accuracy",
+        verdict=why.verdict,
+        reason=why.reason,
+        value=1.0 - accuracy.errors / accuracy.n,
+        limit=1.0 - variant.reference.errors / variant.reference.n - policy.accuracy.margin_ratio,
+        windows=cell.windows,
+    )
+    changes = []
+    if why.flagged_now or why.cleared_now:
+        changes.append(FlagChange(metric="accuracy", opens=why.flagged_now, reason=why.reason, why=why))
+    return replace(cell, accuracy=state), verdict, changes
+
+
+def _judge_exceedance(
+    cell: Cell,
+    metric: Metric,
+    window: Window,
+    baseline: ClassBaseline | None,
+    policy: Policy,
+) -> tuple[Cell, MetricVerdict, list[FlagChange]]:
+    tolerance = _tolerance_of(metric, policy)
+    value = _value(metric, tolerance, window)
+    held_to = _baseline_of(metric, baseline) if baseline else None
+    state = cell.latency if metric == "latency" else cell.memory
+    counts = exceedance(metric, window, baseline) if baseline else None
+    waiting = MetricVerdict(
+        metric=metric,
+        verdict="outside" if state.flagged else "undetermined",
+        reason=_waiting_reason(cell, baseline, held_to, policy),
+        value=value,
+        limit=held_to.limit if held_to else None,
+        windows=state.windows,
+    )
+    if held_to is None or held_to.mu0 is None or counts is None:
+        return cell, waiting, []
+    after, evidence = betting.step(state, *counts, bet_rule(tolerance, held_to.mu0, policy))
+    reason = _exceedance_reason(metric, tolerance, held_to, evidence)
+    verdict = replace(
+        waiting,
+        verdict=evidence.verdict,
+        reason=reason,
+        windows=evidence.windows,
+        evidence=round(evidence.outside_nats, 3),
+        evidence_needed=round(evidence.outside_threshold_nats, 3),
+    )
+    changes = []
+    if evidence.flagged_now or evidence.cleared_now:
+        changes.append(
+            FlagChange(metric=metric, opens=evidence.flagged_now, reason=reason, explained_by=evidence.explained_by)
+        )
+    after_cell = replace(cell, latency=after) if metric == "latency" else replace(cell, memory=after)
+    return after_cell, verdict, changes
+
+
+def _value(metric: Metric, tolerance: ExceedanceTolerance, window: Window) -> float | None:
+    if metric == "memory":
+        return peak_bytes(window)
+    return sketch.quantile(window.latency.sketch, tolerance.quantile) if window.latency else None
+
+
+def _waiting_reason(cell: Cell, baseline: ClassBaseline | None, held_to: MetricBaseline | None, policy: Policy) -> str:
+    if baseline is None:
+        return f"burn-in: {cell.burn_in} of {policy.burn_in_windows} windows"
+    if held_to is None:
+        return "not measured in this class"
+    if not baseline.frozen:
+        return f"calibrating: {cell.calibration} of {policy.calibration_windows} windows"
+    return "this window did not count against the limit in force"
+
+
+def _exceedance_reason(
+    metric: Metric, tolerance: ExceedanceTolerance, held_to: MetricBaseline, evidence: betting.Evidence
+) -> str:
+    name = f"p{100 * tolerance.quantile:g} latency" if metric == "latency" else "peak memory"
+    limit = f"{held_to.limit:.4g} ms" if metric == "latency" else f"{held_to.limit / 1e6:.4g} MB"
+    unit = "samples" if metric == "latency" else "windows"
+    share = f"{evidence.estimate_ratio:.1%} of {unit} above {limit}, {held_to.mu0:.1%} tolerated"
+    limit_of = f"its class's {name} plus {tolerance.margin_ratio:.0%}"
+    return f"{share} ({limit} is {limit_of}); {evidence.windows} windows"

@@ -1,0 +1,134 @@
+"""`evenfleet device`: list, show and enrol devices."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+from rich.box import SIMPLE
+from rich.table import Table
+from rich.text import Text
+
+from evenfleet_collector.client import Collector
+from evenfleet_collector.commands.asking import CONTEXT, json_option, print_json, show, url_option
+from evenfleet_collector.commands.flags import render_flags
+from evenfleet_collector.commands.parity import STYLES, render_parity
+from evenfleet_collector.store.rows import DeviceRow
+from evenfleet_collector.web import figures
+from evenfleet_shared.errors import ConfigError
+from evenfleet_shared.topics import DEVICE_ID_RULE, is_device_id
+
+_EXAMPLE = "\b\nExample:\n  evenfleet device enrol press-07 --token-file press-07.token\n\n"
+
+_CODES = """\b
+Exit codes: 0 done; 1 failed, or the collector does not answer; 2 bad arguments; 3 refused by the collector.
+"""
+
+
+@click.group(epilog=_EXAMPLE + _CODES, context_settings=CONTEXT)
+def device() -> None:
+    """List, show and enrol devices."""
+
+
+@device.command("list", epilog="\b\nExample:\n  evenfleet device list --verdict outside\n\n" + _CODES)
+@click.option(
+    "--verdict",
+    type=click.Choice(["within", "outside", "undetermined", "incomparable", "silent"]),
+    help="Only those of this verdict.",
+)
+@url_option
+@json_option
+def list_devices(*, verdict: str | None, url: str, as_json: bool) -> None:
+    """List devices, their class and the verdict on each."""
+    with Collector(url) as collector:
+        rows = collector.devices(**({"verdict": verdict} if verdict else {}))
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        show("No device fits." if verdict else "No device is enrolled or has been heard of yet.")
+    else:
+        show(_table(rows))
+
+
+@device.command("show", epilog="\b\nExample:\n  evenfleet device show press-07\n\n" + _CODES)
+@click.argument("device_id", metavar="DEVICE")
+@url_option
+@json_option
+def show_device(*, device_id: str, url: str, as_json: bool) -> None:
+    """Show one device: its state, its cells and its open flags."""
+    _check(device_id)
+    with Collector(url) as collector:
+        row = collector.device(device_id)
+        cells = collector.parity(row.release, device=device_id).items
+        flags = collector.flags(device=device_id)
+    if as_json:
+        print_json({"device": row, "cells": cells, "flags": flags})
+    else:
+        show(_table([row]), "", render_parity(cells), "", render_flags(flags))
+
+
+@device.command(
+    "enrol", epilog="\b\nExample:\n  evenfleet device enrol press-07 --token-file press-07.token\n\n" + _CODES
+)
+@click.argument("device_id", metavar="DEVICE")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="Write the token there, readable by you alone, instead of printing it. An existing file is refused.",
+)
+@url_option
+@json_option
+def enrol(*, device_id: str, token_file: Path | None, url: str, as_json: bool) -> None:
+    """Let DEVICE report: give it a token, which is shown this once and kept nowhere.
+
+    On failure nothing is enrolled and no file is left.
+    """
+    _check(device_id)
+    # Before the device is enrolled, for a token that cannot be written down would be lost.
+    handle = _open(token_file) if token_file else None
+    try:
+        with Collector(url) as collector:
+            enrolment = collector.enrol(device_id)
+    except BaseException:
+        if handle is not None and token_file is not None:
+            os.close(handle)
+            token_file.unlink()
+        raise
+    if handle is not None:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(enrolment.token + "\n")
+    if as_json:
+        print_json({"device": device_id, "token_file": str(token_file)} if token_file else enrolment)
+    elif token_file:
+        click.echo(f"{device_id} is enrolled; its token is in {token_file}")
+    else:
+        click.echo(f"{device_id} is enrolled; its token, shown only this once:\n{enrolment.token}")
+
+
+def _table(rows: list[DeviceRow]) -> Table:
+    table = Table(box=SIMPLE, header_style="bold", pad_edge=False)
+    for column in ("device", "class", "state", "verdict", "release", "last seen"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(
+            row.device,
+            row.device_class or "",
+            row.status,
+            Text(row.verdict or "", style=STYLES[row.verdict] if row.verdict else ""),
+            figures.short(row.release) if row.release else "",
+            figures.instant(row.last_seen_s) if row.last_seen_s is not None else "never",
+        )
+    return table
+
+
+def _check(device_id: str) -> None:
+    if not is_device_id(device_id):
+        raise ConfigError(f"DEVICE: expected {DEVICE_ID_RULE}, found {device_id!r}")
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise ConfigError(f"--token-file: cannot make {path}: {error.strerror}; nothing was enrolled") from None

@@ -1,0 +1,151 @@
+"""The command `evenfleet optimize`: read the arguments, show progress, print the table.
+
+Leaves the building to `evenfleet_collector.optimize`, which loads TensorFlow when it runs; importing this does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from evenfleet_shared.errors import EvenfleetError
+
+if TYPE_CHECKING:
+    from evenfleet_collector.optimize import BuildReport, Progress
+
+_EPILOG = """\b
+Example, with the project's own digits model:
+  evenfleet optimize examples.small_cnn:model --data examples.small_cnn:data --out release/
+
+\b
+Exit codes: 0 done; 1 the model was refused, or no variant could be built; 2 bad arguments or data.
+On failure, and on Ctrl-C, nothing is left behind.
+"""
+
+
+@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model")
+@click.option("--data", required=True, help=".npz with x_train, y_train, x_test, y_test (or x, y); or module:function.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The release directory to make. An earlier release there is replaced, anything else refused.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of splits and training.")
+@click.option(
+    "--golden", type=click.IntRange(1, 100_000), default=300, show_default=True, help="Test samples in the golden set."
+)
+@click.option(
+    "--only", multiple=True, metavar="NAME", help="Build this variant and the reference alone; may be repeated."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def optimize(*, model: str, data: str, out: Path, seed: int, golden: int, only: tuple[str, ...], as_json: bool) -> None:
+    """Make a release from one Keras MODEL and labelled data.
+
+    MODEL is a .keras file, a SavedModel directory, or module:function returning a trained Keras model (looked for in
+    the current directory first). The release holds the model as TFLite in float32, float16, dynamic-range and full int8,
+    pruned and distilled in int8, and the plain, pruned and distilled SavedModels; with a manifest, digests, a golden set
+    of real test samples, and what each variant scored.
+
+    A variant that cannot be built is named in the manifest with the reason; the others are built. A SavedModel and a
+    module:function are programs and are run: give only what you trust. A .keras file is read without running code.
+    """
+    from evenfleet_collector.optimize import build_release
+
+    try:
+        with _progress() as report:
+            built = build_release(model, data, out, seed=seed, golden_n=golden, only=only, report=report)
+    except EvenfleetError as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        raise SystemExit(error.exit_code) from None
+    if as_json:
+        click.echo(_json(built))
+    else:
+        _print_table(built)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """Show a bar on a terminal and one line per step elsewhere, on stderr either way."""
+    if not sys.stderr.isatty():
+        yield lambda progress: click.echo(f"[{progress.step}/{progress.steps}] {progress.label}", err=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    # The build sends descriptor 2 elsewhere while TensorFlow talks; the bar keeps one of its own.
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as terminal:
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+        with Bar(
+            *columns,
+            console=Console(file=terminal),
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        ) as bar:
+            task = bar.add_task("")
+            yield lambda progress: bar.update(
+                task, completed=progress.step - 1, total=progress.steps, description=progress.label
+            )
+
+
+def _json(built: BuildReport) -> str:
+    document = {
+        "release": built.digest,
+        "directory": str(built.directory),
+        "model": built.manifest.model,
+        "reference_variant": built.manifest.reference_variant,
+        "test_n": built.test_n,
+        "golden_n": built.manifest.golden.n,
+        "elapsed_s": round(built.elapsed_s, 1),
+        "variants": built.variants,
+        "missing": built.missing,
+    }
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def _print_table(built: BuildReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    reference = built.manifest.reference_variant
+    table = Table(title=f"{built.manifest.model}: accuracy on {built.test_n} test samples", title_justify="left")
+    table.add_column("variant", no_wrap=True)
+    for heading in ("accuracy", f"to {reference}", "bytes", "ratio"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("techniques", no_wrap=True)
+    table.add_column(f"agreement with {reference}", no_wrap=True)
+    for row in built.variants:
+        table.add_row(
+            row.name,
+            f"{row.accuracy_ratio:.4f}",
+            "–" if row.name == reference else f"{row.delta_ratio * 100:+.2f} pt",
+            f"{row.size_bytes:,}",
+            f"{row.size_ratio:.2f}",
+            " + ".join(row.techniques),
+            f"{row.agreement.noise_class}, {row.agreement.top1_ratio:.1%} same",
+        )
+    # A pipe has no width of its own; the table is not to be cut to 80 columns there.
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    console.print(table)
+    for missing in built.missing:
+        console.print(f"not built: {missing.name}: {missing.reason}", markup=False)
+    console.print(
+        f"release {built.digest[:12]}… with {built.manifest.golden.n} golden samples in {built.directory} "
+        f"({built.elapsed_s:.0f} s)",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    optimize()

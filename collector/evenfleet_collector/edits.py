@@ -1,0 +1,86 @@
+"""Perform the changes that people ask for over HTTP, on the thread of the one writing connection."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import TypeVar
+
+from evenfleet_collector import access
+from evenfleet_collector.artifacts import ArtifactFolder
+from evenfleet_collector.resources import EVERY_DEVICE
+from evenfleet_collector.store import Transaction, Writer
+from evenfleet_collector.store.rows import ReleaseRow
+from evenfleet_collector.tolerance import Policy
+from evenfleet_shared import manifest as manifests
+from evenfleet_shared.errors import ArtifactError, RefusedError
+
+T = TypeVar("T")
+
+
+class StoreEdits:
+    """`routes.Edits` on a store."""
+
+    def __init__(self, store: Writer, thread: Executor, artifacts: ArtifactFolder, changed: Callable[[], None]) -> None:
+        """Prepare.
+
+        Args:
+            store: The writing connection.
+            thread: The one that may use it.
+            artifacts: Where artifact files lie.
+            changed: Called after a change that devices should hear of.
+        """
+        self._store = store
+        self._thread = thread
+        self._artifacts = artifacts
+        self._changed = changed
+
+    async def enrol(self, device: str) -> str:
+        token = access.new_token()
+
+        def change(tx: Transaction) -> bool:
+            return tx.put_credential(device, access.hash_token(token), time.time())
+
+        if not await self._write(change):
+            raise RefusedError(f"device {device} is enrolled already; its token was shown once and is not kept")
+        return token
+
+    async def add_release(self, manifest: bytes) -> ReleaseRow:
+        described = manifests.decode(manifest, "the body")
+        missing = await asyncio.to_thread(self._artifacts.missing, described.files)
+        if missing:
+            raise ArtifactError(
+                f"{len(missing)} of {len(described.files)} artifacts are not here yet, the first is {missing[0].file} "
+                f"({missing[0].sha256[:12]}…); upload them before the manifest"
+            )
+        # Devices fetch the manifest like every other artifact.
+        digest = await asyncio.to_thread(self._artifacts.add, manifest)
+        now_s = time.time()
+        await self._write(lambda tx: tx.put_release(digest, manifest, described.model, now_s))
+        return ReleaseRow(release=digest, model=described.model, pushed_s=now_s, manifest=described)
+
+    async def assign(self, device: str, release: str | None) -> None:
+        def change(tx: Transaction) -> None:
+            if device != EVERY_DEVICE and not tx.knows_device(device):
+                raise RefusedError(f"device {device} is not known; enrol it first")
+            tx.put_assignment(device, release, time.time())
+
+        await self._write(change)
+        self._changed()
+
+    async def set_policy(self, policy: Policy) -> None:
+        def change(tx: Transaction) -> None:
+            tx.put_policy(replace(policy, revision=tx.policy().revision + 1), time.time())
+
+        await self._write(change)
+        self._changed()
+
+    async def _write(self, change: Callable[[Transaction], T]) -> T:
+        def run() -> T:
+            with self._store.transaction() as tx:
+                return change(tx)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run)

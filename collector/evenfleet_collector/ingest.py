@@ -1,0 +1,179 @@
+"""Take arrivals to disk: decode or dead-letter, drop duplicates, settle numbers, in one transaction per batch.
+
+Leaves to `link` where arrivals come from and when they are acknowledged (after `save` returned, never before), to
+`judge` what the windows mean.
+
+* A numbered message is there once, however often it arrives.
+* Whatever arrives, the batch it is in goes through: a message that cannot be taken is a dead letter and, where its
+  header can be read, a refusal by number, so that its device lets go of it.
+* A number below a device's floor that has not arrived is a loss row: nothing waits for it.
+* Every batch leaves a receipt due to each device in it, duplicates included, for the receipt before may have been lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from evenfleet_collector import seqs
+from evenfleet_collector.store import Transaction, Writer
+from evenfleet_collector.store.rows import IncarnationRow, LossRow, NewWindow
+from evenfleet_shared import messages, topics
+from evenfleet_shared.errors import MessageError
+from evenfleet_shared.messages import Context, Header, Incarnation, Numbered, Refusal, State, Window
+
+UNEXPLAINED: Final = "unexplained"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Bytes that came on a topic."""
+
+    topic: str
+    payload: bytes
+
+
+class Ingest:
+    """The first loop of the collector."""
+
+    def __init__(self, store: Writer) -> None:
+        self._store = store
+
+    def save(self, arrivals: Sequence[Arrival], now_s: float) -> None:
+        """Bring a batch to disk; what it held is there, or refused, when this returns.
+
+        Args:
+            arrivals: In any order, duplicates among them.
+            now_s: Seconds since 1970, by the collector's clock.
+
+        Raises:
+            StoreError: Nothing was written; the batch may be offered again.
+        """
+        with self._store.transaction() as tx:
+            batch = _Batch(tx, now_s)
+            for arrival in arrivals:
+                batch.add(arrival)
+            batch.write()
+
+
+class _Batch:
+    """A batch on its way to disk, grouped by incarnation."""
+
+    def __init__(self, tx: Transaction, now_s: float) -> None:
+        self._tx = tx
+        self._now_s = now_s
+        self._lives: dict[tuple[str, Incarnation], _Life] = {}
+
+    def add(self, arrival: Arrival) -> None:
+        try:
+            topic = topics.parse(arrival.topic)
+        except MessageError as error:
+            self._dead_letter(arrival, error)
+            return
+        header = None
+        try:
+            header = _own_header(topic, arrival.payload)
+            message = messages.decode(topic.kind, arrival.payload)
+            _check_numbers(message)
+        except MessageError as error:
+            self._dead_letter(arrival, error)
+            if header is not None and topic.kind != "state":
+                self.life(header.device, header.incarnation).refuse(header.seq, error.reason)
+            return
+        if isinstance(message, State):
+            self._tx.put_state(message, self._now_s)
+        else:
+            self._take(message, backfill=topic.kind == "backfill")
+        self.life(message.device, message.incarnation).hear(message)
+
+    def life(self, device: str, incarnation: Incarnation) -> _Life:
+        key = (device, incarnation)
+        if key not in self._lives:
+            self._lives[key] = _Life(self._tx, self._tx.incarnation(device, incarnation), self._now_s)
+        return self._lives[key]
+
+    def write(self) -> None:
+        for life in self._lives.values():
+            life.write()
+        for device in sorted({device for device, _ in self._lives}):
+            self._tx.see_device(device, self._now_s)
+            self._tx.mark_receipt_due(device)
+
+    def _take(self, message: Numbered, *, backfill: bool) -> None:
+        life = self.life(message.device, message.incarnation)
+        if not life.settle(message.seq):
+            self._tx.tally("duplicate", 1)
+            return
+        self._tx.tally("committed", 1)
+        if isinstance(message, Window):
+            life.windows.append(NewWindow(window=message, backfill=backfill))
+        elif isinstance(message, Context):
+            self._tx.add_context(message, self._now_s)
+        else:
+            self._tx.add_event(message, self._now_s)
+            for loss in message.losses:
+                self.life(message.device, loss.incarnation).lose(loss.first_seq, loss.last_seq, loss.reason)
+
+    def _dead_letter(self, arrival: Arrival, error: MessageError) -> None:
+        self._tx.add_dead_letter(arrival.topic, error, arrival.payload, self._now_s)
+        self._tx.tally("dead_letter", 1)
+
+
+class _Life:
+    """One incarnation while a batch goes through it."""
+
+    def __init__(self, tx: Transaction, row: IncarnationRow, now_s: float) -> None:
+        self.windows: list[NewWindow] = []
+        self._tx = tx
+        self._row = row
+        self._now_s = now_s
+
+    def settle(self, seq: int) -> bool:
+        """Count a number as settled; False where it was already."""
+        if seqs.contains(self._row.settled, seq):
+            return False
+        self._row = replace(self._row, settled=seqs.union([*self._row.settled, (seq, seq)]))
+        return True
+
+    def refuse(self, seq: int, reason: str) -> None:
+        if seq and self.settle(seq):
+            self._tx.add_refusal(self._row.device, self._row.incarnation, Refusal(seq=seq, reason=reason))
+
+    def hear(self, header: Header) -> None:
+        row = self._row
+        self._row = replace(row, floor=max(row.floor, header.floor), highest=max(row.highest, header.seq))
+
+    def lose(self, first: int, last: int, reason: str) -> None:
+        """Note as lost what is missing of `first` to `last`, and give their reason to those noted without one."""
+        row = self._row
+        if reason != UNEXPLAINED:
+            self._tx.explain_loss(self._loss(first, last, reason))
+        lost = seqs.missing(row.settled, first, last)
+        for low, high in lost:
+            self._tx.add_loss(self._loss(low, high, reason), self._now_s)
+        self._row = replace(row, settled=seqs.union([*row.settled, *lost]))
+
+    def write(self) -> None:
+        self._tx.add_windows(self.windows, self._now_s)
+        self.lose(1, self._row.floor - 1, UNEXPLAINED)
+        row = self._row
+        last = row.settled[-1][1] if row.settled else 0
+        self._tx.put_incarnation(replace(row, highest=max(row.highest, last)))
+
+    def _loss(self, first: int, last: int, reason: str) -> LossRow:
+        row = self._row
+        return LossRow(device=row.device, incarnation=row.incarnation, first_seq=first, last_seq=last, reason=reason)
+
+
+def _own_header(topic: topics.Topic, payload: bytes) -> Header:
+    header = messages.decode_header(payload)
+    if header.device != topic.device:
+        # Nothing may be refused in another device's name, so this error leaves no number behind.
+        raise MessageError("device", f"the topic belongs to {topic.device}, the body says {header.device}")
+    return header
+
+
+def _check_numbers(message: Header) -> None:
+    if message.floor > message.seq + isinstance(message, State):
+        raise MessageError("invalid", f"floor is {message.floor}, above seq {message.seq}, which is still held")

@@ -1,0 +1,29 @@
+"""Turn one Keras model and labelled data into a release: variants, golden set, reference results, manifest.
+
+    sources.py      what MODEL and DATA name               data.py         labelled data, checked
+    model.py        load a model, safely; say what it is   strata.py       splits and samples that keep class shares
+    technique.py    what a technique is                    variants.py     the two visible tuples
+    float_lite.py quantize.py prune.py distil.py saved_model.py    one technique (or one family) per file
+    training.py     the fine-tuning that prune and distil share
+    graph.py        operators, operations, parameters of a .tflite     archive.py   a directory as one tar
+    evaluate.py     run an artifact                        release.py      put it all together
+    quiet.py        keep the converter's chatter out of the terminal
+
+Decides what is in a release and what each variant scored here, on the whole test set and on the golden set. Leaves to
+others how a variant does on a device (the agent), whether that is good enough (`tolerance`), and who gets it.
+
+* The only part of the collector that loads TensorFlow, and only once `build_release` runs: importing this package
+  does not.
+* A release appears complete, by one rename, or not at all.
+* A variant that cannot be built is named in the manifest's `missing` with the reason; the others are built.
+* Same model, data, seed and versions give the same bytes: nothing here knows the date. (Training is repeatable on one
+  machine; another CPU may sum in another order.)
+"""
+
+from __future__ import annotations
+
+from evenfleet_collector.optimize.data import LabelledData
+from evenfleet_collector.optimize.release import BuildReport, Progress, VariantReport, build_release
+from evenfleet_collector.optimize.variants import VARIANTS
+
+__all__ = ["VARIANTS", "BuildReport", "LabelledData", "Progress", "VariantReport", "build_release"]

@@ -1,0 +1,75 @@
+"""The model as a TensorFlow SavedModel, and how a Keras model or another SavedModel becomes one of known signature.
+
+What is written from Keras has the signature ``serving_default``: ``input`` float32 ``(batch, …)`` to ``output`` float32
+``(batch, classes)``, no metadata with dates or random numbers, and the same bytes for the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from evenfleet_collector.optimize.technique import Form, Material, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class PlainSavedModel:
+    """The SavedModel as it is."""
+
+    name: ClassVar[str] = "saved-model"
+    takes: ClassVar[Stage] = "saved_model"
+    gives: ClassVar[Stage] = "saved_model"
+    settings: ClassVar[str] = "signature=serving_default"
+
+    def apply(self, form: Form, material: Material) -> Form:
+        """Change nothing: exporting was all."""
+        return form
+
+
+def export_keras(model: Any, sample_shape: Sequence[int], material: Material) -> Form:
+    """Write a Keras model as a SavedModel, once for any batch size and once for a batch of one.
+
+    `model.export` would do, but orders variables by identity: no two exports have the same bytes.
+    """
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    function = tf.function(lambda input: {"output": model(input, training=False)}, autograph=False)  # noqa: A006 - the signature's word
+    any_size, one = material.new_path("saved-model"), material.new_path("saved-model-batch-1")
+    for path, batch in ((any_size, None), (one, 1)):
+        _save(module, function, (batch, *sample_shape), path)
+    return Form(
+        stage="saved_model",
+        keras=model,
+        saved_model=any_size,
+        batch_of_one=one,
+        parameters=int(model.count_params()),
+    )
+
+
+def wrap_loaded(directory: Path, loaded: Any, sample_shape: Sequence[int], material: Material) -> Form:
+    """Take a SavedModel that was given: kept as it is, and once more with a batch of one."""
+    import tensorflow as tf
+
+    signature = loaded.signatures["serving_default"]
+    (input_name,) = signature.structured_input_signature[1]
+    (output_name,) = signature.structured_outputs
+    module = tf.Module()
+    module.original = loaded
+    function = tf.function(lambda input: {"output": signature(**{input_name: input})[output_name]}, autograph=False)  # noqa: A006
+    one = material.new_path("saved-model-batch-1")
+    _save(module, function, (1, *sample_shape), one)
+    parameters = sum(int(variable.shape.num_elements() or 0) for variable in getattr(loaded, "variables", ()))
+    return Form(stage="saved_model", saved_model=directory, batch_of_one=one, parameters=parameters or None)
+
+
+def _save(module: Any, function: Any, shape: tuple[int | None, ...], path: Path) -> None:
+    import tensorflow as tf
+
+    concrete = function.get_concrete_function(tf.TensorSpec(shape, tf.float32, name="input"))
+    tf.saved_model.save(module, str(path), signatures={"serving_default": concrete})
+    # Holds a random id; loading does without (it did not exist before TensorFlow 2.12).
+    (path / "fingerprint.pb").unlink(missing_ok=True)

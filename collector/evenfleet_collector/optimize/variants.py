@@ -1,0 +1,99 @@
+"""The two visible tuples: which techniques there are, and which variants a release holds.
+
+Pure: decides whether a chain fits the model that was given. `release` performs it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from evenfleet_collector.optimize.distil import Distil
+from evenfleet_collector.optimize.float_lite import DynamicRange, Float16, Float32
+from evenfleet_collector.optimize.prune import Prune
+from evenfleet_collector.optimize.quantize import FullInt8
+from evenfleet_collector.optimize.saved_model import PlainSavedModel
+from evenfleet_collector.optimize.technique import Stage, Technique
+from evenfleet_shared.errors import ConfigError
+
+TECHNIQUES: Final[tuple[Technique, ...]] = (
+    Float32(),
+    Float16(),
+    DynamicRange(),
+    FullInt8(),
+    PlainSavedModel(),
+    Prune(),
+    Distil(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A variant: a name, and the techniques that lead to it, in order."""
+
+    name: str
+    chain: tuple[str, ...]
+
+
+# The first is the reference that the others are compared with.
+VARIANTS: Final[tuple[Recipe, ...]] = (
+    Recipe("float32", ("float32",)),
+    Recipe("float16", ("float16",)),
+    Recipe("dynamic", ("dynamic-range",)),
+    Recipe("int8", ("int8",)),
+    Recipe("pruned-int8", ("prune", "int8")),
+    Recipe("distilled-int8", ("distil", "int8")),
+    Recipe("saved-model", ("saved-model",)),
+    Recipe("pruned-saved-model", ("prune", "saved-model")),
+    Recipe("distilled-saved-model", ("distil", "saved-model")),
+)
+
+
+def technique(name: str) -> Technique:
+    """Return the technique called `name`.
+
+    >>> technique("prune").gives
+    'keras'
+    """
+    return next(known for known in TECHNIQUES if known.name == name)
+
+
+def select(only: Sequence[str]) -> tuple[Recipe, ...]:
+    """Return the variants to build: all, or those named and the reference, which the others are compared with.
+
+    Raises:
+        ConfigError: A name is not a variant's.
+
+    >>> [recipe.name for recipe in select(["int8"])]
+    ['float32', 'int8']
+    """
+    names = [recipe.name for recipe in VARIANTS]
+    for name in only:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+            raise ConfigError(f"no variant is called {name!r}; {hint}")
+    if not only:
+        return VARIANTS
+    return tuple(recipe for recipe in VARIANTS if recipe.name in {*only, VARIANTS[0].name})
+
+
+def misfit(chain: Sequence[str], start: Stage) -> str | None:
+    """Return why a chain cannot start from a model in the form `start`; None where it can.
+
+    >>> misfit(("prune", "int8"), "saved_model")
+    'prune needs a Keras model (.keras or module:function), MODEL is a SavedModel'
+    >>> misfit(("prune", "int8"), "keras") is None
+    True
+    """
+    stage = start
+    for name in chain:
+        step = technique(name)
+        if step.takes != stage and (stage, step.takes) != ("keras", "saved_model"):
+            if step.takes == "keras":
+                return f"{name} needs a Keras model (.keras or module:function), MODEL is a SavedModel"
+            return f"{name} takes a {step.takes} and would be given a {stage}"
+        stage = step.gives
+    return None

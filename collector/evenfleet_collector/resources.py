@@ -1,0 +1,100 @@
+"""What HTTP hands out and takes beside the store's rows: pages, flags with their evidence, bodies of edits.
+
+One definition for both ends: `routes` returns these, `client` decodes them. Imports neither the web stack nor the
+client library, so that a command line that only asks one question starts quickly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from evenfleet_collector.cell import Metric
+from evenfleet_collector.store.rows import CellRow, FlagRow
+
+T = TypeVar("T")
+
+API: Final = "/api/v1"
+EVERY_DEVICE: Final = "*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[T]):
+    """One page of a list; `next_page_token` asks for the next, none after the last."""
+
+    items: tuple[T, ...]
+    next_page_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """Cells of one release: devices × variants. No release has been pushed yet where `release` is None."""
+
+    release: str | None
+    model: str | None
+    items: tuple[CellRow, ...]
+    next_page_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """A stretch of `outside` on one device × variant × metric; `evidence` is what made it, step by step."""
+
+    id: int
+    device: str
+    device_class: str
+    release: str
+    variant: str
+    metric: Metric
+    reason: str
+    opened_s: float
+    cleared_s: float | None
+    evidence: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewDevice:
+    """Asks for a device to be enrolled."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolment:
+    """A device's token, said once and kept only as a hash."""
+
+    device: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewAssignment:
+    """Asks for a release, by its digest or the start of it; None for no release at all."""
+
+    release: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """The release that a device should run; `device` is ``*`` for those not named."""
+
+    device: str
+    release: str | None
+
+
+def flag_of(row: FlagRow) -> Flag:
+    """Return the flag with its evidence as a JSON value."""
+    return Flag(
+        id=row.id,
+        device=row.device,
+        device_class=row.device_class,
+        release=row.release,
+        variant=row.variant,
+        metric=row.metric,
+        reason=row.reason,
+        opened_s=row.opened_s,
+        cleared_s=row.cleared_s,
+        evidence=msgspec.json.decode(row.evidence_json) if row.evidence_json else None,
+    )

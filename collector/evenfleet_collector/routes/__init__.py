@@ -1,0 +1,77 @@
+"""The HTTP API: parse, call, return; one resource per file.
+
+Decides what is asked and how the answer looks. Leaves every answer to a `Reader`, every change to `Edits`, the
+artifact files to `ArtifactFolder`, and the page for people to `web`.
+
+* A route never waits for a writer's lock: reads run in a thread, on that thread's own reader.
+* Every error is `application/problem+json` (RFC 9457) and says what, what was expected and what was found.
+* A query parameter that is not known is refused: a misspelt filter must not answer with the whole fleet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, FastAPI
+
+from evenfleet_collector.artifacts import ArtifactFolder
+from evenfleet_collector.resources import API
+from evenfleet_collector.routes import (
+    artifacts,
+    assignments,
+    devices,
+    flags,
+    health,
+    parity,
+    policies,
+    problems,
+    releases,
+    stats,
+    stream,
+    windows,
+)
+from evenfleet_collector.routes.guard import Guard
+from evenfleet_collector.routes.parts import Edits, Health, HealthSnapshot, Parts
+from evenfleet_collector.store import Reader
+from evenfleet_shared import __version__
+
+__all__ = ["Edits", "Health", "HealthSnapshot", "build_api"]
+
+RESOURCES = tuple(
+    module.router
+    for module in (devices, windows, releases, artifacts, parity, flags, assignments, policies, stats, stream)
+)
+BESIDE = (health.router,)
+
+
+def build_api(
+    *,
+    reader: Callable[[], Reader],
+    edits: Edits,
+    artifacts: ArtifactFolder,
+    health: Health,
+    stopping: Callable[[], bool] = lambda: False,
+) -> FastAPI:
+    """Return the application with every resource under ``/api/v1``, and ``/livez`` and ``/readyz`` beside it.
+
+    Args:
+        reader: Called in the thread that answers a request; what it returns is used there alone.
+        edits: Performs every change.
+        artifacts: Where artifact files lie.
+        health: Asked at every ``/readyz``, in a thread.
+        stopping: Whether the server is about to end; open streams are closed then.
+    """
+    app = FastAPI(
+        title="Evenfleet",
+        version=__version__,
+        description="What every device of the fleet measured, and what to think of it.",
+    )
+    app.state.parts = Parts(reader=reader, edits=edits, artifacts=artifacts, health=health, stopping=stopping)
+    api = APIRouter(prefix=API)
+    for resource in RESOURCES:
+        api.include_router(resource)
+    for router in (api, *BESIDE):
+        app.include_router(router)
+    problems.install(app)
+    app.add_middleware(Guard)
+    return app

@@ -1,0 +1,56 @@
+"""`/livez` and `/readyz`: whether to restart the collector, and whether to send it work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from fastapi import APIRouter, Response
+
+from evenfleet_collector.routes.parts import HealthSnapshot, PartsOf
+
+router = APIRouter(tags=["health"])
+
+MAX_LAG_WINDOWS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """Ready, or why not."""
+
+    ready: bool
+    reasons: tuple[str, ...]
+    lag_windows: int
+
+
+@router.get("/livez")
+async def live() -> dict[str, bool]:
+    """Answer at all."""
+    return {"live": True}
+
+
+@router.get("/readyz", responses={503: {"model": Readiness}})
+def ready(parts: PartsOf, response: Response) -> Readiness:
+    """Say whether measurements are taken and judged, and if not, why."""
+    snapshot = parts.health()
+    reasons = reasons_against(snapshot)
+    response.status_code = 503 if reasons else 200
+    return Readiness(ready=not reasons, reasons=reasons, lag_windows=snapshot.lag_windows)
+
+
+def reasons_against(snapshot: HealthSnapshot) -> tuple[str, ...]:
+    """Return why the collector is not ready; nothing if it is.
+
+    >>> reasons_against(HealthSnapshot(broker_connected=False, store_ok=True, lag_windows=0))
+    ('not connected to the broker: no measurement arrives',)
+    """
+    reasons = list(snapshot.problems)
+    if not snapshot.broker_connected:
+        reasons.append("not connected to the broker: no measurement arrives")
+    if not snapshot.store_ok:
+        reasons.append("the store cannot be written: nothing is acknowledged, devices keep what they measure")
+    if snapshot.lag_windows > MAX_LAG_WINDOWS:
+        reasons.append(
+            f"{snapshot.lag_windows:,} windows wait to be judged, expected at most {MAX_LAG_WINDOWS:,}: verdicts are late"
+        )
+    return tuple(reasons)

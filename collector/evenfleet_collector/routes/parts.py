@@ -1,0 +1,83 @@
+"""What the routes stand on, as interfaces: who answers, who changes, how the collector feels.
+
+`app` gives the real ones; `tests/fakes/stores.py` has them in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Request
+
+from evenfleet_collector.artifacts import ArtifactFolder
+from evenfleet_collector.store import Reader
+from evenfleet_collector.store.rows import ReleaseRow
+from evenfleet_collector.tolerance import Policy
+
+
+class Edits(Protocol):
+    """Hands changes over to the process that holds the writing connection; done when it returns."""
+
+    async def enrol(self, device: str) -> str:
+        """Enrol a device and return its token, which is not kept.
+
+        Raises:
+            RefusedError: It is enrolled already.
+        """
+        ...
+
+    async def add_release(self, manifest: bytes) -> ReleaseRow:
+        """Keep a release whose artifacts are all here; the same manifest again changes nothing.
+
+        Raises:
+            ReleaseError: The bytes are not a manifest.
+            ArtifactError: An artifact of it is not here yet.
+        """
+        ...
+
+    async def assign(self, device: str, release: str | None) -> None:
+        """Assign a release, by its digest, to a device or to ``*``, every device not named.
+
+        Raises:
+            RefusedError: The device is not known.
+        """
+        ...
+
+    async def set_policy(self, policy: Policy) -> None:
+        """Put a policy in force, as the revision behind the one in force."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthSnapshot:
+    """How the collector is; `lag_windows` is how many windows are on disk and not judged yet."""
+
+    broker_connected: bool
+    store_ok: bool
+    lag_windows: int
+    problems: tuple[str, ...] = ()
+
+
+Health = Callable[[], HealthSnapshot]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything that a route may use."""
+
+    reader: Callable[[], Reader]
+    edits: Edits
+    artifacts: ArtifactFolder
+    health: Health
+    stopping: Callable[[], bool]
+
+
+def parts_of(request: Request) -> Parts:
+    """Return what `build_api` was given."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+PartsOf = Annotated[Parts, Depends(parts_of)]

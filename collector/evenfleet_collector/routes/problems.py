@@ -1,0 +1,150 @@
+"""Turn every error into `application/problem+json` (RFC 9457), at the one place where errors are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from evenfleet_collector.artifacts import ArtifactTooLargeError, DiskFullError
+from evenfleet_shared.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    EvenfleetError,
+    MessageError,
+    RefusedError,
+    StoreError,
+    UnreachableError,
+)
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+# The first that fits, so the particular before the general.
+_STATUS: Final[tuple[tuple[type[EvenfleetError], int], ...]] = (
+    (ArtifactTooLargeError, 413),
+    (DiskFullError, 507),
+    (RefusedError, 409),
+    (MessageError, 400),
+    (ConfigError, 422),
+    (DataError, 422),
+    (ArtifactError, 422),
+    (UnreachableError, 503),
+    (StoreError, 500),
+)
+
+_MAX_FOUND: Final = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing that is wrong with a request."""
+
+    what: str
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """RFC 9457: `detail` is for a person, `faults` name what to mend."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    instance: str
+    faults: tuple[Fault, ...] = ()
+
+
+def install(app: FastAPI) -> None:
+    """Let `app` answer every error as a problem."""
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(EvenfleetError, _ours)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+def answer(
+    path: str,
+    status: int,
+    detail: str,
+    *,
+    faults: Sequence[Fault] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return the response that tells of a problem with `path`."""
+    problem = Problem(
+        title=HTTPStatus(status).phrase, status=status, detail=detail, instance=path, faults=tuple(faults)
+    )
+    return Response(msgspec.json.encode(problem), status, headers, MEDIA_TYPE)
+
+
+def not_found(what: str, name: str, known: str) -> HTTPException:
+    """Return the error for something that is not there; `known` says where to look."""
+    return HTTPException(404, f"no {what} {name!r} here; {known}")
+
+
+def status_of(error: EvenfleetError) -> int:
+    """Return the HTTP status of one of our errors.
+
+    >>> status_of(RefusedError("no")), status_of(EvenfleetError("?"))
+    (409, 500)
+    """
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    faults = [_fault(found) for found in error.errors()]
+    detail = "; ".join(f"{fault.what}: expected {fault.expected}, found {fault.found}" for fault in faults)
+    return answer(request.url.path, 422, detail, faults=faults)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = error.detail
+    if detail == HTTPStatus(error.status_code).phrase:  # Starlette's own, for a path or a method that no route has
+        detail = f"{request.method} {request.url.path[:_MAX_FOUND]} is not answered here; /docs lists what is"
+    return answer(request.url.path, error.status_code, detail, headers=error.headers)
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EvenfleetError)
+    return answer(request.url.path, status_of(error), str(error))
+
+
+async def _unforeseen(request: Request, _: Exception) -> Response:
+    # The server logs the traceback; what is inside is not told to the network. `Guard` is not around this answer.
+    return answer(
+        request.url.path,
+        500,
+        "the collector failed at this; its log says at what",
+        headers={"X-Content-Type-Options": "nosniff"},
+    )
+
+
+def _fault(found: Mapping[str, Any]) -> Fault:
+    where, *path = [str(part) for part in found["loc"]]
+    kind = str(found["type"])
+    what = f"{where} {'.'.join(path)}".strip()
+    if kind == "extra_forbidden":
+        return Fault(what=what, expected="a known parameter (see /docs)", found=_short(path[-1]))
+    if kind == "missing":
+        return Fault(what=what, expected="a value", found="none")
+    expected = str(found["msg"])
+    for opening in ("Input should be ", "Value error, "):
+        expected = expected.removeprefix(opening)
+    value = found.get("input")
+    return Fault(what=what, expected=expected, found=_short(value))
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_FOUND else f"{text[:_MAX_FOUND]}…"

@@ -1,0 +1,71 @@
+"""`releases`: what was pushed. Its files are pushed first, as artifacts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+
+from evenfleet_collector.resources import Page
+from evenfleet_collector.routes.paging import PageQuery, from_token, page_of
+from evenfleet_collector.routes.parts import PartsOf
+from evenfleet_collector.routes.problems import not_found
+from evenfleet_collector.store import Reader
+from evenfleet_collector.store.rows import ReleaseRow
+
+router = APIRouter(tags=["releases"])
+
+ReleasePath = Annotated[
+    str, Path(pattern=r"^[0-9a-f]{4,64}$", description="a digest, or at least 4 digits of its start")
+]
+
+
+class ReleaseQuery(PageQuery):
+    """Filters of the list."""
+
+    model: str | None = None
+
+
+@router.get("/releases")
+def list_releases(parts: PartsOf, query: Annotated[ReleaseQuery, Query()]) -> Page[ReleaseRow]:
+    """List releases, the newest first."""
+    rows, token = page_of(
+        [row for row in parts.reader().releases() if query.model in {None, row.model}],
+        key=lambda row: row.release,
+        after=from_token(query.page_token, str),
+        page_size=query.page_size,
+    )
+    return Page(items=rows, next_page_token=token)
+
+
+@router.post(
+    "/releases",
+    status_code=201,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Manifest"}}},
+        }
+    },
+)
+async def add_release(parts: PartsOf, request: Request) -> ReleaseRow:
+    """Keep a release: the body is its manifest, byte by byte, since its digest is the release's name."""
+    return await parts.edits.add_release(await request.body())
+
+
+@router.get("/releases/{release}")
+def show_release(parts: PartsOf, release: ReleasePath) -> ReleaseRow:
+    """Return one release."""
+    return known_release(parts.reader(), release)
+
+
+def known_release(reader: Reader, release: str) -> ReleaseRow:
+    """Return the release whose digest starts with `release`.
+
+    Raises:
+        HTTPException: 404, where there is none or more than one.
+    """
+    row = reader.release(release)
+    if row is None:
+        raise not_found("single release", release, "GET /api/v1/releases lists them; give more digits of its digest")
+    return row

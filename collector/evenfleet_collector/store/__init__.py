@@ -1,0 +1,355 @@
+"""Where everything that must survive a crash is kept: one Protocol per side, so that HTTP can only read.
+
+`Reader` is what routes and the dashboard see; each thread that answers requests has its own. `Writer` is held by the
+loops alone. `sqlite` implements both; the contract suite in `tests/contracts` says what any other store must do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from evenfleet_collector.cell import Cell, ClassBaseline, ClassKey, Metric
+from evenfleet_collector.store.rows import (
+    ArrivalRow,
+    CellRow,
+    DeadLetterRow,
+    DeviceRow,
+    EventRow,
+    FlagRow,
+    IncarnationRow,
+    LossRow,
+    NewWindow,
+    ReleaseRow,
+    Stats,
+    SteeredDevice,
+    WindowRow,
+)
+from evenfleet_collector.tolerance import Policy
+from evenfleet_shared.errors import MessageError
+from evenfleet_shared.manifest import Manifest
+from evenfleet_shared.messages import Context, Desired, Event, Incarnation, Limit, Receipt, Refusal, RunContext, State
+
+
+class Reader(Protocol):
+    """Answers questions; never waits for a writer."""
+
+    def devices(self, *, after: str = "", limit: int = 100) -> Sequence[DeviceRow]:
+        """Return devices by id, from the one behind `after`."""
+        ...
+
+    def device(self, device: str) -> DeviceRow | None:
+        """Return one device."""
+        ...
+
+    def windows(
+        self,
+        device: str,
+        *,
+        variant: str | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[WindowRow]:
+        """Return a device's windows in the log's order, from the one behind `after`, received in [start_s, end_s)."""
+        ...
+
+    def cells(
+        self, *, release: str | None = None, device: str | None = None, after_version: int = 0
+    ) -> Sequence[CellRow]:
+        """Return the cells of a release (or of all), each changed since `after_version`, by device and variant."""
+        ...
+
+    def last_version(self) -> int:
+        """Return the version of the cell that changed last; 0 where there is none."""
+        ...
+
+    def flags(
+        self, *, device: str | None = None, only_open: bool = True, after: int = 0, limit: int = 100
+    ) -> Sequence[FlagRow]:
+        """Return flags by id."""
+        ...
+
+    def flag(self, flag_id: int) -> FlagRow | None:
+        """Return one flag."""
+        ...
+
+    def releases(self) -> Sequence[ReleaseRow]:
+        """Return every release, the newest first."""
+        ...
+
+    def release(self, digest: str) -> ReleaseRow | None:
+        """Return the release whose digest starts with `digest`, where exactly one does."""
+        ...
+
+    def events(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[EventRow]:
+        """Return what a device reported, in the log's order."""
+        ...
+
+    def losses(self, device: str) -> Sequence[LossRow]:
+        """Return the numbers of a device that will never come."""
+        ...
+
+    def dead_letters(self, *, after: int = 0, limit: int = 100) -> Sequence[DeadLetterRow]:
+        """Return what could not be taken, in the order it came."""
+        ...
+
+    def policy(self) -> Policy:
+        """Return the policy in force."""
+        ...
+
+    def assignments(self) -> Mapping[str, str | None]:
+        """Return the release of each device, ``*`` for those not named."""
+        ...
+
+    def credential(self, device: str) -> str | None:
+        """Return the hash of a device's token, None where it is not enrolled."""
+        ...
+
+    def lag(self) -> int:
+        """Return how many windows wait to be judged."""
+        ...
+
+    def stats(self) -> Stats:
+        """Return the collector in figures."""
+        ...
+
+
+class Transaction(Protocol):
+    """What the loops may do between one BEGIN and its COMMIT; each method speaks of one kind of row."""
+
+    # ingest: what came
+
+    def incarnation(self, device: str, incarnation: Incarnation) -> IncarnationRow:
+        """Return what is settled of an incarnation; nothing, for one never heard of."""
+        ...
+
+    def put_incarnation(self, row: IncarnationRow) -> None:
+        """Write what is settled of an incarnation."""
+        ...
+
+    def add_windows(self, windows: Sequence[NewWindow], now_s: float) -> None:
+        """Append windows to the log; the caller has made sure that they are new."""
+        ...
+
+    def add_context(self, context: Context, now_s: float) -> None:
+        """Keep a run context under its digest."""
+        ...
+
+    def add_event(self, event: Event, now_s: float) -> None:
+        """Append what a device reported."""
+        ...
+
+    def add_refusal(self, device: str, incarnation: Incarnation, refusal: Refusal) -> None:
+        """Note that a numbered message will never be taken."""
+        ...
+
+    def add_loss(self, loss: LossRow, now_s: float) -> None:
+        """Note numbers that will never come."""
+        ...
+
+    def explain_loss(self, loss: LossRow) -> None:
+        """Give the reason for losses within `loss` that were noted without one."""
+        ...
+
+    def see_device(self, device: str, now_s: float) -> None:
+        """Note that a device was heard of."""
+        ...
+
+    def put_state(self, state: State, now_s: float) -> None:
+        """Note a device's birth, sleep or death; the will of another session than the last born is ignored."""
+        ...
+
+    def add_dead_letter(self, topic: str, error: MessageError, payload: bytes, now_s: float) -> None:
+        """Keep a message that could not be taken."""
+        ...
+
+    def tally(self, name: str, count: int) -> None:
+        """Add to a counter that lives as long as the database."""
+        ...
+
+    def mark_receipt_due(self, device: str) -> None:
+        """Ask for a receipt to be sent."""
+        ...
+
+    # judge: the log in order, and what was made of it
+
+    def cursor(self, name: str) -> int:
+        """Return how far a loop has come."""
+        ...
+
+    def put_cursor(self, name: str, position: int) -> None:
+        """Note how far a loop has come."""
+        ...
+
+    def arrivals(self, after: int, limit: int) -> Sequence[ArrivalRow]:
+        """Return the log's newest entries by number: who sent them, not what they say."""
+        ...
+
+    def judging(self, device: str, incarnation: Incarnation) -> int:
+        """Return the number up to which an incarnation's messages were judged or skipped."""
+        ...
+
+    def put_judging(self, device: str, incarnation: Incarnation, seq: int) -> None:
+        """Note the number up to which an incarnation's messages were judged or skipped."""
+        ...
+
+    def newest_judged(self, device: str) -> Incarnation | None:
+        """Return the incarnation with the highest counter of which a window was judged."""
+        ...
+
+    def unjudged(self, stale_s: float) -> Sequence[tuple[str, Incarnation]]:
+        """Return the incarnations with windows received before `stale_s` that are not judged yet."""
+        ...
+
+    def windows_in(self, device: str, incarnation: Incarnation, first: int, last: int) -> Sequence[WindowRow]:
+        """Return an incarnation's windows numbered `first` to `last`, by number."""
+        ...
+
+    def cell_windows(self, device: str, release: str, variant: str) -> Sequence[WindowRow]:
+        """Return a cell's windows in order of incarnation and number, as far as they were judged."""
+        ...
+
+    def events(self, after: int, limit: int) -> Sequence[EventRow]:
+        """Return what devices reported, in the log's order."""
+        ...
+
+    def class_devices(self, device_class: str) -> int:
+        """Return how many devices have said that they are of a class."""
+        ...
+
+    def device_class(self, device: str) -> str | None:
+        """Return the class that a device has said it is of."""
+        ...
+
+    def knows_device(self, device: str) -> bool:
+        """Return whether a device was enrolled or has been heard of."""
+        ...
+
+    def cell_count(self) -> int:
+        """Return how many cells there are."""
+        ...
+
+    def add_skip(self, device: str, incarnation: Incarnation, first: int, last: int, reason: str) -> None:
+        """Write down that numbers were passed over, so that a replay passes them over too."""
+        ...
+
+    def context(self, digest: str) -> RunContext | None:
+        """Return a run context."""
+        ...
+
+    def manifest(self, release: str) -> Manifest | None:
+        """Return a release's manifest."""
+        ...
+
+    def policy(self) -> Policy:
+        """Return the policy in force."""
+        ...
+
+    def put_policy(self, policy: Policy, now_s: float) -> None:
+        """Put a policy in force."""
+        ...
+
+    def class_baseline(self, key: ClassKey) -> ClassBaseline | None:
+        """Return the baseline of a device class for one variant of a release."""
+        ...
+
+    def put_class_baseline(self, key: ClassKey, baseline: ClassBaseline) -> None:
+        """Write a baseline."""
+        ...
+
+    def cell(self, device: str, release: str, variant: str) -> Cell | None:
+        """Return the judge's state of one device × variant."""
+        ...
+
+    def class_cells(self, key: ClassKey) -> Sequence[Cell]:
+        """Return the judge's states of a class for one variant of a release."""
+        ...
+
+    def put_cell(self, cell: Cell, row: CellRow) -> None:
+        """Write the judge's state of a cell and what readers see of it; the row's version is given anew."""
+        ...
+
+    def silent_since(self, heard_before_s: float) -> Sequence[CellRow]:
+        """Return the cells, not silent yet, whose device was last heard of before then."""
+        ...
+
+    def put_row(self, row: CellRow) -> None:
+        """Write what readers see of a cell, its state unchanged."""
+        ...
+
+    def open_flag(self, flag: FlagRow) -> None:
+        """Write a new flag; its id is given anew."""
+        ...
+
+    def clear_flag(self, device: str, release: str, variant: str, metric: Metric, now_s: float) -> None:
+        """Close the open flag of a cell's metric."""
+        ...
+
+    # steer: what devices should do
+
+    def assignments(self) -> dict[str, str | None]:
+        """Return the release of each device, ``*`` for those not named."""
+        ...
+
+    def put_assignment(self, device: str, release: str | None, now_s: float) -> None:
+        """Assign a release."""
+        ...
+
+    def steerable(self) -> Sequence[SteeredDevice]:
+        """Return the devices that have told their class."""
+        ...
+
+    def limits(self, release: str, device_class: str) -> dict[str, tuple[Limit, ...]]:
+        """Return the limits in force, by variant."""
+        ...
+
+    def desired(self, device: str) -> Desired | None:
+        """Return what a device was last told to do."""
+        ...
+
+    def put_desired(self, desired: Desired) -> None:
+        """Write what a device should do, to be sent."""
+        ...
+
+    # access and releases
+
+    def put_credential(self, device: str, token_hash: str, now_s: float) -> bool:
+        """Enrol a device; False where it is enrolled already."""
+        ...
+
+    def put_release(self, digest: str, manifest: bytes, model: str, now_s: float) -> None:
+        """Keep a release's manifest."""
+        ...
+
+    # outgoing: what is to be sent
+
+    def receipts_due(self, limit: int) -> Sequence[tuple[str, int]]:
+        """Return devices that a receipt is due to, each with a mark that changes whenever one becomes due again."""
+        ...
+
+    def receipt(self, device: str) -> Receipt:
+        """Return what is on disk of a device's messages, recomputed from rows."""
+        ...
+
+    def receipt_sent(self, device: str, mark: int) -> None:
+        """Note that a receipt went out that was made after `mark`."""
+        ...
+
+    def desired_due(self, limit: int) -> Sequence[Desired]:
+        """Return desired rows not sent yet."""
+        ...
+
+    def desired_sent(self, device: str, revision: int) -> None:
+        """Note that a revision went out."""
+        ...
+
+
+class Writer(Protocol):
+    """The one writing connection."""
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Return a context: what is done within is on disk when it is left, or not at all if it raises."""
+        ...

@@ -1,0 +1,193 @@
+"""What the store hands out: frozen values, which the API returns as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from evenfleet_collector.cell import Metric, MetricVerdict
+from evenfleet_collector.seqs import Ranges
+from evenfleet_collector.tolerance import Verdict
+from evenfleet_shared.manifest import Format, Manifest
+from evenfleet_shared.messages import Incarnation, RunContext, Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRow:
+    """A device that was enrolled or has been heard of. Times are seconds since 1970, by the collector's clock."""
+
+    device: str
+    device_class: str | None
+    status: Literal["enrolled", "birth", "sleeping", "gone", "lost"]
+    agent_version: str | None
+    release: str | None
+    verdict: Verdict | None
+    first_seen_s: float | None
+    last_seen_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowRow:
+    """One window as it was received, with the number that the log gave it."""
+
+    id: int
+    received_s: float
+    backfill: bool
+    window: Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRow:
+    """One device × variant of a release: its verdict, by metric, and the figures of its latest window.
+
+    `refusal` is set where the device cannot run the variant; there are no figures then. `version` grows with every
+    change of any cell, so that a reader can ask for what is new.
+    """
+
+    version: int
+    device: str
+    device_class: str
+    release: str
+    variant: str
+    verdict: Verdict
+    reason: str
+    metrics: tuple[MetricVerdict, ...]
+    refusal: str | None
+    phase: Literal["burn-in", "calibrating", "judged", "refused"]
+    windows: int
+    accuracy_ratio: float | None
+    accuracy_delta: float | None
+    noise_class: str | None
+    p50_ms: float | None
+    p95_ms: float | None
+    peak_bytes: int | None
+    run: RunContext | None
+    updated_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlagRow:
+    """A stretch of `outside` on one device × variant × metric; `evidence_json` is what made it, step by step."""
+
+    id: int
+    device: str
+    device_class: str
+    release: str
+    variant: str
+    metric: Metric
+    reason: str
+    opened_s: float
+    cleared_s: float | None
+    evidence_json: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseRow:
+    """A release that was pushed. `complete` once every artifact of it is here."""
+
+    release: str
+    model: str
+    pushed_s: float
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRow:
+    """Something that a device reported."""
+
+    id: int
+    device: str
+    event: str
+    release: str | None
+    variant: str | None
+    detail: str
+    received_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterRow:
+    """A message that could not be taken, and why."""
+
+    id: int
+    received_s: float
+    topic: str
+    reason: str
+    detail: str
+    size_bytes: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossRow:
+    """Numbers of an incarnation that will never come."""
+
+    device: str
+    incarnation: Incarnation
+    first_seq: int
+    last_seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """The loss balance: measured = committed + refused + lost + in flight, in numbered messages."""
+
+    measured: int
+    committed: int
+    refused: int
+    lost: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """The collector in figures."""
+
+    devices: int
+    windows: int
+    flags_open: int
+    dead_letters: int
+    balance: Balance
+    ingested: dict[str, int]
+    dead_letters_by_reason: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncarnationRow:
+    """What is known of one incarnation's numbers.
+
+    `settled` are those that need no waiting for: committed, refused or lost. `floor` is the lowest that the device
+    still held when last heard of, `highest` the highest it has given out as far as known.
+    """
+
+    device: str
+    incarnation: Incarnation
+    settled: Ranges = ()
+    floor: int = 1
+    highest: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewWindow:
+    """A window to append to the log."""
+
+    window: Window
+    backfill: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrivalRow:
+    """A window's place in the log, without the window."""
+
+    id: int
+    device: str
+    incarnation: Incarnation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteeredDevice:
+    """A device that has been born, and what it can run."""
+
+    device: str
+    device_class: str
+    formats: tuple[Format, ...]

@@ -1,0 +1,161 @@
+"""The tables of `fleet.sqlite`, as migrations that sqlite-utils applies in order.
+
+Readable columns stand beside each `body`, which holds the message as JSON: the file can be asked with sqlite-utils,
+datasette or DuckDB without this program. Times end in `_s`: seconds since 1970 by the collector's clock.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("evenfleet")
+
+_LIFE: dict[str, Any] = {"device": str, "counter": int, "random": str}
+_CELL: dict[str, Any] = {"device": str, "release": str, "variant": str}
+
+
+@migrations()
+def m001_first_tables(db: Database) -> None:
+    """Create everything that the first version keeps."""
+    _create(
+        db,
+        "devices",
+        {
+            "device": str,
+            "device_class": str,
+            "status": str,
+            "session": str,
+            "agent_version": str,
+            "formats": str,
+            "desired_revision": int,
+            "first_seen_s": float,
+            "last_seen_s": float,
+        },
+        pk="device",
+    )
+    _create(db, "credentials", {"device": str, "token_hash": str, "enrolled_s": float}, pk="device")
+    _create(
+        db,
+        "incarnations",
+        {**_LIFE, "floor": int, "highest": int, "judged_to": int},
+        pk=("device", "counter", "random"),
+    )
+    _create(db, "settled", {**_LIFE, "first": int, "last": int}, pk=("device", "counter", "random", "first"))
+    _create(db, "refusals", {**_LIFE, "seq": int, "reason": str}, pk=("device", "counter", "random", "seq"))
+    _create(
+        db,
+        "losses",
+        {**_LIFE, "first": int, "last": int, "reason": str, "noted_s": float},
+        pk=("device", "counter", "random", "first"),
+    )
+    _create(db, "receipts_due", {"device": str, "mark": int}, pk="device")
+    _create(
+        db,
+        "windows",
+        {
+            "id": int,
+            **_LIFE,
+            "seq": int,
+            "release": str,
+            "variant": str,
+            "context": str,
+            "received_s": float,
+            "backfill": int,
+            "p50_ms": float,
+            "p95_ms": float,
+            "n": int,
+            "errors": int,
+            "golden_n": int,
+            "peak_bytes": int,
+            "body": bytes,
+        },
+        pk="id",
+    )
+    db.table("windows").create_index(["device", "counter", "random", "seq"], unique=True)
+    db.table("windows").create_index(["device", "release", "variant", "counter", "seq"])
+    db.table("windows").create_index(["received_s"])
+    _create(
+        db, "skips", {**_LIFE, "first": int, "last": int, "reason": str}, pk=("device", "counter", "random", "first")
+    )
+    _create(db, "contexts", {"digest": str, "first_seen_s": float, "body": bytes}, pk="digest")
+    _create(
+        db,
+        "events",
+        {
+            "id": int,
+            **_LIFE,
+            "seq": int,
+            "event": str,
+            "release": str,
+            "variant": str,
+            "detail": str,
+            "received_s": float,
+            "body": bytes,
+        },
+        pk="id",
+    )
+    db.table("events").create_index(["device", "id"])
+    _create(
+        db,
+        "dead_letters",
+        {
+            "id": int,
+            "received_s": float,
+            "topic": str,
+            "reason": str,
+            "detail": str,
+            "size_bytes": int,
+            "payload": bytes,
+        },
+        pk="id",
+    )
+    _create(db, "tallies", {"name": str, "count": int}, pk="name")
+    _create(db, "cursors", {"name": str, "position": int}, pk="name")
+    _create(db, "releases", {"release": str, "model": str, "pushed_s": float, "manifest": bytes}, pk="release")
+    _create(db, "policies", {"revision": int, "set_s": float, "body": bytes}, pk="revision")
+    _create(db, "assignments", {"device": str, "release": str, "assigned_s": float}, pk="device")
+    _create(db, "desired", {"device": str, "revision": int, "sent": int, "body": bytes}, pk="device")
+    _create(
+        db,
+        "class_baselines",
+        {"release": str, "variant": str, "device_class": str, "body": bytes},
+        pk=("release", "variant", "device_class"),
+    )
+    _create(
+        db,
+        "cells",
+        {
+            **_CELL,
+            "device_class": str,
+            "verdict": str,
+            "version": int,
+            "updated_s": float,
+            "row": bytes,
+            "state": bytes,
+        },
+        pk=("device", "release", "variant"),
+    )
+    db.table("cells").create_index(["version"])
+    db.table("cells").create_index(["release", "variant", "device_class"])
+    _create(
+        db,
+        "flags",
+        {
+            "id": int,
+            **_CELL,
+            "device_class": str,
+            "metric": str,
+            "reason": str,
+            "opened_s": float,
+            "cleared_s": float,
+            "evidence": bytes,
+        },
+        pk="id",
+    )
+    db.table("flags").create_index(["device", "release", "variant", "metric"])
+
+
+def _create(db: Database, name: str, columns: dict[str, Any], *, pk: str | tuple[str, ...]) -> None:
+    db.table(name).create(columns, pk=pk)

@@ -1,0 +1,795 @@
+"""The store in one SQLite file: one writing connection, and one reading connection per thread that asks.
+
+sqlite-utils does the schema and its migrations; the statements of the hot path are written out. The write-ahead log
+lets readers go on while the writer commits; `synchronous=FULL` makes a commit outlive a power cut, which at batches of
+hundreds costs nothing measurable.
+
+* What a transaction did is on disk when it is left, or not at all.
+* The file is the only state: closing at any instant and opening again loses nothing committed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+import msgspec
+from sqlite_utils import Database
+
+from evenfleet_collector.cell import Cell, ClassBaseline, ClassKey, Metric
+from evenfleet_collector.seqs import contiguous, gaps, size
+from evenfleet_collector.store.rows import (
+    ArrivalRow,
+    Balance,
+    CellRow,
+    DeadLetterRow,
+    DeviceRow,
+    EventRow,
+    FlagRow,
+    IncarnationRow,
+    LossRow,
+    NewWindow,
+    ReleaseRow,
+    Stats,
+    SteeredDevice,
+    WindowRow,
+)
+from evenfleet_collector.store.schema import migrations
+from evenfleet_collector.tolerance import Policy, Verdict, combine
+from evenfleet_shared import manifest as manifests
+from evenfleet_shared.errors import MessageError, StoreError
+from evenfleet_shared.manifest import Manifest
+from evenfleet_shared.messages import (
+    Context,
+    Desired,
+    Event,
+    Incarnation,
+    IncarnationReceipt,
+    Limit,
+    Receipt,
+    Refusal,
+    RunContext,
+    State,
+    Window,
+)
+
+T = TypeVar("T")
+
+FILE_NAME: Final = "fleet.sqlite"
+
+# A dead letter is kept for a person to look at: its start will do.
+MAX_DEAD_LETTER_BYTES: Final = 16 * 1024
+# A receipt speaks of the lives that a device may still hold messages of.
+RECEIPT_INCARNATIONS: Final = 8
+RECEIPT_LIST: Final = 256
+
+Connect = Callable[[], sqlite3.Connection]
+
+_LIFE: Final = "device = ? AND counter = ? AND random = ?"
+_CELL: Final = "device = ? AND release = ? AND variant = ?"
+
+
+def open_writer(directory: Path) -> SqliteWriter:
+    """Open, create or migrate the database of a data directory for writing.
+
+    Raises:
+        StoreError: The directory cannot be written, or the file is no database of ours.
+    """
+    path = directory / FILE_NAME
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return SqliteWriter(lambda: sqlite3.connect(path, isolation_level=None, check_same_thread=False))
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"cannot open the store {path}: {error}; expected a writable directory") from None
+
+
+def open_reader(directory: Path) -> SqliteReader:
+    """Open the database of a data directory for reading; it must exist."""
+    uri = f"file:{quote(str(directory / FILE_NAME))}?mode=ro"
+    return SqliteReader(lambda: sqlite3.connect(uri, uri=True, isolation_level=None))
+
+
+class SqliteWriter:
+    """The one writing connection; also its own `Transaction`."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connection = connect()
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=FULL")
+        migrations.apply(Database(self._connection))
+
+    def close(self) -> None:
+        """Close the connection; an open transaction is rolled back."""
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[SqliteWriter]:
+        """Begin, and commit at the end unless an error leaves the block."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise StoreError(f"the store refused to write: {error}; nothing of this batch was kept") from error
+
+    # ingest
+
+    def incarnation(self, device: str, incarnation: Incarnation) -> IncarnationRow:
+        key = (device, *incarnation)
+        known = self._one(f"SELECT floor, highest FROM incarnations WHERE {_LIFE}", key)
+        floor, highest = known or (1, 0)
+        return IncarnationRow(
+            device=device, incarnation=incarnation, settled=self._settled(key), floor=floor, highest=highest
+        )
+
+    def put_incarnation(self, row: IncarnationRow) -> None:
+        key = (row.device, *row.incarnation)
+        self._run(
+            "INSERT INTO incarnations (device, counter, random, floor, highest, judged_to) VALUES (?, ?, ?, ?, ?, 0)"
+            " ON CONFLICT DO UPDATE SET floor = excluded.floor, highest = excluded.highest",
+            (*key, row.floor, row.highest),
+        )
+        before = self._settled(key)
+        gone = [(*key, first) for first, last in before if (first, last) not in row.settled]
+        new = [(*key, first, last) for first, last in row.settled if (first, last) not in before]
+        self._many(f"DELETE FROM settled WHERE {_LIFE} AND first = ?", gone)
+        self._many("INSERT INTO settled (device, counter, random, first, last) VALUES (?, ?, ?, ?, ?)", new)
+
+    def add_windows(self, windows: Sequence[NewWindow], now_s: float) -> None:
+        self._many(
+            "INSERT INTO windows (device, counter, random, seq, release, variant, context, received_s, backfill,"
+            " p50_ms, p95_ms, n, errors, golden_n, peak_bytes, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [_window_values(new.window, new.backfill, now_s) for new in windows],
+        )
+
+    def add_context(self, context: Context, now_s: float) -> None:
+        self._run(
+            "INSERT INTO contexts (digest, first_seen_s, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (context.digest, now_s, msgspec.json.encode(context.run)),
+        )
+
+    def add_event(self, event: Event, now_s: float) -> None:
+        self._run(
+            "INSERT INTO events (device, counter, random, seq, event, release, variant, detail, received_s, body)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                event.device,
+                *event.incarnation,
+                event.seq,
+                event.event,
+                event.release,
+                event.variant,
+                event.detail,
+                now_s,
+                msgspec.json.encode(event),
+            ),
+        )
+
+    def add_refusal(self, device: str, incarnation: Incarnation, refusal: Refusal) -> None:
+        self._run(
+            "INSERT INTO refusals (device, counter, random, seq, reason) VALUES (?, ?, ?, ?, ?)",
+            (device, *incarnation, refusal.seq, refusal.reason),
+        )
+
+    def add_loss(self, loss: LossRow, now_s: float) -> None:
+        self._run(
+            "INSERT INTO losses (device, counter, random, first, last, reason, noted_s) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (loss.device, *loss.incarnation, loss.first_seq, loss.last_seq, loss.reason, now_s),
+        )
+
+    def explain_loss(self, loss: LossRow) -> None:
+        self._run(
+            f"UPDATE losses SET reason = ? WHERE {_LIFE} AND reason = 'unexplained' AND first >= ? AND last <= ?",
+            (loss.reason, loss.device, *loss.incarnation, loss.first_seq, loss.last_seq),
+        )
+
+    def see_device(self, device: str, now_s: float) -> None:
+        self._run(
+            "INSERT INTO devices (device, status, first_seen_s, last_seen_s) VALUES (?, 'enrolled', ?, ?)"
+            " ON CONFLICT DO UPDATE SET last_seen_s = excluded.last_seen_s,"
+            " first_seen_s = coalesce(first_seen_s, excluded.first_seen_s)",
+            (device, now_s, now_s),
+        )
+
+    def put_state(self, state: State, now_s: float) -> None:
+        self.see_device(state.device, now_s)
+        if state.status == "birth":
+            self._run(
+                "UPDATE devices SET status = 'birth', session = ?, device_class = ?, agent_version = ?, formats = ?,"
+                " desired_revision = ? WHERE device = ?",
+                (
+                    state.session,
+                    state.device_class,
+                    state.agent_version,
+                    ",".join(state.formats),
+                    state.desired_revision,
+                    state.device,
+                ),
+            )
+            # A new session has a new subscription, and downlink messages are not kept for it: all is sent again.
+            self._run("UPDATE desired SET sent = 0 WHERE device = ?", (state.device,))
+        else:
+            self._run(
+                "UPDATE devices SET status = ? WHERE device = ? AND session = ?",
+                (state.status, state.device, state.session),
+            )
+
+    def add_dead_letter(self, topic: str, error: MessageError, payload: bytes, now_s: float) -> None:
+        self._run(
+            "INSERT INTO dead_letters (received_s, topic, reason, detail, size_bytes, payload) VALUES (?, ?, ?, ?, ?, ?)",
+            (now_s, topic[:500], error.reason, error.detail, len(payload), payload[:MAX_DEAD_LETTER_BYTES]),
+        )
+
+    def tally(self, name: str, count: int) -> None:
+        self._run(
+            "INSERT INTO tallies (name, count) VALUES (?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count",
+            (name, count),
+        )
+
+    def mark_receipt_due(self, device: str) -> None:
+        self._run(
+            "INSERT INTO receipts_due (device, mark) VALUES (?, 1) ON CONFLICT DO UPDATE SET mark = mark + 1", (device,)
+        )
+
+    # judge
+
+    def cursor(self, name: str) -> int:
+        row = self._one("SELECT position FROM cursors WHERE name = ?", (name,))
+        return int(row[0]) if row else 0
+
+    def put_cursor(self, name: str, position: int) -> None:
+        self._run(
+            "INSERT INTO cursors (name, position) VALUES (?, ?) ON CONFLICT DO UPDATE SET position = excluded.position",
+            (name, position),
+        )
+
+    def arrivals(self, after: int, limit: int) -> Sequence[ArrivalRow]:
+        rows = self._all(
+            "SELECT id, device, counter, random FROM windows WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
+        )
+        return [ArrivalRow(id=i, device=device, incarnation=Incarnation(c, r)) for i, device, c, r in rows]
+
+    def judging(self, device: str, incarnation: Incarnation) -> int:
+        row = self._one(f"SELECT judged_to FROM incarnations WHERE {_LIFE}", (device, *incarnation))
+        return int(row[0]) if row else 0
+
+    def put_judging(self, device: str, incarnation: Incarnation, seq: int) -> None:
+        self._run(f"UPDATE incarnations SET judged_to = ? WHERE {_LIFE}", (seq, device, *incarnation))
+
+    def newest_judged(self, device: str) -> Incarnation | None:
+        row = self._one(
+            "SELECT counter, random FROM incarnations WHERE device = ? AND judged_to > 0"
+            " ORDER BY counter DESC, random DESC LIMIT 1",
+            (device,),
+        )
+        return Incarnation(*row) if row else None
+
+    def unjudged(self, stale_s: float) -> Sequence[tuple[str, Incarnation]]:
+        rows = self._all(
+            "SELECT i.device, i.counter, i.random FROM incarnations i WHERE i.highest > i.judged_to AND EXISTS ("
+            "SELECT 1 FROM windows w WHERE w.device = i.device AND w.counter = i.counter AND w.random = i.random"
+            " AND w.seq > i.judged_to AND w.received_s < ?)",
+            (stale_s,),
+        )
+        return [(device, Incarnation(c, r)) for device, c, r in rows]
+
+    def windows_in(self, device: str, incarnation: Incarnation, first: int, last: int) -> Sequence[WindowRow]:
+        return _window_rows(
+            self._all(
+                f"SELECT id, received_s, backfill, body FROM windows WHERE {_LIFE} AND seq BETWEEN ? AND ? ORDER BY seq",
+                (device, *incarnation, first, last),
+            )
+        )
+
+    def cell_windows(self, device: str, release: str, variant: str) -> Sequence[WindowRow]:
+        return _window_rows(
+            self._all(
+                "SELECT w.id, w.received_s, w.backfill, w.body FROM windows w JOIN incarnations i"
+                " ON i.device = w.device AND i.counter = w.counter AND i.random = w.random AND w.seq <= i.judged_to"
+                " WHERE w.device = ? AND w.release = ? AND w.variant = ? ORDER BY w.counter, w.seq",
+                (device, release, variant),
+            )
+        )
+
+    def events(self, after: int, limit: int) -> Sequence[EventRow]:
+        return _event_rows(
+            self._all(
+                "SELECT id, device, event, release, variant, detail, received_s FROM events WHERE id > ?"
+                " ORDER BY id LIMIT ?",
+                (after, limit),
+            )
+        )
+
+    def class_devices(self, device_class: str) -> int:
+        (count,) = self._one("SELECT count(*) FROM devices WHERE device_class = ?", (device_class,)) or (0,)
+        return int(count)
+
+    def device_class(self, device: str) -> str | None:
+        row = self._one("SELECT device_class FROM devices WHERE device = ?", (device,))
+        return row[0] if row else None
+
+    def knows_device(self, device: str) -> bool:
+        return self._one("SELECT 1 FROM devices WHERE device = ?", (device,)) is not None
+
+    def cell_count(self) -> int:
+        (count,) = self._one("SELECT count(*) FROM cells", ()) or (0,)
+        return int(count)
+
+    def add_skip(self, device: str, incarnation: Incarnation, first: int, last: int, reason: str) -> None:
+        self._run(
+            "INSERT INTO skips (device, counter, random, first, last, reason) VALUES (?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT DO NOTHING",
+            (device, *incarnation, first, last, reason),
+        )
+
+    def context(self, digest: str) -> RunContext | None:
+        row = self._one("SELECT body FROM contexts WHERE digest = ?", (digest,))
+        return msgspec.json.decode(row[0], type=RunContext) if row else None
+
+    def manifest(self, release: str) -> Manifest | None:
+        row = self._one("SELECT manifest FROM releases WHERE release = ?", (release,))
+        return manifests.decode(row[0], f"release {release[:12]}") if row else None
+
+    def policy(self) -> Policy:
+        row = self._one("SELECT body FROM policies ORDER BY revision DESC LIMIT 1", ())
+        return msgspec.json.decode(row[0], type=Policy) if row else Policy()
+
+    def put_policy(self, policy: Policy, now_s: float) -> None:
+        self._run(
+            "INSERT INTO policies (revision, set_s, body) VALUES (?, ?, ?)",
+            (policy.revision, now_s, msgspec.json.encode(policy)),
+        )
+
+    def class_baseline(self, key: ClassKey) -> ClassBaseline | None:
+        row = self._one("SELECT body FROM class_baselines WHERE release = ? AND variant = ? AND device_class = ?", key)
+        return msgspec.json.decode(row[0], type=ClassBaseline) if row else None
+
+    def put_class_baseline(self, key: ClassKey, baseline: ClassBaseline) -> None:
+        self._run(
+            "INSERT INTO class_baselines (release, variant, device_class, body) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET body = excluded.body",
+            (*key, msgspec.json.encode(baseline)),
+        )
+
+    def cell(self, device: str, release: str, variant: str) -> Cell | None:
+        row = self._one(f"SELECT state FROM cells WHERE {_CELL}", (device, release, variant))
+        return msgspec.json.decode(row[0], type=Cell) if row and row[0] else None
+
+    def class_cells(self, key: ClassKey) -> Sequence[Cell]:
+        rows = self._all(
+            "SELECT state FROM cells WHERE release = ? AND variant = ? AND device_class = ? AND state IS NOT NULL"
+            " ORDER BY device",
+            key,
+        )
+        return [msgspec.json.decode(state, type=Cell) for (state,) in rows]
+
+    def put_cell(self, cell: Cell, row: CellRow) -> None:
+        self.put_row(row)
+        self._run(
+            f"UPDATE cells SET state = ? WHERE {_CELL}",
+            (msgspec.json.encode(cell), row.device, row.release, row.variant),
+        )
+
+    def put_row(self, row: CellRow) -> None:
+        (version,) = self._one("SELECT coalesce(max(version), 0) + 1 FROM cells", ()) or (1,)
+        row = replace(row, version=version)
+        self._run(
+            "INSERT INTO cells (device, release, variant, device_class, verdict, version, updated_s, row)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET device_class = excluded.device_class,"
+            " verdict = excluded.verdict, version = excluded.version, updated_s = excluded.updated_s,"
+            " row = excluded.row",
+            (
+                row.device,
+                row.release,
+                row.variant,
+                row.device_class,
+                row.verdict,
+                version,
+                row.updated_s,
+                msgspec.json.encode(row),
+            ),
+        )
+
+    def silent_since(self, heard_before_s: float) -> Sequence[CellRow]:
+        rows = self._all(
+            "SELECT c.row FROM cells c JOIN devices d ON d.device = c.device"
+            " WHERE d.last_seen_s < ? AND c.verdict != 'silent' ORDER BY c.device, c.variant",
+            (heard_before_s,),
+        )
+        return [msgspec.json.decode(row, type=CellRow) for (row,) in rows]
+
+    def open_flag(self, flag: FlagRow) -> None:
+        self._run(
+            "INSERT INTO flags (device, release, variant, device_class, metric, reason, opened_s, evidence)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                flag.device,
+                flag.release,
+                flag.variant,
+                flag.device_class,
+                flag.metric,
+                flag.reason,
+                flag.opened_s,
+                flag.evidence_json,
+            ),
+        )
+
+    def clear_flag(self, device: str, release: str, variant: str, metric: Metric, now_s: float) -> None:
+        self._run(
+            f"UPDATE flags SET cleared_s = ? WHERE {_CELL} AND metric = ? AND cleared_s IS NULL",
+            (now_s, device, release, variant, metric),
+        )
+
+    # steer
+
+    def assignments(self) -> dict[str, str | None]:
+        return dict(self._all("SELECT device, release FROM assignments", ()))
+
+    def put_assignment(self, device: str, release: str | None, now_s: float) -> None:
+        self._run(
+            "INSERT INTO assignments (device, release, assigned_s) VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET release = excluded.release, assigned_s = excluded.assigned_s",
+            (device, release, now_s),
+        )
+
+    def steerable(self) -> Sequence[SteeredDevice]:
+        rows = self._all(
+            "SELECT device, device_class, formats FROM devices WHERE device_class IS NOT NULL ORDER BY device", ()
+        )
+        return [
+            SteeredDevice(device=device, device_class=device_class, formats=tuple(formats.split(",")))
+            for device, device_class, formats in rows
+        ]
+
+    def limits(self, release: str, device_class: str) -> dict[str, tuple[Limit, ...]]:
+        rows = self._all(
+            "SELECT variant, body FROM class_baselines WHERE release = ? AND device_class = ?",
+            (release, device_class),
+        )
+        return {variant: msgspec.json.decode(body, type=ClassBaseline).limits for variant, body in rows}
+
+    def desired(self, device: str) -> Desired | None:
+        row = self._one("SELECT body FROM desired WHERE device = ?", (device,))
+        return msgspec.json.decode(row[0], type=Desired) if row else None
+
+    def put_desired(self, desired: Desired) -> None:
+        self._run(
+            "INSERT INTO desired (device, revision, sent, body) VALUES (?, ?, 0, ?)"
+            " ON CONFLICT DO UPDATE SET revision = excluded.revision, sent = 0, body = excluded.body",
+            (desired.device, desired.revision, msgspec.json.encode(desired)),
+        )
+
+    # access and releases
+
+    def put_credential(self, device: str, token_hash: str, now_s: float) -> bool:
+        done = self._connection.execute(
+            "INSERT INTO credentials (device, token_hash, enrolled_s) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+            (device, token_hash, now_s),
+        )
+        if done.rowcount:
+            self._run("INSERT INTO devices (device, status) VALUES (?, 'enrolled') ON CONFLICT DO NOTHING", (device,))
+        return bool(done.rowcount)
+
+    def put_release(self, digest: str, manifest: bytes, model: str, now_s: float) -> None:
+        self._run(
+            "INSERT INTO releases (release, model, pushed_s, manifest) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (digest, model, now_s, manifest),
+        )
+
+    # outgoing
+
+    def receipts_due(self, limit: int) -> Sequence[tuple[str, int]]:
+        return self._all("SELECT device, mark FROM receipts_due ORDER BY device LIMIT ?", (limit,))
+
+    def receipt(self, device: str) -> Receipt:
+        lives = self._all(
+            "SELECT counter, random, floor FROM incarnations WHERE device = ?"
+            " ORDER BY counter DESC, random DESC LIMIT ?",
+            (device, RECEIPT_INCARNATIONS),
+        )
+        return Receipt(
+            device=device,
+            last_counter=max((counter for counter, _, _ in lives), default=0),
+            incarnations=tuple(self._life_receipt(device, Incarnation(c, r), floor) for c, r, floor in lives),
+        )
+
+    def receipt_sent(self, device: str, mark: int) -> None:
+        self._run("DELETE FROM receipts_due WHERE device = ? AND mark = ?", (device, mark))
+
+    def desired_due(self, limit: int) -> Sequence[Desired]:
+        rows = self._all("SELECT body FROM desired WHERE sent = 0 ORDER BY device LIMIT ?", (limit,))
+        return [msgspec.json.decode(body, type=Desired) for (body,) in rows]
+
+    def desired_sent(self, device: str, revision: int) -> None:
+        self._run("UPDATE desired SET sent = 1 WHERE device = ? AND revision = ?", (device, revision))
+
+    def _life_receipt(self, device: str, incarnation: Incarnation, floor: int) -> IncarnationReceipt:
+        settled = self._settled((device, *incarnation))
+        refused = self._all(
+            f"SELECT seq, reason FROM refusals WHERE {_LIFE} AND seq >= ? ORDER BY seq LIMIT ?",
+            (device, *incarnation, floor, RECEIPT_LIST),
+        )
+        return IncarnationReceipt(
+            incarnation=incarnation,
+            contiguous=contiguous(settled),
+            gaps=gaps(settled)[:RECEIPT_LIST],
+            refused=tuple(Refusal(seq=seq, reason=reason) for seq, reason in refused),
+        )
+
+    def _settled(self, key: tuple[Any, ...]) -> tuple[tuple[int, int], ...]:
+        return tuple(self._all(f"SELECT first, last FROM settled WHERE {_LIFE} ORDER BY first", key))
+
+    def _one(self, sql: str, values: Sequence[Any]) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = self._connection.execute(sql, values).fetchone()
+        return row
+
+    def _all(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        return self._connection.execute(sql, values).fetchall()
+
+    def _run(self, sql: str, values: Sequence[Any]) -> None:
+        self._connection.execute(sql, values)
+
+    def _many(self, sql: str, values: Iterable[Sequence[Any]]) -> None:
+        self._connection.executemany(sql, values)
+
+
+class SqliteReader:
+    """Answers from a read-only connection of the asking thread."""
+
+    def __init__(self, connect: Connect) -> None:
+        self._connect = connect
+        self._threads = threading.local()
+
+    def devices(self, *, after: str = "", limit: int = 100) -> Sequence[DeviceRow]:
+        rows = self._all(f"{_DEVICES} WHERE d.device > ? ORDER BY d.device LIMIT ?", (after, limit))
+        return [self._device_row(row) for row in rows]
+
+    def device(self, device: str) -> DeviceRow | None:
+        rows = self._all(f"{_DEVICES} WHERE d.device = ?", (device,))
+        return self._device_row(rows[0]) if rows else None
+
+    def windows(
+        self,
+        device: str,
+        *,
+        variant: str | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[WindowRow]:
+        where = ["device = ?", "id > ?"]
+        values: list[Any] = [device, after]
+        for clause, value in (("variant = ?", variant), ("received_s >= ?", start_s), ("received_s < ?", end_s)):
+            if value is not None:
+                where.append(clause)
+                values.append(value)
+        return _window_rows(
+            self._all(
+                f"SELECT id, received_s, backfill, body FROM windows WHERE {' AND '.join(where)} ORDER BY id LIMIT ?",
+                (*values, limit),
+            )
+        )
+
+    def cells(
+        self, *, release: str | None = None, device: str | None = None, after_version: int = 0
+    ) -> Sequence[CellRow]:
+        where = ["version > ?"]
+        values: list[Any] = [after_version]
+        for clause, value in (("release = ?", release), ("device = ?", device)):
+            if value is not None:
+                where.append(clause)
+                values.append(value)
+        rows = self._all(f"SELECT row FROM cells WHERE {' AND '.join(where)} ORDER BY device, variant", values)
+        return [msgspec.json.decode(row, type=CellRow) for (row,) in rows]
+
+    def last_version(self) -> int:
+        return int(self._all("SELECT coalesce(max(version), 0) FROM cells", ())[0][0])
+
+    def flags(
+        self, *, device: str | None = None, only_open: bool = True, after: int = 0, limit: int = 100
+    ) -> Sequence[FlagRow]:
+        where = ["id > ?"]
+        values: list[Any] = [after]
+        if device is not None:
+            where.append("device = ?")
+            values.append(device)
+        if only_open:
+            where.append("cleared_s IS NULL")
+        rows = self._all(f"{_FLAGS} WHERE {' AND '.join(where)} ORDER BY id LIMIT ?", (*values, limit))
+        return [_flag_row(row) for row in rows]
+
+    def flag(self, flag_id: int) -> FlagRow | None:
+        rows = self._all(f"{_FLAGS} WHERE id = ?", (flag_id,))
+        return _flag_row(rows[0]) if rows else None
+
+    def releases(self) -> Sequence[ReleaseRow]:
+        return [_release_row(row) for row in self._all(f"{_RELEASES} ORDER BY pushed_s DESC, release", ())]
+
+    def release(self, digest: str) -> ReleaseRow | None:
+        rows = self._all(f"{_RELEASES} WHERE substr(release, 1, ?) = ? LIMIT 2", (len(digest), digest))
+        return _release_row(rows[0]) if len(rows) == 1 else None
+
+    def events(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[EventRow]:
+        return _event_rows(
+            self._all(
+                "SELECT id, device, event, release, variant, detail, received_s FROM events"
+                " WHERE device = ? AND id > ? ORDER BY id LIMIT ?",
+                (device, after, limit),
+            )
+        )
+
+    def losses(self, device: str) -> Sequence[LossRow]:
+        rows = self._all(
+            "SELECT counter, random, first, last, reason FROM losses WHERE device = ? ORDER BY counter, random, first",
+            (device,),
+        )
+        return [
+            LossRow(device=device, incarnation=Incarnation(c, r), first_seq=first, last_seq=last, reason=reason)
+            for c, r, first, last, reason in rows
+        ]
+
+    def dead_letters(self, *, after: int = 0, limit: int = 100) -> Sequence[DeadLetterRow]:
+        rows = self._all(
+            "SELECT id, received_s, topic, reason, detail, size_bytes, payload FROM dead_letters"
+            " WHERE id > ? ORDER BY id LIMIT ?",
+            (after, limit),
+        )
+        return [
+            DeadLetterRow(
+                id=i, received_s=at, topic=topic, reason=reason, detail=detail, size_bytes=bytes_, payload=payload
+            )
+            for i, at, topic, reason, detail, bytes_, payload in rows
+        ]
+
+    def policy(self) -> Policy:
+        rows = self._all("SELECT body FROM policies ORDER BY revision DESC LIMIT 1", ())
+        return msgspec.json.decode(rows[0][0], type=Policy) if rows else Policy()
+
+    def assignments(self) -> Mapping[str, str | None]:
+        return dict(self._all("SELECT device, release FROM assignments", ()))
+
+    def credential(self, device: str) -> str | None:
+        rows = self._all("SELECT token_hash FROM credentials WHERE device = ?", (device,))
+        return rows[0][0] if rows else None
+
+    def lag(self) -> int:
+        rows = self._all(
+            "SELECT count(*) FROM windows WHERE id > coalesce((SELECT position FROM cursors WHERE name = 'judge'), 0)",
+            (),
+        )
+        return int(rows[0][0])
+
+    def stats(self) -> Stats:
+        dead = dict(self._all("SELECT reason, count(*) FROM dead_letters GROUP BY reason", ()))
+        return Stats(
+            devices=self._count("devices"),
+            windows=self._count("windows"),
+            flags_open=self._count("flags WHERE cleared_s IS NULL"),
+            dead_letters=sum(dead.values()),
+            balance=self._balance(),
+            ingested=dict(self._all("SELECT name, count FROM tallies", ())),
+            dead_letters_by_reason=dead,
+        )
+
+    def _balance(self) -> Balance:
+        measured = int(self._all("SELECT coalesce(sum(highest), 0) FROM incarnations", ())[0][0])
+        settled = size(tuple(self._all("SELECT first, last FROM settled", ())))
+        refused = self._count("refusals")
+        lost = size(tuple(self._all("SELECT first, last FROM losses", ())))
+        return Balance(
+            measured=measured,
+            committed=settled - refused - lost,
+            refused=refused,
+            lost=lost,
+            in_flight=measured - settled,
+        )
+
+    def _count(self, what: str) -> int:
+        return int(self._all(f"SELECT count(*) FROM {what}", ())[0][0])
+
+    def _device_row(self, row: tuple[Any, ...]) -> DeviceRow:
+        device, device_class, status, agent_version, first_seen_s, last_seen_s, release = row
+        verdicts: list[Verdict] = [
+            verdict
+            for (verdict,) in self._all("SELECT verdict FROM cells WHERE device = ? AND release = ?", (device, release))
+        ]
+        return DeviceRow(
+            device=device,
+            device_class=device_class,
+            status=status,
+            agent_version=agent_version,
+            release=release,
+            verdict=combine(verdicts) if verdicts else None,
+            first_seen_s=first_seen_s,
+            last_seen_s=last_seen_s,
+        )
+
+    def _all(self, sql: str, values: Sequence[Any]) -> list[Any]:
+        connection: sqlite3.Connection | None = getattr(self._threads, "connection", None)
+        if connection is None:
+            connection = self._threads.connection = self._connect()
+            connection.execute("PRAGMA query_only = ON")
+        return connection.execute(sql, values).fetchall()
+
+
+_DEVICES: Final = (
+    "SELECT d.device, d.device_class, d.status, d.agent_version, d.first_seen_s, d.last_seen_s,"
+    " coalesce(a.release, b.release) FROM devices d LEFT JOIN assignments a ON a.device = d.device"
+    " LEFT JOIN assignments b ON b.device = '*'"
+)
+_FLAGS: Final = (
+    "SELECT id, device, device_class, release, variant, metric, reason, opened_s, cleared_s, evidence FROM flags"
+)
+_RELEASES: Final = "SELECT release, model, pushed_s, manifest FROM releases"
+
+
+def _flag_row(row: tuple[Any, ...]) -> FlagRow:
+    flag_id, device, device_class, release, variant, metric, reason, opened_s, cleared_s, evidence = row
+    return FlagRow(
+        id=flag_id,
+        device=device,
+        device_class=device_class,
+        release=release,
+        variant=variant,
+        metric=metric,
+        reason=reason,
+        opened_s=opened_s,
+        cleared_s=cleared_s,
+        evidence_json=evidence,
+    )
+
+
+def _release_row(row: tuple[Any, ...]) -> ReleaseRow:
+    release, model, pushed_s, manifest = row
+    return ReleaseRow(
+        release=release, model=model, pushed_s=pushed_s, manifest=manifests.decode(manifest, f"release {release[:12]}")
+    )
+
+
+def _event_rows(rows: Iterable[tuple[Any, ...]]) -> list[EventRow]:
+    return [
+        EventRow(id=i, device=device, event=event, release=release, variant=variant, detail=detail, received_s=at)
+        for i, device, event, release, variant, detail, at in rows
+    ]
+
+
+def _window_rows(rows: Iterable[tuple[Any, ...]]) -> list[WindowRow]:
+    return [
+        WindowRow(id=i, received_s=at, backfill=bool(backfill), window=msgspec.json.decode(body, type=Window))
+        for i, at, backfill, body in rows
+    ]
+
+
+def _window_values(window: Window, backfill: bool, now_s: float) -> tuple[Any, ...]:
+    latency, accuracy = window.latency, window.accuracy
+    peak = next((reading.bytes for reading in window.memory if reading.kind == "peak_rss"), None)
+    return (
+        window.device,
+        *window.incarnation,
+        window.seq,
+        window.release,
+        window.variant,
+        window.context,
+        now_s,
+        int(backfill),
+        latency.p50_ms if latency else None,
+        latency.p95_ms if latency else None,
+        latency.n if latency else None,
+        accuracy.errors if accuracy else None,
+        accuracy.n if accuracy else None,
+        peak,
+        msgspec.json.encode(window),
+    )

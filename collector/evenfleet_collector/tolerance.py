@@ -1,0 +1,165 @@
+"""Say what is tolerated, which runs may be compared at all, and how a cell's metrics make one verdict.
+
+Leaves to `detect` how a metric's verdict comes about, and to `judge` where policies and reference runs are stored.
+
+* A policy is immutable; a change is a new revision, which starts all evidence anew and touches no baseline.
+* Runs that differ in a key of `COMPARABILITY_KEYS` are never compared: the answer names the keys.
+* A cell is `within` only if every metric of it is; no metric at all is `undetermined`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from decimal import Context, Decimal
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from evenfleet_shared.messages import RunContext
+
+Verdict = Literal["within", "outside", "undetermined", "incomparable", "silent"]
+
+# The worst first: what a cell of several metrics is called.
+SEVERITY: Final[tuple[Verdict, ...]] = ("outside", "incomparable", "silent", "undetermined", "within")
+
+COMPARABILITY_KEYS: Final = (
+    "runtime",
+    "runtime_version",
+    "accelerator_executed",
+    "threads",
+    "governor",
+    "power_mode",
+)
+
+MONTH_S: Final = 30 * 24 * 3600
+
+# Below this a flag would take so little evidence that a healthy stream raises one every twenty windows.
+_LEAST_A: Final = 20.0
+_EXACT: Final = Context(prec=40)
+
+_Quantile = Annotated[float, Meta(ge=0.5, le=0.999)]
+_Margin = Annotated[float, Meta(ge=0.0, le=10.0)]
+_Alpha = Annotated[float, Meta(ge=1e-6, le=0.5)]
+_Windows = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExceedanceTolerance:
+    """Tolerated: the quantile is at most (1 + margin_ratio) times the class's baseline.
+
+    `alpha` is the largest probability of calling a device within that is not.
+    """
+
+    quantile: _Quantile = 0.95
+    margin_ratio: _Margin = 0.10
+    alpha: _Alpha = 0.05
+
+    @property
+    def allowed_ratio(self) -> float:
+        """Return the share of samples that may be above the limit."""
+        # Rounded, since 1 − 0.9 is a little less than 10 of 100.
+        return round(1.0 - self.quantile, 9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyTolerance:
+    """Tolerated: at most `margin_ratio` of the samples are wrong beyond what the reference gets wrong."""
+
+    margin_ratio: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.01
+    alpha: _Alpha = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What is tolerated, and how many false flags a month the whole fleet may raise.
+
+    `streams` is how many device × variant × metric streams share that budget; it counts as the next power of two, so
+    that enrolling a device changes no verdict (`with_room_for`).
+    """
+
+    revision: Annotated[int, Meta(ge=1, le=2**53)] = 1
+    false_flags_per_fleet_month: Annotated[float, Meta(gt=0.0, le=1e6)] = 1.0
+    streams: Annotated[int, Meta(ge=1, le=2**40)] = 64
+    window_length_s: Annotated[float, Meta(ge=0.1, le=86_400.0)] = 300.0
+    latency: ExceedanceTolerance = ExceedanceTolerance()
+    memory: ExceedanceTolerance = ExceedanceTolerance()
+    accuracy: AccuracyTolerance = AccuracyTolerance()
+    min_windows: Annotated[int, Meta(ge=1, le=100)] = 3
+    burn_in_windows: _Windows = 288
+    calibration_windows: _Windows = 288
+    clear_windows: Annotated[int, Meta(ge=1, le=1000)] = 6
+    silence_windows: _Windows = 3
+
+    def __post_init__(self) -> None:
+        if self.streams * self.windows_per_month < _LEAST_A * self.false_flags_per_fleet_month:
+            most = self.streams * self.windows_per_month / _LEAST_A
+            raise ValueError(
+                f"false_flags_per_fleet_month is {self.false_flags_per_fleet_month:g}, expected at most {most:g}: "
+                f"one in {_LEAST_A:g} of the windows that {self.streams} streams report in a month"
+            )
+
+    @property
+    def windows_per_month(self) -> float:
+        """Return how many windows one stream reports in 30 days."""
+        return MONTH_S / self.window_length_s
+
+    @property
+    def budgeted_streams(self) -> int:
+        """Return the number of streams that the budget is divided by."""
+        return _power_of_two(self.streams)
+
+    @property
+    def silent_after_s(self) -> float:
+        """Return after how long without a window a device is silent."""
+        return self.silence_windows * self.window_length_s
+
+
+def log_a(policy: Policy) -> float:
+    """Return the evidence that a flag takes, ln(K·P/B), in nats, rounded up to a multiple of 2^-16.
+
+    K is the budgeted streams, P the windows per month, B the budget.
+
+    >>> log_a(Policy(streams=1000, window_length_s=300))
+    15.995635986328125
+    """
+    a = policy.budgeted_streams * policy.windows_per_month / policy.false_flags_per_fleet_month
+    # Decimal's logarithm is the same on every machine; the C library's is not, in the last bit.
+    return math.ceil(_EXACT.multiply(_EXACT.ln(Decimal(a)), Decimal(1 << 16))) / (1 << 16)
+
+
+def with_room_for(policy: Policy, streams: int) -> Policy:
+    """Return the policy, or its next revision with a budget for so many streams.
+
+    >>> with_room_for(Policy(streams=64), 64).revision, with_room_for(Policy(streams=64), 65).streams
+    (1, 128)
+    """
+    if streams <= policy.budgeted_streams:
+        return policy
+    return replace(policy, revision=policy.revision + 1, streams=_power_of_two(streams))
+
+
+def combine(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the verdict of a cell: the worst of its metrics'.
+
+    >>> combine(["within", "undetermined"])
+    'undetermined'
+    >>> combine([])
+    'undetermined'
+    """
+    return min(verdicts, key=SEVERITY.index, default="undetermined")
+
+
+def comparability_key(run: RunContext) -> dict[str, str | int | None]:
+    """Return what must be equal for two runs to be compared. An unknown value (None) equals only another unknown."""
+    return {key: getattr(run, key) for key in COMPARABILITY_KEYS}
+
+
+def differing_keys(a: RunContext, b: RunContext) -> tuple[str, ...]:
+    """Return the names of the keys that forbid comparing two runs; none if they may be compared."""
+    return tuple(key for key in COMPARABILITY_KEYS if getattr(a, key) != getattr(b, key))
+
+
+def _power_of_two(streams: int) -> int:
+    return 1 << (streams - 1).bit_length()

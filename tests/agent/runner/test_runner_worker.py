@@ -1,0 +1,169 @@
+"""The worker's two requests, in this process; what only a subprocess shows is in `test_runner_process`."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from fakes import tiny_models
+
+from evenfleet_agent.runner import worker
+from evenfleet_agent.runner.protocol import Measure, RunnerSpec
+from evenfleet_shared.errors import ConfigError, DataError, ModelRefusedError
+
+# What each row's largest feature makes of it, with `tiny_models.weights`.
+INPUTS = np.eye(3, 4, dtype=np.float32) * 5
+LABELS = np.array([0, 1, 2])
+
+
+@pytest.fixture
+def load(tmp_path):
+    def run(artifact, *, inputs=None, labels=None, outputs=None, **fields):
+        for name, array in (("inputs", inputs), ("labels", labels), ("outputs", outputs)):
+            if array is not None:
+                np.save(tmp_path / f"{name}.npy", array)
+                fields[f"{name}_file"] = str(tmp_path / f"{name}.npy")
+        spec = RunnerSpec(
+            runtime="litert", artifact=str(artifact), format="tflite", warm_up_max_s=0.01, scratch_dir=str(tmp_path)
+        )
+        spec = type(spec)(**{**{name: getattr(spec, name) for name in spec.__struct_fields__}, **fields})
+        return worker.load(spec, worker.Voice(io.BytesIO()), [])
+
+    return run
+
+
+def run(session, **fields):
+    request = Measure(**{"samples": 5, **fields})
+    return worker.measure(session, request, worker.Voice(io.BytesIO()))
+
+
+def test_labelled_samples_are_scored(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"), inputs=INPUTS, labels=LABELS)
+    evaluation = run(session).evaluation
+    assert evaluation is not None
+    assert (evaluation.n, evaluation.errors, evaluation.tp) == (3, 0, (1, 1, 1))
+    assert evaluation.hamming is None
+    again = run(session).evaluation
+    assert again is not None
+    assert again.hamming == 0
+
+
+def test_evaluation_is_left_out_when_not_asked_for(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"), inputs=INPUTS, labels=LABELS)
+    assert run(session, evaluate=False).evaluation is None
+
+
+def test_wrongly_scaled_inputs_change_the_answers(load, tmp_path):
+    artifact = tiny_models.classifier(tmp_path / "m.tflite")
+    session, _ = load(artifact, inputs=INPUTS, labels=LABELS, input_scale=-1.0)
+    evaluation = run(session).evaluation
+    assert evaluation is not None
+    assert evaluation.errors == 3
+
+
+def test_quantised_model_is_fed_and_read_in_real_numbers(load, tmp_path):
+    inputs = np.array([[2.0, 0, 0], [0, 2.0, 0], [0, 0, 2.0]], dtype=np.float32)
+    expected = (np.exp(inputs) / np.exp(inputs).sum(axis=1, keepdims=True)).astype(np.float32)
+    artifact = tiny_models.quantised_classifier(tmp_path / "m.tflite")
+    session, loaded = load(artifact, inputs=inputs, labels=LABELS, outputs=expected)
+    evaluation = run(session).evaluation
+    assert loaded.inputs[0].scale == 1 / 16
+    assert evaluation is not None
+    assert evaluation.errors == 0
+    assert evaluation.agreement is not None
+    assert evaluation.agreement.lsb_max is not None
+    assert evaluation.agreement.lsb_max <= 1.5
+
+
+def test_without_data_the_inputs_are_made_up_and_nothing_is_scored(load, tmp_path):
+    session, loaded = load(tiny_models.adder(tmp_path / "m.tflite"))
+    assert loaded.synthetic_inputs
+    assert run(session).evaluation is None
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int8"])
+def test_inputs_of_whole_numbers_are_made_up_too(load, tmp_path, dtype):
+    artifact = tmp_path / "m.tflite"
+    session, loaded = load(
+        tiny_models.adder(artifact, dtype=dtype) if dtype == "int32" else tiny_models.quantised_classifier(artifact)
+    )
+    assert {spec.dtype for spec in loaded.inputs} == {dtype}
+    assert len(np.frombuffer(run(session).samples_ms)) == 5
+
+
+def test_open_sizes_are_one_unless_the_data_say_otherwise(load, tmp_path):
+    artifact = tiny_models.relu(tmp_path / "m.tflite", shape=(1, 1), signature=(-1, -1))
+    assert load(artifact)[1].inputs[0].shape == (1, 1)
+    assert load(artifact, inputs=np.zeros((2, 7), dtype=np.float32))[1].inputs[0].shape == (1, 7)
+
+
+def test_samples_of_another_shape_with_as_many_elements_are_taken(load, tmp_path):
+    artifact = tiny_models.classifier(tmp_path / "m.tflite")
+    _, loaded = load(artifact, inputs=INPUTS.reshape(3, 2, 2), labels=LABELS)
+    assert not loaded.synthetic_inputs
+
+
+def test_samples_with_another_number_of_elements_are_refused(load, tmp_path):
+    with pytest.raises(DataError, match=r"takes shape \[1, 4\], found values of shape \[1, 7\]"):
+        load(tiny_models.classifier(tmp_path / "m.tflite"), inputs=np.zeros((2, 7), dtype=np.float32))
+
+
+def test_data_for_a_model_of_two_inputs_are_refused(load, tmp_path):
+    with pytest.raises(DataError, match="2 inputs"):
+        load(tiny_models.adder(tmp_path / "m.tflite"), inputs=INPUTS)
+
+
+def test_labels_that_cannot_be_compared_leave_a_note(load, tmp_path):
+    artifact = tiny_models.relu(tmp_path / "m.tflite", shape=(1, 1))
+    session, loaded = load(artifact, inputs=np.zeros((2, 1), dtype=np.float32), labels=np.array([0, 1]))
+    assert loaded.notes
+    assert "no accuracy" in loaded.notes[0]
+    assert run(session).evaluation is None
+
+
+def test_sample_lasts_as_long_as_asked_by_repeating(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    measured = run(session, min_sample_s=0.002)
+    per_inference_ms = np.frombuffer(measured.samples_ms)
+    assert measured.inferences_per_sample > 1
+    assert np.median(per_inference_ms) * measured.inferences_per_sample >= 1.5
+    assert run(session, min_sample_s=0.002).inferences_per_sample == measured.inferences_per_sample
+
+
+def test_timing_goes_on_for_the_least_duration(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    measured = run(session, samples=1, min_duration_s=0.05)
+    assert measured.length_s >= 0.05
+    assert len(measured.samples_ms) > 8
+
+
+def test_timing_stops_at_the_longest_duration(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    measured = run(session, samples=1_000_000, max_duration_s=0.05)
+    assert 8 <= len(measured.samples_ms) < 8_000_000
+    assert measured.length_s < 5
+
+
+def test_share_of_the_accelerator_is_read_from_the_graph(load, tmp_path):
+    _, loaded = load(tiny_models.partly_delegated(tmp_path / "m.tflite"))
+    assert (loaded.accelerator_executed, loaded.delegated_ratio) == ("xnnpack", 0.5)
+    assert loaded.fallback_reason is not None
+    assert "CUMSUM" in loaded.fallback_reason
+
+
+def test_memory_is_told_by_kind_and_method(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    readings = {reading.kind: reading for reading in run(session).memory}
+    assert set(readings) == {"after_load", "peak_rss"}
+    assert readings["peak_rss"].method.startswith("VmHWM")
+
+
+def test_format_that_the_runtime_does_not_run_is_refused(load, tmp_path):
+    with pytest.raises(ModelRefusedError, match="runs tflite, not saved_model"):
+        load(tmp_path, format="saved_model")
+
+
+def test_lock_file_that_cannot_be_opened_is_a_configuration_error(load, tmp_path):
+    with pytest.raises(ConfigError, match="lock file"):
+        load(tiny_models.classifier(tmp_path / "m.tflite"), lock_file=str(tmp_path / "none" / "lock"))

@@ -1,0 +1,240 @@
+"""A real release of the seed model, checked with nothing but the files in it."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evenfleet_collector.optimize import VARIANTS, BuildReport, LabelledData, Progress, build_release
+from evenfleet_shared import manifest
+from evenfleet_shared.errors import ModelRefusedError
+
+pytestmark = pytest.mark.tensorflow
+
+
+def golden(release: BuildReport, name: str) -> Any:
+    return np.load(release.directory / "golden" / f"{name}.npy", allow_pickle=False)
+
+
+def run_tflite(path: Path, x: Any) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    rows = []
+    for sample in x:
+        scale, zero_point = given["quantization"]
+        stored = np.clip(np.rint(sample / scale) + zero_point, -128, 127) if scale else sample
+        interpreter.set_tensor(given["index"], stored[None].astype(given["dtype"]))
+        interpreter.invoke()
+        row = interpreter.get_tensor(made["index"])[0]
+        scale, zero_point = made["quantization"]
+        rows.append((row.astype(np.float32) - zero_point) * np.float32(scale) if scale else row)
+    return np.array(rows)
+
+
+def test_every_variant_is_built_and_every_file_is_the_manifests(digits_release: BuildReport) -> None:
+    checked, digest = manifest.verify(digits_release.directory)
+    assert digest == digits_release.digest
+    assert [each.name for each in checked.variants] == [each.name for each in VARIANTS]
+    assert checked.missing == ()
+    files = {path.relative_to(digits_release.directory).as_posix() for path in digits_release.directory.rglob("*.*")}
+    assert files == {each.file for each in checked.files} | {"manifest.json"}
+
+
+def test_accuracies_are_worth_the_name(digits_release: BuildReport) -> None:
+    rows = {row.name: row for row in digits_release.variants}
+    assert rows["float32"].accuracy_ratio >= 0.95
+    assert abs(rows["int8"].delta_ratio) <= 0.01
+    assert min(row.accuracy_ratio for row in rows.values()) >= 0.92
+    assert rows["distilled-int8"].size_bytes < rows["int8"].size_bytes < rows["float32"].size_bytes
+
+
+def test_golden_set_is_real_test_samples_in_their_classes_shares(digits_release: BuildReport) -> None:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    known = {
+        (sample / 16.0).astype(np.float32).tobytes(): label for sample, label in zip(*digits_pair(digits), strict=True)
+    }
+    inputs, labels = golden(digits_release, "inputs"), golden(digits_release, "labels")
+    assert (inputs.dtype, labels.dtype, len(inputs)) == (np.float32, np.int64, 300)
+    assert [known[sample.tobytes()] for sample in inputs] == labels.tolist()
+    assert np.bincount(labels).min() >= 27
+
+
+def digits_pair(digits: Any) -> tuple[Any, Any]:
+    return digits.data, digits.target
+
+
+@pytest.mark.parametrize("name", [each.name for each in VARIANTS if "saved-model" not in each.name])
+def test_reference_result_is_what_the_plain_interpreter_gives(digits_release: BuildReport, name: str) -> None:
+    variant = digits_release.manifest.variant(name)
+    outputs = run_tflite(digits_release.directory / variant.artifact.file, golden(digits_release, "inputs"))
+    right = outputs.argmax(axis=1) == golden(digits_release, "labels")
+    assert "".join("01"[int(each)] for each in right) == variant.reference.correct
+    assert variant.reference.errors == int((~right).sum())
+    if name == digits_release.manifest.reference_variant:
+        assert np.array_equal(outputs, golden(digits_release, "outputs"))
+        assert variant.reference.agreement.noise_class == "bit-exact"
+
+
+@pytest.mark.parametrize("name", [each.name for each in VARIANTS if "saved-model" in each.name])
+def test_saved_model_runs_from_its_tar_alone(digits_release: BuildReport, name: str, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    variant = digits_release.manifest.variant(name)
+    with tarfile.open(digits_release.directory / variant.artifact.file) as tar:
+        tar.extractall(tmp_path)
+    loaded = tf.saved_model.load(str(tmp_path))
+    outputs = loaded.signatures["serving_default"](input=tf.constant(golden(digits_release, "inputs")))[
+        "output"
+    ].numpy()
+    assert variant.input.shape == (-1, 64)
+    assert int((outputs.argmax(axis=1) != golden(digits_release, "labels")).sum()) == variant.reference.errors
+
+
+def test_int8_is_int8_from_end_to_end(digits_release: BuildReport) -> None:
+    variant = digits_release.manifest.variant("int8")
+    assert (variant.input.dtype, variant.output.dtype) == ("int8", "int8")
+    assert variant.input.scale is not None
+    assert not any("QUANTIZE" in operator for operator in variant.operators)
+
+
+def test_facts_of_the_seed_model_are_read_from_the_file(digits_release: BuildReport) -> None:
+    dense = 64 * 64 + 64 * 32 + 32 * 10
+    for name in ("float32", "float16", "dynamic", "int8", "pruned-int8"):
+        variant = digits_release.manifest.variant(name)
+        assert (variant.parameters, variant.macs) == (dense + 64 + 32 + 10, dense)
+        assert any(operator.startswith("FULLY_CONNECTED v") for operator in variant.operators)
+        assert variant.min_runtime_version
+    assert digits_release.manifest.variant("saved-model").parameters == dense + 64 + 32 + 10
+
+
+def test_pruned_weights_are_zero_in_the_file(digits_release: BuildReport) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    path = digits_release.directory / digits_release.manifest.variant("pruned-int8").artifact.file
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    shapes = {(64, 64), (32, 64)}
+    kernels = [
+        interpreter.get_tensor(each["index"])
+        for each in interpreter.get_tensor_details()
+        if tuple(each["shape"]) in shapes and each["dtype"] == np.int8
+    ]
+    assert len(kernels) == 2
+    assert all((kernel == 0).mean() >= 0.6 for kernel in kernels)
+
+
+def test_same_inputs_give_the_same_release(tmp_path: Path, blobs: LabelledData, blob_keras_file: Path) -> None:
+    first, second = (build_release(blob_keras_file, blobs, tmp_path / name, golden_n=30) for name in ("a", "b"))
+    assert first.digest == second.digest
+    assert first.manifest.golden.n == 30
+
+
+def test_only_named_variants_and_the_reference_are_built_and_steps_are_told_in_order(
+    tmp_path: Path, blobs: LabelledData, blob_keras_file: Path
+) -> None:
+    told: list[Progress] = []
+    built = build_release(blob_keras_file, blobs, tmp_path / "r", only=["int8"], report=told.append)
+    assert [each.name for each in built.manifest.variants] == ["float32", "int8"]
+    assert [each.step for each in told] == list(range(1, told[0].steps + 1))
+    assert built.manifest.golden.n == len(blobs.x_test)
+
+
+def test_earlier_release_is_replaced_and_nothing_else_appears(
+    tmp_path: Path, blobs: LabelledData, blob_keras_file: Path
+) -> None:
+    for only in (["float16"], ["int8"]):
+        built = build_release(blob_keras_file, blobs, tmp_path / "r", only=only)
+    assert manifest.verify(tmp_path / "r") == (built.manifest, built.digest)
+    assert sorted(path.name for path in (tmp_path / "r" / "artifacts").iterdir()) == ["float32.tflite", "int8.tflite"]
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+@pytest.mark.parametrize("step", [1, 4, 7])
+def test_interrupted_build_leaves_nothing(
+    tmp_path: Path, blobs: LabelledData, blob_keras_file: Path, step: int
+) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.step == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_release(blob_keras_file, blobs, tmp_path / "r", only=["int8"], report=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saved_model_gives_the_variants_that_need_no_training_and_says_why_not_the_others(
+    tmp_path: Path, blobs: LabelledData, blob_model: Any
+) -> None:
+    blob_model.export(tmp_path / "sm", verbose=False)
+    built = build_release(tmp_path / "sm", blobs, tmp_path / "r")
+    assert [each.name for each in built.manifest.variants] == ["float32", "float16", "dynamic", "int8", "saved-model"]
+    assert {each.name for each in built.missing} == {
+        "pruned-int8", "distilled-int8", "pruned-saved-model", "distilled-saved-model",
+    }  # fmt: skip
+    assert all("needs a Keras model" in each.reason for each in built.missing)
+    saved = built.manifest.variant("saved-model")
+    assert saved.parameters == built.manifest.variant("float32").parameters == blob_model.count_params()
+    assert saved.reference.agreement.noise_class in ("bit-exact", "within-rounding")
+    manifest.verify(tmp_path / "r")
+
+
+def test_variant_that_cannot_be_built_is_named_with_the_reason_and_the_rest_is_built(
+    tmp_path: Path, blobs: LabelledData
+) -> None:
+    """A skip past the hidden layer forbids a narrower student; cumulative sums have no int8 kernel."""
+    import keras
+
+    given = keras.Input((4,))
+    hidden = keras.layers.Dense(4, activation="relu")(given)
+    summed = keras.layers.Add()([given, keras.layers.Dense(4)(keras.ops.cumsum(hidden, axis=1))])
+    keras.Model(given, keras.layers.Dense(3)(summed)).save(tmp_path / "m.keras")
+    built = build_release(tmp_path / "m.keras", blobs, tmp_path / "r", only=["int8", "float16", "saved-model"])
+    assert [each.name for each in built.manifest.variants] == ["float32", "float16", "saved-model"]
+    (missing,) = built.missing
+    assert missing.name == "int8"
+    assert "int8" in missing.reason.lower()
+
+
+def test_model_that_gives_logits_is_pruned_and_distilled_as_well(tmp_path: Path, blobs: LabelledData) -> None:
+    import keras
+
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    model.fit(blobs.x_train, blobs.y_train, epochs=30, verbose=0)
+    model.save(tmp_path / "m.keras")
+    built = build_release(tmp_path / "m.keras", blobs, tmp_path / "r", only=["pruned-int8", "distilled-int8"])
+    assert [row.accuracy_ratio >= 0.95 for row in built.variants] == [True, True, True]
+
+
+def test_model_of_which_nothing_can_be_built_is_refused_and_leaves_nothing(tmp_path: Path, blobs: LabelledData) -> None:
+    import keras
+    import tensorflow as tf
+
+    class Hidden(keras.Model):  # type: ignore[misc]
+        """Keeps its table where neither Keras nor TensorFlow can see it, so that it cannot be exported."""
+
+        def call(self, x: Any) -> Any:
+            raise_if_symbolic = tf.executing_eagerly()
+            if not raise_if_symbolic:
+                raise RuntimeError("only runs eagerly")
+            return keras.ops.softmax(x[:, :3])
+
+    source = tmp_path / "out"
+    source.mkdir()
+    module = type(tf)("ef_hidden")
+    module.model = Hidden  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(__import__("sys").modules, "ef_hidden", module)
+        with pytest.raises(ModelRefusedError, match="no variant could be built; float32: .*only runs eagerly"):
+            build_release("ef_hidden:model", blobs, source / "r")
+    assert list(source.iterdir()) == []

@@ -1,0 +1,36 @@
+"""The pure parts of pruning and distilling."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+
+from evenfleet_collector.optimize import distil, prune
+
+WEIGHTS = st_numpy.arrays(
+    np.float32, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=st.floats(-4, 4, width=32)
+)
+
+
+@given(WEIGHTS, st.floats(0, 1))
+def test_mask_drops_the_asked_share_and_nothing_larger_than_it_keeps(weights: np.ndarray, ratio: float) -> None:
+    mask = prune.keep_mask(weights, ratio)
+    assert int((mask == 0).sum()) == round(weights.size * ratio)
+    dropped, kept = np.abs(weights[mask == 0]), np.abs(weights[mask == 1])
+    assert not dropped.size or not kept.size or dropped.max() <= kept.min()
+
+
+def test_sparsity_never_falls_and_ends_where_it_should() -> None:
+    ratios = [prune.sparsity_at(step, 50, 0.6) for step in range(80)]
+    assert ratios == sorted(ratios)
+    assert ratios[50:] == [0.6] * 30
+
+
+def test_higher_temperature_brings_scores_together_without_changing_their_order() -> None:
+    outputs = np.array([[0.7, 0.2, 0.1]], dtype=np.float32)
+    cold, hot = (distil.softened(outputs, "probabilities", temperature) for temperature in (1.0, 4.0))
+    assert np.ptp(hot) < np.ptp(cold)
+    assert hot.argsort().tolist() == cold.argsort().tolist()
+    assert abs(hot.sum() - 1.0) < 1e-6

@@ -1,0 +1,327 @@
+"""A collector's store in memory, for what is read over HTTP: rows are put in, `Reader` hands them out."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from evenfleet_collector.artifacts import ArtifactFolder
+from evenfleet_collector.routes import HealthSnapshot
+from evenfleet_collector.store.rows import (
+    Balance,
+    CellRow,
+    DeadLetterRow,
+    DeviceRow,
+    EventRow,
+    FlagRow,
+    LossRow,
+    ReleaseRow,
+    Stats,
+    WindowRow,
+)
+from evenfleet_collector.tolerance import Policy
+from evenfleet_shared import manifest as manifests
+from evenfleet_shared.errors import ArtifactError, RefusedError
+from evenfleet_shared.manifest import FileRef, Golden, Manifest, ReferenceResult, TensorSpec, Variant
+from evenfleet_shared.messages import Agreement, RunContext
+
+NOW_S = 1_700_000_000.0
+
+
+class FakeStore:
+    """What the store's tables hold, as plain lists; `put_cell` gives versions as the real one does."""
+
+    def __init__(self) -> None:
+        self.device_rows: dict[str, DeviceRow] = {}
+        self.window_rows: list[WindowRow] = []
+        self.cell_rows: dict[tuple[str, str, str], CellRow] = {}
+        self.flag_rows: list[FlagRow] = []
+        self.release_rows: list[ReleaseRow] = []
+        self.assigned: dict[str, str | None] = {}
+        self.balance = Balance(measured=0, committed=0, refused=0, lost=0, in_flight=0)
+        self.dead: dict[str, int] = {}
+        self.current_policy = Policy()
+        self._versions = itertools.count(1)
+
+    def put_device(self, row: DeviceRow) -> None:
+        self.device_rows[row.device] = row
+
+    def put_cell(self, row: CellRow) -> CellRow:
+        row = replace(row, version=next(self._versions))
+        self.cell_rows[row.device, row.release, row.variant] = row
+        return row
+
+    def devices(self, *, after: str = "", limit: int = 100) -> Sequence[DeviceRow]:
+        return [row for device, row in sorted(self.device_rows.items()) if device > after][:limit]
+
+    def device(self, device: str) -> DeviceRow | None:
+        return self.device_rows.get(device)
+
+    def windows(
+        self,
+        device: str,
+        *,
+        variant: str | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[WindowRow]:
+        return [
+            row
+            for row in self.window_rows
+            if row.window.device == device
+            and row.id > after
+            and variant in {None, row.window.variant}
+            and (start_s is None or row.received_s >= start_s)
+            and (end_s is None or row.received_s < end_s)
+        ][:limit]
+
+    def cells(
+        self, *, release: str | None = None, device: str | None = None, after_version: int = 0
+    ) -> Sequence[CellRow]:
+        return [
+            row
+            for _, row in sorted(self.cell_rows.items())
+            if row.version > after_version and release in {None, row.release} and device in {None, row.device}
+        ]
+
+    def last_version(self) -> int:
+        return max((row.version for row in self.cell_rows.values()), default=0)
+
+    def flags(
+        self, *, device: str | None = None, only_open: bool = True, after: int = 0, limit: int = 100
+    ) -> Sequence[FlagRow]:
+        return [
+            row
+            for row in self.flag_rows
+            if row.id > after and device in {None, row.device} and not (only_open and row.cleared_s is not None)
+        ][:limit]
+
+    def flag(self, flag_id: int) -> FlagRow | None:
+        return next((row for row in self.flag_rows if row.id == flag_id), None)
+
+    def releases(self) -> Sequence[ReleaseRow]:
+        return sorted(self.release_rows, key=lambda row: -row.pushed_s)
+
+    def release(self, digest: str) -> ReleaseRow | None:
+        found = [row for row in self.release_rows if row.release.startswith(digest)]
+        return found[0] if len(found) == 1 else None
+
+    def events(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[EventRow]:
+        return []
+
+    def losses(self, device: str) -> Sequence[LossRow]:
+        return []
+
+    def dead_letters(self, *, after: int = 0, limit: int = 100) -> Sequence[DeadLetterRow]:
+        return []
+
+    def stats(self) -> Stats:
+        return Stats(
+            devices=len(self.device_rows),
+            windows=self.balance.committed,
+            flags_open=len(self.flags()),
+            dead_letters=sum(self.dead.values()),
+            balance=self.balance,
+            ingested={"committed": self.balance.committed},
+            dead_letters_by_reason=dict(self.dead),
+        )
+
+    def policy(self) -> Policy:
+        return self.current_policy
+
+    def assignments(self) -> Mapping[str, str | None]:
+        return dict(self.assigned)
+
+
+class FakeEdits:
+    """Performs changes on a `FakeStore` at once."""
+
+    def __init__(self, store: FakeStore, artifacts: ArtifactFolder) -> None:
+        self._store = store
+        self._artifacts = artifacts
+
+    async def enrol(self, device: str) -> str:
+        if device in self._store.device_rows:
+            raise RefusedError(f"{device} is enrolled already; nothing was changed")
+        self._store.put_device(device_row(device, status="enrolled", device_class=None, verdict=None))
+        return f"token-of-{device}"
+
+    async def add_release(self, manifest: bytes) -> ReleaseRow:
+        read = manifests.decode(manifest, "body")
+        if missing := self._artifacts.missing(read.files):
+            raise ArtifactError(f"{missing[0].file} of the release is not here yet; push it first")
+        row = ReleaseRow(release=self._artifacts.add(manifest), model=read.model, pushed_s=NOW_S, manifest=read)
+        if self._store.release(row.release) is None:
+            self._store.release_rows.append(row)
+        return row
+
+    async def assign(self, device: str, release: str | None) -> None:
+        if device != "*" and device not in self._store.device_rows:
+            raise RefusedError(f"{device} is not enrolled; nothing was changed")
+        self._store.assigned[device] = release
+
+    async def set_policy(self, policy: Policy) -> None:
+        self._store.current_policy = replace(policy, revision=self._store.current_policy.revision + 1)
+
+
+def well() -> HealthSnapshot:
+    return HealthSnapshot(broker_connected=True, store_ok=True, lag_windows=0)
+
+
+def device_row(device: str, **changes: Any) -> DeviceRow:
+    row = DeviceRow(
+        device=device,
+        device_class="bench-x86",
+        status="birth",
+        agent_version="0.1.0",
+        release=None,
+        verdict="within",
+        first_seen_s=NOW_S,
+        last_seen_s=NOW_S,
+    )
+    return replace(row, **changes)
+
+
+def run_context(**changes: Any) -> RunContext:
+    run = RunContext(
+        device_class="bench-x86",
+        runtime="litert",
+        runtime_version="2.1.0",
+        accelerator_requested="xnnpack",
+        accelerator_executed="xnnpack",
+        delegated_ratio=1.0,
+        fallback_reason=None,
+        threads=1,
+        governor=None,
+        power_mode=None,
+        os="Debian 12",
+        kernel="6.1",
+        machine="x86_64",
+        cpu_model=None,
+        cpu_count=2,
+        memory_total_bytes=8_000_000_000,
+        python="3.11.7",
+        attributes={},
+    )
+    return replace(run, **changes)
+
+
+def cell_row(device: str, variant: str, release: str, **changes: Any) -> CellRow:
+    row = CellRow(
+        version=0,
+        device=device,
+        device_class="bench-x86",
+        release=release,
+        variant=variant,
+        verdict="within",
+        reason="every metric is within",
+        metrics=(),
+        refusal=None,
+        phase="judged",
+        windows=600,
+        accuracy_ratio=0.9722,
+        accuracy_delta=0.0,
+        noise_class="bit-exact",
+        p50_ms=1.02,
+        p95_ms=1.31,
+        peak_bytes=41_000_000,
+        run=run_context(),
+        updated_s=NOW_S,
+    )
+    return replace(row, **changes)
+
+
+def flag_row(flag_id: int, device: str, variant: str, release: str, **changes: Any) -> FlagRow:
+    row = FlagRow(
+        id=flag_id,
+        device=device,
+        device_class="bench-x86",
+        release=release,
+        variant=variant,
+        metric="latency",
+        reason="p95 is above 1.44 ms: 31 % of the samples of the last 8 windows, 5 % are allowed",
+        opened_s=NOW_S,
+        cleared_s=None,
+        evidence_json=b'{"needed": 16.0, "steps": [{"window": 7, "increment": 8.5, "sum": 8.5}]}',
+    )
+    return replace(row, **changes)
+
+
+def file_ref(file: str, payload: bytes) -> FileRef:
+    return FileRef(file=file, sha256=hashlib.sha256(payload).hexdigest(), size_bytes=len(payload))
+
+
+def small_manifest(*variants: str, model: str = "digits-cnn") -> tuple[Manifest, dict[str, bytes]]:
+    """Return a manifest of made-up files, and the files."""
+    names = variants or ("float32", "int8")
+    files = {f"artifacts/{name}.tflite": f"{model} {name}".encode() for name in names}
+    files |= {f"golden/{part}.npy": f"{model} {part}".encode() for part in ("inputs", "labels", "outputs")}
+    refs = {file: file_ref(file, payload) for file, payload in files.items()}
+    tensor = TensorSpec(name="x", shape=(-1, 8, 8, 1), dtype="float32")
+    reference = ReferenceResult(
+        n=4,
+        errors=1,
+        tp=(2, 1),
+        fp=(1, 0),
+        fn=(0, 1),
+        correct="1110",
+        prediction_digest="0" * 64,
+        agreement=Agreement(noise_class="bit-exact", top1_ratio=1.0, max_abs_diff=0.0, rms_diff=0.0),
+    )
+    manifest = Manifest(
+        model=model,
+        reference_variant=names[0],
+        variants=tuple(
+            Variant(
+                name=name,
+                format="tflite",
+                artifact=refs[f"artifacts/{name}.tflite"],
+                techniques=(),
+                input=tensor,
+                output=tensor,
+                reference=reference,
+            )
+            for name in names
+        ),
+        golden=Golden(
+            n=4,
+            classes=2,
+            inputs=refs["golden/inputs.npy"],
+            labels=refs["golden/labels.npy"],
+            outputs=refs["golden/outputs.npy"],
+        ),
+        preprocessing={},
+        lineage={},
+    )
+    return manifest, files
+
+
+def release_row(*variants: str, model: str = "digits-cnn", pushed_s: float = NOW_S) -> ReleaseRow:
+    manifest, _ = small_manifest(*variants, model=model)
+    digest = manifests.digest(manifests.encode(manifest))
+    return ReleaseRow(release=digest, model=model, pushed_s=pushed_s, manifest=manifest)
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """Serve an application on a free port of the loopback interface; gives its URL."""
+    import socket
+    import threading
+
+    import uvicorn
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)

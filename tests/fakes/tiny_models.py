@@ -1,0 +1,185 @@
+"""Real .tflite files of a few hundred bytes, written without TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert import schema_py_generated as schema
+
+_TYPES = {
+    "float32": schema.TensorType.FLOAT32,
+    "int8": schema.TensorType.INT8,
+    "uint8": schema.TensorType.UINT8,
+    "int32": schema.TensorType.INT32,
+}
+
+FEATURES, CLASSES = 4, 3
+
+
+def weights() -> npt.NDArray[np.float32]:
+    """Return the classifier's weights, shape ``(CLASSES, FEATURES)``: class i looks at feature i, and a little at the last."""
+    matrix = np.eye(CLASSES, FEATURES, dtype=np.float32)
+    matrix[:, -1] = [0.1, 0.2, 0.3]
+    return matrix
+
+
+def classifier(path: Path, *, version: int = 1, dynamic_batch: bool = False) -> Path:
+    """Write FULLY_CONNECTED and SOFTMAX in float32; a high `version` of the first is one that no runtime has."""
+    graph = _Graph()
+    x = graph.tensor("x", (1, FEATURES), signature=(-1, FEATURES) if dynamic_batch else None)
+    w = graph.tensor("w", (CLASSES, FEATURES), data=weights())
+    b = graph.tensor("b", (CLASSES,), data=np.zeros(CLASSES, dtype=np.float32))
+    logits = graph.tensor("logits", (1, CLASSES))
+    y = graph.tensor("y", (1, CLASSES))
+    options = schema.FullyConnectedOptionsT()
+    options.weightsFormat = 0
+    graph.operator(
+        schema.BuiltinOperator.FULLY_CONNECTED,
+        (x, w, b),
+        (logits,),
+        (schema.BuiltinOptions.FullyConnectedOptions, options),
+        version=version,
+    )
+    softmax = schema.SoftmaxOptionsT()
+    softmax.beta = 1.0
+    graph.operator(schema.BuiltinOperator.SOFTMAX, (logits,), (y,), (schema.BuiltinOptions.SoftmaxOptions, softmax))
+    return graph.write(path, inputs=(x,), outputs=(y,))
+
+
+def quantised_classifier(path: Path) -> Path:
+    """Write a full int8 SOFTMAX over three features: the largest one wins. Input step 1/16, output step 1/256."""
+    graph = _Graph()
+    x = graph.tensor("x", (1, CLASSES), dtype="int8", scale=1 / 16, zero_point=-3)
+    y = graph.tensor("y", (1, CLASSES), dtype="int8", scale=1 / 256, zero_point=-128)
+    softmax = schema.SoftmaxOptionsT()
+    softmax.beta = 1.0
+    graph.operator(
+        schema.BuiltinOperator.SOFTMAX, (x,), (y,), (schema.BuiltinOptions.SoftmaxOptions, softmax), version=2
+    )
+    return graph.write(path, inputs=(x,), outputs=(y,))
+
+
+def adder(path: Path, *, dtype: str = "float32", shape: tuple[int, ...] = (1, 2)) -> Path:
+    """Write a model with two inputs, which adds them."""
+    graph = _Graph()
+    a, b, y = (graph.tensor(name, shape, dtype=dtype) for name in ("a", "b", "sum"))
+    graph.operator(schema.BuiltinOperator.ADD, (a, b), (y,), (schema.BuiltinOptions.AddOptions, schema.AddOptionsT()))
+    return graph.write(path, inputs=(a, b), outputs=(y,))
+
+
+def relu(path: Path, *, shape: tuple[int, ...] = (1,), signature: tuple[int, ...] | None = None) -> Path:
+    """Write the smallest model there is, of any shape."""
+    graph = _Graph()
+    x, y = graph.tensor("x", shape, signature=signature), graph.tensor("y", shape, signature=signature)
+    graph.operator(schema.BuiltinOperator.RELU, (x,), (y,), None)
+    return graph.write(path, inputs=(x,), outputs=(y,))
+
+
+def partly_delegated(path: Path) -> Path:
+    """Write RELU, which XNNPACK takes, and then CUMSUM, which it has no kernel for."""
+    graph = _Graph()
+    x, middle, y = graph.tensor("x", (1, 4)), graph.tensor("middle", (1, 4)), graph.tensor("y", (1, 4))
+    axis = graph.tensor("axis", (), dtype="int32", data=np.array(1, dtype=np.int32))
+    graph.operator(schema.BuiltinOperator.RELU, (x,), (middle,), None)
+    graph.operator(
+        schema.BuiltinOperator.CUMSUM,
+        (middle, axis),
+        (y,),
+        (schema.BuiltinOptions.CumsumOptions, schema.CumsumOptionsT()),
+    )
+    return graph.write(path, inputs=(x,), outputs=(y,))
+
+
+def custom(path: Path) -> Path:
+    """Write a model whose only operator nobody has."""
+    graph = _Graph()
+    x, y = graph.tensor("x", (1,)), graph.tensor("y", (1,))
+    graph.operator(schema.BuiltinOperator.CUSTOM, (x,), (y,), None, custom_code="Frobnicate")
+    return graph.write(path, inputs=(x,), outputs=(y,))
+
+
+def aborting(path: Path) -> Path:
+    """Write a model that makes LiteRT 2.3 abort its process: an ADD of quantised type that has no quantisation."""
+    return adder(path, dtype="uint8")
+
+
+class _Graph:
+    def __init__(self) -> None:
+        self._buffers = [_buffer(None)]  # the first one is the empty one
+        self._tensors: list[Any] = []
+        self._operators: list[Any] = []
+        self._codes: list[Any] = []
+
+    def tensor(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        *,
+        dtype: str = "float32",
+        data: npt.NDArray[Any] | None = None,
+        signature: tuple[int, ...] | None = None,
+        scale: float | None = None,
+        zero_point: int = 0,
+    ) -> int:
+        tensor = schema.TensorT()
+        tensor.name = name
+        tensor.shape = list(shape)
+        tensor.type = _TYPES[dtype]
+        tensor.buffer = 0
+        if signature is not None:
+            tensor.shapeSignature = list(signature)
+        if data is not None:
+            tensor.buffer = len(self._buffers)
+            self._buffers.append(_buffer(data))
+        if scale is not None:
+            tensor.quantization = schema.QuantizationParametersT()
+            tensor.quantization.scale = [scale]
+            tensor.quantization.zeroPoint = [zero_point]
+        self._tensors.append(tensor)
+        return len(self._tensors) - 1
+
+    def operator(
+        self,
+        builtin: int,
+        inputs: tuple[int, ...],
+        outputs: tuple[int, ...],
+        options: tuple[int, Any] | None,
+        *,
+        version: int = 1,
+        custom_code: str | None = None,
+    ) -> None:
+        code = schema.OperatorCodeT()
+        code.builtinCode = builtin
+        code.deprecatedBuiltinCode = min(builtin, 127)
+        code.version = version
+        code.customCode = custom_code
+        operator = schema.OperatorT()
+        operator.opcodeIndex = len(self._codes)
+        operator.inputs, operator.outputs = list(inputs), list(outputs)
+        if options:
+            operator.builtinOptionsType, operator.builtinOptions = options
+        self._codes.append(code)
+        self._operators.append(operator)
+
+    def write(self, path: Path, *, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Path:
+        subgraph = schema.SubGraphT()
+        subgraph.tensors, subgraph.operators = self._tensors, self._operators
+        subgraph.inputs, subgraph.outputs = list(inputs), list(outputs)
+        model = schema.ModelT()
+        model.version = 3
+        model.operatorCodes, model.subgraphs, model.buffers = self._codes, [subgraph], self._buffers
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        path.write_bytes(builder.Output())
+        return path
+
+
+def _buffer(data: npt.NDArray[Any] | None) -> Any:
+    buffer = schema.BufferT()
+    if data is not None:
+        buffer.data = np.frombuffer(data.tobytes(), dtype=np.uint8)
+    return buffer

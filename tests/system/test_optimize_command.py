@@ -1,0 +1,99 @@
+"""`evenfleet optimize` as a person calls it: a process of its own, in a directory of the user's."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from evenfleet_collector.commands.optimize import optimize
+from evenfleet_shared import manifest
+
+MODEL = """
+import keras
+import numpy as np
+
+def data():
+    labels = np.arange(120) % 2
+    print("user code may print")
+    return np.stack([labels, 1 - labels, labels * 0.5], axis=1), labels
+
+def model():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(8, activation="relu"),
+                             keras.layers.Dense(2, activation="softmax")])
+"""
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "evenfleet_collector.commands.optimize", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.tensorflow
+def test_command_builds_a_release_and_prints_nothing_but_json(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MODEL)
+    done = run(tmp_path, "mine:model", "--data", "mine:data", "--out", "release", "--only", "int8", "--json")
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    _, digest = manifest.verify(tmp_path / "release")
+    assert printed["release"] == digest
+    assert [each["name"] for each in printed["variants"]] == ["float32", "int8"]
+    lines = done.stderr.splitlines()
+    assert lines
+    assert all(line.startswith("[") for line in lines), done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.py", "release"]
+
+
+@pytest.mark.tensorflow
+def test_damaged_model_ends_in_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    (tmp_path / "m.keras").write_bytes(b"PK\x03\x04 and no more")
+    np.savez(tmp_path / "d.npz", x=np.zeros((20, 3)), y=np.arange(20) % 2)
+    done = run(tmp_path, "m.keras", "--data", "d.npz", "--out", "release")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("ModelRefusedError: MODEL m.keras is not a .keras file")
+    assert not (tmp_path / "release").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.keras", "--data", "d.npz", "--out", "r"], "ConfigError: MODEL nowhere.keras does not exist"),
+        (["m.tflite", "--data", "d.npz", "--out", "r"], "ConfigError: MODEL m.tflite: .tflite files are not read"),
+        (["a:b", "--data", "nowhere.npz", "--out", "r"], "ConfigError: DATA nowhere.npz does not exist"),
+        (["a:b", "--data", "c:d", "--out", "taken"], "ConfigError: --out"),
+        (["a:b", "--data", "c:d", "--out", "no/such/parent"], "cannot write in"),
+        (["a:b", "--data", "c:d", "--out", "r", "--only", "int9"], "did you mean int8?"),
+        (["a:b", "--out", "r"], "Missing option '--data'"),
+    ],
+)
+def test_bad_arguments_end_in_one_line_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.tflite").write_bytes(b"x")
+    (tmp_path / "taken").write_text("a file")
+    result = CliRunner().invoke(optimize, arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_help_has_an_example_and_the_exit_codes() -> None:
+    result = CliRunner().invoke(optimize, ["--help"])
+    assert result.exit_code == 0
+    assert "evenfleet optimize examples.small_cnn:model --data examples.small_cnn:data --out release/" in result.output
+    assert "Exit codes: 0 done" in result.output
