@@ -36,6 +36,89 @@ def main() -> None:
     """
 
 
+_config = click.option(
+    "--config", "file", type=click.Path(path_type=Path), required=True, help="A TOML file; see 'check --example'."
+)
+
+
+@main.command()
+@_config
+@click.option("-v", "--verbose", is_flag=True, help="Log every change of state.")
+def run(file: Path, verbose: bool) -> None:
+    """Run the agent until it is told to stop (Ctrl-C or SIGTERM).
+
+    It keeps measuring without a network: what it finds waits in the outbox until the collector has it on disk.
+
+    Example: evenfleet-agent run --config /etc/evenfleet/agent.toml
+
+    Exit codes: 0 stopped, 1 the state directory cannot be used, 2 wrong configuration.
+    """
+    import os
+
+    from evenfleet_agent import config, service
+
+    service.check(config.load(file, os.environ, {}))
+    # The process that stays for a year begins anew, without what only the command line needs.
+    arguments = [sys.executable, "-m", "evenfleet_agent.service", str(file.resolve()), *(["-v"] if verbose else [])]
+    os.execv(sys.executable, arguments)
+
+
+@main.command()
+@click.option("--config", "file", type=click.Path(path_type=Path), help="The TOML file to check.")
+@click.option("--example", is_flag=True, help="Print a configuration file with every setting instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print the settings in force as JSON.")
+def check(file: Path | None, example: bool, as_json: bool) -> None:
+    """Check a configuration, without running anything.
+
+    Example: evenfleet-agent check --config agent.toml
+
+    Exit codes: 0 it can be used, 2 it cannot.
+    """
+    import os
+
+    import msgspec
+
+    from evenfleet_agent import config, service
+
+    if example:
+        click.echo(config.example(), nl=False)
+        return
+    settings = config.load(file, os.environ, {})
+    service.check(settings)
+    click.echo(msgspec.json.encode(settings).decode() if as_json else f"{file or 'the environment'}: can be used")
+
+
+@main.command()
+@_config
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def status(file: Path, as_json: bool) -> None:
+    """Say how the agent is, and what its outbox holds.
+
+    Example: evenfleet-agent status --config /etc/evenfleet/agent.toml
+
+    Exit codes: 0 it runs, 1 it does not, 2 it never ran with this configuration.
+    """
+    import os
+
+    import msgspec
+
+    from evenfleet_agent import config, service
+
+    found = service.status(config.load(file, os.environ, {}))
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+    else:
+        click.echo(f"agent        {'running' if found.running else 'not running'}")
+        click.echo(f"release      {found.release or 'none'}")
+        click.echo(f"incarnation  {found.incarnation.counter if found.incarnation else 'none'}")
+        click.echo(f"numbered     {found.last_seq} messages in this incarnation")
+        click.echo(f"outbox       {found.waiting_messages} messages, {found.waiting_bytes} bytes, without a receipt")
+        for loss in found.losses:
+            first, last = loss.first_seq, loss.last_seq
+            click.echo(f"given up     {first} to {last} of incarnation {loss.incarnation.counter}: {loss.reason}")
+    sys.exit(EXIT_DONE if found.running else EXIT_FAILED)
+
+
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
@@ -69,7 +152,7 @@ def main() -> None:
     help="The Python of another environment with evenfleet and the runtime installed (tflite-runtime needs numpy < 2).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def measure(  # noqa: PLR0917 - click passes them by name
+def measure(
     model: Path,
     data: Path | None,
     runtime: str,

@@ -169,6 +169,7 @@ class Outbox:
         self._db = connect()
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("PRAGMA cache_size=-256")
         self._db.executescript(_SCHEMA)
         row = self._db.execute("SELECT counter, random, boot FROM life").fetchone()
         if row is None or row[2] != boot:

@@ -7,16 +7,19 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import random
 import signal
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from evenfleet_agent import config
 from evenfleet_agent import outbox as outboxes
 from evenfleet_agent.config import AgentSettings
 from evenfleet_agent.fetch import FetchProcess
@@ -25,7 +28,7 @@ from evenfleet_agent.outbox import open_outbox
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.supervisor import Supervisor, SystemClock, boot_word, new_word, run
-from evenfleet_shared.errors import ConfigError, StoreError
+from evenfleet_shared.errors import ConfigError, EvenfleetError, StoreError
 from evenfleet_shared.messages import Incarnation, Loss
 
 _LOCK_NAME: Final = "agent.lock"
@@ -185,3 +188,18 @@ def _wake(descriptor: int) -> None:
     # A pipe that is full holds wake-ups enough.
     with suppress(BlockingIOError):
         os.write(descriptor, b"\0")
+
+
+def main() -> None:
+    """Be the agent's process: `python -m evenfleet_agent.service CONFIG [-v]`; `evenfleet-agent run` becomes this."""
+    level = logging.INFO if "-v" in sys.argv[2:] else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        serve(config.load(Path(sys.argv[1]), os.environ, {}))
+    except EvenfleetError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

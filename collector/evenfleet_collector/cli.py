@@ -48,7 +48,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="evenfleet")
 def evenfleet() -> None:
-    """Keep a model's accuracy, latency and memory even across a fleet of devices.
+    r"""Keep a model's accuracy, latency and memory even across a fleet of devices.
 
     \b
     Example:

@@ -17,6 +17,7 @@ import msgspec
 
 from evenfleet_collector.resources import API, Assignment, Enrolment, Flag, Page, Parity
 from evenfleet_collector.store.rows import CellRow, DeviceRow, ReleaseRow
+from evenfleet_collector.tolerance import Policy
 from evenfleet_shared.errors import ArtifactError, ConfigError, EvenfleetError, RefusedError, UnreachableError
 from evenfleet_shared.manifest import FileRef
 
@@ -100,6 +101,18 @@ class Collector:
         """
         path = f"/assignments/{quote(device, safe='*')}"
         return _decode(self._send("PUT", path, json={"release": release}), Assignment)
+
+    def policy(self) -> Policy:
+        """Return the policy in force."""
+        return self._get("/policies", Policy)
+
+    def set_policy(self, policy: Policy) -> Policy:
+        """Put a policy in force, as the revision behind the one in force.
+
+        Raises:
+            RefusedError: It is not one.
+        """
+        return _decode(self._send("PUT", "/policies", content=msgspec.json.encode(policy)), Policy)
 
     def parity(self, release: str | None = None, **filters: str) -> Parity:
         """Return the cells of a release, of the latest where none is named.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Callable
@@ -13,12 +14,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import tiny_models
 
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.runner.protocol import Check, Checked, Loaded, Measure, Measured, Refused, RunnerSpec
+from fakes import tiny_models
 
 ROOT = Path(__file__).parents[2]
+
+_SAVE = """
+import sys, numpy as np, tensorflow as tf
+module = tf.Module()
+module.w = tf.Variable(np.load(sys.argv[1]).T)
+spec = tf.TensorSpec([None, 4], tf.float32, name="x")
+serve = tf.function(lambda x: {"y": tf.nn.softmax(x @ module.w)}, input_signature=[spec])
+tf.saved_model.save(module, sys.argv[2], signatures={"serving_default": serve})
+"""
 
 
 @dataclass
@@ -43,18 +53,12 @@ def write_tflite(directory: Path) -> Path:
 
 def write_saved_model(directory: Path) -> Path:
     """Write the same classifier as a SavedModel in a tar; TensorFlow stays out of the test's own process."""
-    import sys
-
     np.save(directory / "weights.npy", tiny_models.weights())
     subprocess.run(
         [
             sys.executable,
             "-c",
-            "import sys, numpy as np, tensorflow as tf\n"
-            "module = tf.Module(); module.w = tf.Variable(np.load(sys.argv[1]).T)\n"
-            "spec = tf.TensorSpec([None, 4], tf.float32, name='x')\n"
-            "serve = tf.function(lambda x: {'y': tf.nn.softmax(x @ module.w)}, input_signature=[spec])\n"
-            "tf.saved_model.save(module, sys.argv[2], signatures={'serving_default': serve})",
+            _SAVE,
             str(directory / "weights.npy"),
             str(directory / "model"),
         ],

@@ -39,6 +39,13 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout_s)
 
     def close(self) -> None:
+        async def end() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+        self.call(end())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(WAIT_S)
         self.loop.close()
@@ -130,7 +137,7 @@ class Device:
         self.client.on_connect = lambda _c, _u, _f, reason, _p: self._answers.put(str(reason))
         self.client.on_subscribe = lambda _c, _u, _m, reasons, _p: self._answers.put(reasons[0])
         self.client.on_disconnect = lambda *_: self.disconnected.set()
-        self.client.on_message = lambda _c, _u, m: self.inbox.put(Received(m.topic, m.payload, m.retain))
+        self.client.on_message = lambda _c, _u, m: self.inbox.put(Received(m.topic, bytes(m.payload), m.retain))
 
     def connect(self) -> str:
         """Connect and return the server's first answer."""
@@ -161,8 +168,8 @@ class Device:
     def vanish(self) -> None:
         """Be gone without goodbye, so that the will is published."""
         sock = self.client.socket()
-        if sock:
-            sock.shutdown(socket.SHUT_RDWR)
+        assert isinstance(sock, socket.socket)
+        sock.shutdown(socket.SHUT_RDWR)
         self.client.loop_stop()
 
     def close(self) -> None:

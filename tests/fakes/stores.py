@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -306,22 +305,3 @@ def release_row(*variants: str, model: str = "digits-cnn", pushed_s: float = NOW
     manifest, _ = small_manifest(*variants, model=model)
     digest = manifests.digest(manifests.encode(manifest))
     return ReleaseRow(release=digest, model=model, pushed_s=pushed_s, manifest=manifest)
-
-
-@contextmanager
-def served(app: Any) -> Iterator[str]:
-    """Serve an application on a free port of the loopback interface; gives its URL."""
-    import socket
-    import threading
-
-    import uvicorn
-
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(timeout=10)

@@ -114,15 +114,15 @@ def test_server_that_keeps_dying_is_reported_with_its_last_words(tmp_path: Path)
     store = tmp_path / "jetstream"
     store.rename(tmp_path / "away")
     store.write_bytes(b"")
-    assert running.broker.pid
-    os.kill(running.broker.pid, signal.SIGKILL)
+    pid = running.broker.pid
+    assert pid
+    os.kill(pid, signal.SIGKILL)
 
     error = running.watching.exception(timeout=WAIT_S)
+    running.close()
 
     assert "3 times in a row" in str(error)
     assert "directory" in str(error)
-    assert running.broker.pid is None
-    running.close()
 
 
 COLLECTOR = """

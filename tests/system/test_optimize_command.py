@@ -44,18 +44,21 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.tensorflow
-def test_command_builds_a_release_and_prints_nothing_but_json(tmp_path: Path) -> None:
+def test_command_prints_nothing_but_json_and_builds_the_same_release_twice(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MODEL)
-    done = run(tmp_path, "mine:model", "--data", "mine:data", "--out", "release", "--only", "int8", "--json")
-    assert done.returncode == 0, done.stderr
-    printed = json.loads(done.stdout)
+    only = ("--only", "int8", "--only", "saved-model", "--json")
+    first, second = (
+        run(tmp_path, "mine:model", "--data", "mine:data", "--out", out, *only) for out in ("release", "again")
+    )
+    assert first.returncode == 0, first.stderr
+    printed = json.loads(first.stdout)
     _, digest = manifest.verify(tmp_path / "release")
-    assert printed["release"] == digest
-    assert [each["name"] for each in printed["variants"]] == ["float32", "int8"]
-    lines = done.stderr.splitlines()
+    assert printed["release"] == digest == json.loads(second.stdout)["release"]
+    assert [each["name"] for each in printed["variants"]] == ["float32", "int8", "saved-model"]
+    lines = first.stderr.splitlines()
     assert lines
-    assert all(line.startswith("[") for line in lines), done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.py", "release"]
+    assert all(line.startswith("[") for line in lines), first.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "mine.py", "release"]
 
 
 @pytest.mark.tensorflow

@@ -122,7 +122,7 @@ class RunnerProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
-                cwd="/",
+                cwd=None,
                 env=environment,
                 start_new_session=True,  # the terminal's Ctrl-C is for the one who started us
             )

@@ -223,9 +223,10 @@ def measure(session: Session, request: Measure, voice: Voice) -> Measured:
         repeats = session.inferences_per_sample.setdefault(
             request.min_sample_s, _repeats(request.min_sample_s, session.inference_ms)
         )
-        cpu_before, started = time.process_time(), time.monotonic()
-        samples_ms = _steady(session, request, repeats, voice)
-        length_s, cpu_s = time.monotonic() - started, time.process_time() - cpu_before
+        with _no_collection():
+            cpu_before, started = time.process_time(), time.monotonic()
+            samples_ms = _steady(session, request, repeats, voice)
+            length_s, cpu_s = time.monotonic() - started, time.process_time() - cpu_before
         evaluation = _evaluate(session, voice) if request.evaluate and session.scored else None
     readings = [memory.peak(was_reset=session.peak_was_reset)]
     if session.after_load:
@@ -268,20 +269,25 @@ def _steady(session: Session, request: Measure, repeats: int, voice: Voice) -> l
     samples_ms: list[float] = []
     inputs = cycle(session.ring)
     started = time.monotonic()
+    while True:
+        samples_ms.append(_time_ms(session.model, next(inputs), repeats))
+        elapsed_s = time.monotonic() - started
+        if elapsed_s >= request.max_duration_s or len(samples_ms) >= MAX_SAMPLES:
+            return samples_ms
+        if len(samples_ms) >= request.samples and elapsed_s >= request.min_duration_s:
+            return samples_ms
+        voice.alive("measuring")
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python's garbage collector out of the samples: it would be told as the model's latency."""
     gc.collect()
-    gc.disable()  # a collection in the middle of a sample would be told as the model's latency
+    gc.disable()
     try:
-        while True:
-            samples_ms.append(_time_ms(session.model, next(inputs), repeats))
-            elapsed_s = time.monotonic() - started
-            if elapsed_s >= request.max_duration_s or len(samples_ms) >= MAX_SAMPLES:
-                break
-            if len(samples_ms) >= request.samples and elapsed_s >= request.min_duration_s:
-                break
-            voice.alive("measuring")
+        yield
     finally:
         gc.enable()
-    return samples_ms
 
 
 def _time_ms(model: Model, prepared: Any, repeats: int) -> float:

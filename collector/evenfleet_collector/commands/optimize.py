@@ -118,12 +118,17 @@ def _print_table(built: BuildReport) -> None:
     from rich.table import Table
 
     reference = built.manifest.reference_variant
-    table = Table(title=f"{built.manifest.model}: accuracy on {built.test_n} test samples", title_justify="left")
+    table = Table(
+        title=f"{built.manifest.model}: accuracy on {built.test_n} test samples, against {reference}",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     table.add_column("variant", no_wrap=True)
-    for heading in ("accuracy", f"to {reference}", "bytes", "ratio"):
+    for heading in ("accuracy", "change", "bytes", "ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("techniques", no_wrap=True)
-    table.add_column(f"agreement with {reference}", no_wrap=True)
+    for heading in ("techniques", "agreement"):  # these wrap on a narrow terminal
+        table.add_column(heading, overflow="fold", min_width=10)
     for row in built.variants:
         table.add_row(
             row.name,

@@ -40,7 +40,7 @@ def serve(
     example_config: bool,
     verbose: bool,
 ) -> None:
-    """Run the collector until it is told to stop (Ctrl-C or SIGTERM).
+    r"""Run the collector until it is told to stop (Ctrl-C or SIGTERM).
 
     It starts nats-server as its own child, takes in what devices measure, judges it, and serves API and dashboard.
     Started again after any end, it goes on where it was.

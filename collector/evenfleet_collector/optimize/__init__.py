@@ -16,8 +16,9 @@ others how a variant does on a device (the agent), whether that is good enough (
   does not.
 * A release appears complete, by one rename, or not at all.
 * A variant that cannot be built is named in the manifest's `missing` with the reason; the others are built.
-* Same model, data, seed and versions give the same bytes: nothing here knows the date. (Training is repeatable on one
-  machine; another CPU may sum in another order.)
+* Same model, data, seed and versions give the same bytes: nothing here knows the date. Training is repeatable on one
+  machine; another CPU may sum in another order. TensorFlow numbers its functions by process, so a second build in one
+  process gives SavedModels with other names in them.
 """
 
 from __future__ import annotations

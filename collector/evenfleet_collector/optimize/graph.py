@@ -7,6 +7,7 @@ from functools import cache
 from math import prod
 from typing import Any
 
+_FLOAT_TYPES = ("FLOAT16", "FLOAT32", "FLOAT64", "BFLOAT16")
 _WEIGHT_TYPES = ("FLOAT32", "FLOAT16", "INT4", "INT8", "UINT8", "INT16")
 
 
@@ -18,12 +19,14 @@ class GraphFacts:
         operators: ``NAME vN``, sorted, each once: what a runtime must know.
         parameters: Elements of constant weights and biases.
         macs: Multiply-accumulate operations of one inference in convolutions and dense layers.
+        float_operators: Names of the operators that read or write float tensors, conversions from and to int8 aside.
         min_runtime_version: The oldest TFLite runtime that can load it, as the converter wrote it.
     """
 
     operators: tuple[str, ...]
     parameters: int
     macs: int
+    float_operators: tuple[str, ...]
     min_runtime_version: str | None
 
 
@@ -41,6 +44,17 @@ def read(payload: bytes) -> GraphFacts:
             _macs(codes[operator.opcodeIndex][0], operator, graph)
             for graph in model.subgraphs
             for operator in graph.operators
+        ),
+        float_operators=tuple(
+            sorted(
+                {
+                    codes[operator.opcodeIndex][0]
+                    for graph in model.subgraphs
+                    for operator in graph.operators
+                    if _touches_floats(operator, graph)
+                }
+                - {"QUANTIZE", "DEQUANTIZE"}
+            )
         ),
         min_runtime_version=_metadata(model, b"min_runtime_version"),
     )
@@ -77,6 +91,12 @@ def _macs(name: str, operator: Any, graph: Any) -> int:
         return _size(output) * int(inputs[1].shape[1]) * int(inputs[1].shape[2])
     # TRANSPOSE_CONV spreads each input: inputs are (shape, weights (out, height, width, in), data).
     return _size(inputs[2]) * prod(int(side) for side in inputs[1].shape[:-1])
+
+
+def _touches_floats(operator: Any, graph: Any) -> bool:
+    types = _names("TensorType")
+    indexes = [index for index in (*operator.inputs, *operator.outputs) if index >= 0]  # -1: left out
+    return any(types[graph.tensors[index].type] in _FLOAT_TYPES for index in indexes)
 
 
 def _metadata(model: Any, name: bytes) -> str | None:

@@ -213,7 +213,7 @@ def _probe(function: Any, data: LabelledData, what: str, *, one_by_one: bool = F
     x = data.x_test[:_PROBE_SAMPLES]
     batches = [x[i : i + 1] for i in range(len(x))] if one_by_one else [x]
     try:
-        outputs = np.concatenate([np.asarray(function(batch)) for batch in batches])
+        outputs = np.concatenate([function(batch).numpy() for batch in batches])
     except Exception as error:  # noqa: BLE001 - the model decides what it trips over
         raise ModelRefusedError(
             f"{what} fails on test samples of shape {data.sample_shape}: {one_line(error)}"

@@ -138,7 +138,9 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     'ValueError: wrong rank'
     """
     lines = [_TERMINAL_CODE.sub("", line).strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not line.startswith(_KERAS_WRAPPING)] or [line for line in lines if line]
+    telling = [line for line in lines if line and not line.startswith(_KERAS_WRAPPING)] or [
+        line for line in lines if line
+    ]
     text = "".join(letter for letter in telling[0] if letter.isprintable()) if telling else ""
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"

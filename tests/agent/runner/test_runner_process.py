@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 import pytest
-from fakes import tiny_models
 
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.runner.protocol import Check, Checked, Failed, Loaded, Measure, Measured, Refused, RunnerSpec
 from evenfleet_shared.errors import RunnerError
+from fakes import tiny_models
 
 
 class Clock:

@@ -6,11 +6,11 @@ import io
 
 import numpy as np
 import pytest
-from fakes import tiny_models
 
 from evenfleet_agent.runner import worker
 from evenfleet_agent.runner.protocol import Measure, RunnerSpec
 from evenfleet_shared.errors import ConfigError, DataError, ModelRefusedError
+from fakes import tiny_models
 
 # What each row's largest feature makes of it, with `tiny_models.weights`.
 INPUTS = np.eye(3, 4, dtype=np.float32) * 5

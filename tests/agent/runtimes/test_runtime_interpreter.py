@@ -54,7 +54,10 @@ def test_part_of_a_chain_is_counted_exactly(chain):
     ("message", "line"),
     [
         ("Didn't find op for builtin opcode 'CONV_2D' version '9'. An older\n", "no operator CONV_2D of version 9"),
-        ("Encountered unresolved custom op: TFLite_Detection_PostProcess.\nSee", "custom operator TFLite_Detection_Post"),
+        (
+            "Encountered unresolved custom op: TFLite_Detection_PostProcess.\nSee",
+            "custom operator TFLite_Detection_Post",
+        ),
         ("a\n  b\tc", "a b c"),
         ("", "no reason given"),
     ],
@@ -82,9 +85,11 @@ def test_importing_the_supervisors_side_loads_no_numpy_and_no_interpreter():
         [
             sys.executable,
             "-c",
-            "import sys, evenfleet_agent.cli, evenfleet_agent.runner.process, evenfleet_agent.runtimes\n"
-            "import evenfleet_agent.host, evenfleet_agent.window\n"
-            "print([name for name in ('numpy', 'tensorflow', 'ai_edge_litert', 'tflite_runtime') if name in sys.modules])",
+            """
+import sys, evenfleet_agent.cli, evenfleet_agent.runner.process, evenfleet_agent.runtimes
+import evenfleet_agent.host, evenfleet_agent.window
+print([name for name in ('numpy', 'tensorflow', 'ai_edge_litert', 'tflite_runtime') if name in sys.modules])
+""",
         ],
         capture_output=True,
         text=True,

@@ -21,9 +21,7 @@ def test_quantised_values_come_back_within_half_a_step(values):
     assert np.abs(tensors.to_real(tensors.to_stored(real, spec), spec) - real).max() <= 0.5 / 16 + 1e-6
 
 
-@pytest.mark.parametrize(
-    ("dtype", "low", "high"), [("int8", -128, 127), ("uint8", 0, 255), ("int16", -32768, 32767)]
-)
+@pytest.mark.parametrize(("dtype", "low", "high"), [("int8", -128, 127), ("uint8", 0, 255), ("int16", -32768, 32767)])
 def test_values_beyond_the_type_are_cut_off_and_do_not_wrap(dtype, low, high):
     stored = tensors.to_stored(np.array([-1e9, 1e9]), tensor(dtype, scale=0.1, zero_point=0))
     assert stored.tolist() == [low, high]

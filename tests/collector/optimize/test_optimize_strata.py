@@ -23,6 +23,11 @@ def test_every_class_is_drawn_where_there_is_room_for_all(labels: np.ndarray, co
         assert set(labels[drawn]) == set(labels)
 
 
+def test_class_too_rare_for_a_share_is_drawn_all_the_same() -> None:
+    labels = np.repeat([0, 1, 2], [97, 2, 1])
+    assert np.bincount(labels[strata.choose(labels, 5, seed=0)]).tolist() == [3, 1, 1]
+
+
 def test_classes_keep_their_shares() -> None:
     labels = np.repeat([0, 1, 2], [600, 300, 100])
     drawn = strata.choose(labels, 100, seed=3)

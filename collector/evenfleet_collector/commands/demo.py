@@ -1,0 +1,131 @@
+"""`evenfleet demo`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from evenfleet_collector import demo as demos
+from evenfleet_collector.commands.flags import render_flags
+from evenfleet_collector.commands.parity import render_parity
+from evenfleet_collector.demo import Outcome, Show
+from evenfleet_shared.errors import EXIT_DONE, EXIT_OUTSIDE
+
+
+@click.command()
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=1),
+    default=demos.DEFAULT_SECONDS,
+    show_default=True,
+    help="With --exit: end after so long, whatever is decided, counted from the agents' start.",
+)
+@click.option("--exit", "exits", is_flag=True, help="End when every device is decided, with an exit code.")
+@click.option(
+    "--fault", "faults", multiple=True, metavar="AGENT=KIND", help="Plant this instead; KIND: accuracy, latency."
+)
+@click.option("--no-fault", is_flag=True, help="Plant nothing.")
+@click.option(
+    "--release", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Use this release; build none."
+)
+def demo(*, seconds: float, exits: bool, faults: tuple[str, ...], no_fault: bool, release: Path | None) -> None:
+    r"""Run the whole loop on this machine, with two planted faults.
+
+    Builds a release of a small CNN (quantized, pruned, distilled), starts a collector and six agents on different
+    runtimes, takes each class's reference, plants the faults, and shows who is flagged and why. The collector is told
+    nothing of the faults. Everything lies in a temporary directory and ends with the demo.
+
+    \b
+    Agents: xnnpack-1, xnnpack-2 (wrongly scaled inputs), xnnpack-3 (slowed),
+            plain-1, tflite-1, tensorflow-1
+
+    \b
+    Example:
+      evenfleet demo --exit
+      evenfleet demo --fault plain-1=latency
+
+    \b
+    Exit codes, with --exit: 0 exactly the planted faults were flagged,
+    4 others were, or one was missed; 1 a part did not start; 2 bad arguments.
+    """
+    if faults and no_fault:
+        raise click.UsageError("--fault and --no-fault exclude each other")
+    planted = {} if no_fault else demos.parse_faults(faults) if faults else demos.DEFAULT_FAULTS
+    console = Console()
+    # A polite end is an end like Ctrl-C: everything is taken down.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with _shown(console) as show:
+            outcome = demos.run(planted, seconds=seconds, release=release, keep_going=not exits, show=show)
+    except KeyboardInterrupt:
+        console.print("ended; nothing is left behind")
+        return
+    _print_result(console, outcome)
+    raise click.exceptions.Exit(EXIT_DONE if outcome.exactly_planted else EXIT_OUTSIDE)
+
+
+class _ConsoleShow(Show):
+    def __init__(self, console: Console, progress: Progress | None) -> None:
+        self._console = console
+        self._bar = progress
+        self._task = progress.add_task("starting", total=None) if progress else None
+        self._said = ""
+
+    def say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False)
+
+    def progress(self, done: int, total: int, doing: str) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, description=doing)
+        elif doing.partition(":")[0] != self._said:
+            # Where no bar can be drawn, a line for each phase.
+            self._said = doing.partition(":")[0]
+            self.say(doing)
+
+    def table(self, outcome: Outcome, url: str) -> None:
+        self._console.print(f"\nDashboard: {url}   (Ctrl-C ends)", highlight=False)
+        self._console.print(render_parity(outcome.cells))
+        if outcome.flags:
+            self._console.print(render_flags([flag for flag in outcome.flags if flag.cleared_s is None]))
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[Show]:
+    if not console.is_terminal:
+        yield _ConsoleShow(console, None)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield _ConsoleShow(console, progress)
+
+
+def _print_result(console: Console, outcome: Outcome) -> None:
+    console.print(render_parity(outcome.cells))
+    console.print(render_flags(outcome.flags))
+    for device, fault in outcome.planted.items():
+        at_s = outcome.flagged_s.get((device, fault))
+        when = "NOT flagged" if at_s is None else f"flagged after {at_s:.0f} s"
+        console.print(f"planted: {fault} fault in {device}: {when}", highlight=False)
+    for flag in outcome.false_flags:
+        console.print(f"flagged without a planted fault: {flag.device} {flag.variant} {flag.metric}", highlight=False)
+    for cell in outcome.undecided:
+        console.print(
+            f"not within at the end: {cell.device} {cell.variant}: {cell.verdict}, {cell.reason}", highlight=False
+        )
+    times = (
+        ("first parity table", outcome.first_table_s),
+        ("faults planted", outcome.faults_begun_s),
+        ("all decided", outcome.all_decided_s),
+    )
+    shown = ", ".join(f"{name} {at:.0f} s" if at is not None else f"{name}: never" for name, at in times)
+    console.print(f"times since the start: {shown}", highlight=False)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

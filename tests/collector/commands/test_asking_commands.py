@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evenfleet_shared import manifest as manifests
+from fakes.stores import NOW_S, FakeStore, cell_row, device_row, flag_row, release_row, small_manifest
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def release_dir(tmp_path: Path) -> Path:
+    manifest, files = small_manifest()
+    directory = tmp_path / "release"
+    for file, payload in files.items():
+        path = directory / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(payload)
+    (directory / manifests.MANIFEST_NAME).write_bytes(manifests.encode(manifest))
+    return directory
+
+
+@pytest.fixture
+def fleet(store: FakeStore) -> str:
+    row = release_row("float32", "int8")
+    store.release_rows.append(row)
+    for device in ("press-01", "press-02"):
+        store.put_device(device_row(device, release=row.release))
+        store.put_cell(cell_row(device, "float32", row.release))
+        store.put_cell(cell_row(device, "int8", row.release, p95_ms=0.312))
+    return row.release
+
+
+@pytest.mark.parametrize("command", ["parity", "flags", "release list", "device list", "device show a"])
+def test_collector_that_is_not_there_is_one_line_and_exit_1(evenfleet: Run, command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    outcome = evenfleet(*command.split(), "--url", f"http://127.0.0.1:{port}")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert f"no collector answers at http://127.0.0.1:{port}" in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://x", "http://", "http://x:port"])
+def test_url_that_is_none_is_exit_2(evenfleet: Run, url: str) -> None:
+    outcome = evenfleet("flags", "--url", url)
+    assert outcome.code == 2
+    assert "expected http://HOST:PORT" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("release", "release push", "release list", "release show", "release verify", "release assign"),
+        *("device", "device list", "device show", "device enrol", "flags", "parity"),
+    ],
+)
+def test_help_gives_an_example_and_the_exit_codes(evenfleet: Run, command: str) -> None:
+    outcome = evenfleet(*command.split(), "--help")
+    assert outcome.code == 0
+    assert "Example:" in outcome.out
+    assert "Exit codes:" in outcome.out
+
+
+@pytest.mark.usefixtures("collector")
+class TestRelease:
+    def test_pushed_release_is_there_with_its_files(self, evenfleet: Run, store: FakeStore, release_dir: Path) -> None:
+        digest = manifests.load(release_dir)[1]
+        outcome = evenfleet("release", "push", release_dir)
+        assert (outcome.code, outcome.out) == (0, f"{digest}\n")
+        assert [row.release for row in store.release_rows] == [digest]
+        again = evenfleet("release", "push", release_dir, "--json")
+        assert json.loads(again.out) == {"release": digest, "model": "digits-cnn", "uploaded": []}
+
+    def test_damaged_release_is_not_pushed(self, evenfleet: Run, store: FakeStore, release_dir: Path) -> None:
+        (release_dir / "artifacts" / "int8.tflite").write_bytes(b"digits-cnn int9")
+        outcome = evenfleet("release", "push", release_dir)
+        assert outcome.code == 1
+        assert "int8.tflite has sha256" in outcome.err
+        assert store.release_rows == []
+
+    def test_directory_that_is_no_release_is_one_line(self, evenfleet: Run, tmp_path: Path) -> None:
+        outcome = evenfleet("release", "push", tmp_path / "nothing")
+        assert outcome.code == 1
+        assert "is not a release" in outcome.err
+
+    def test_verify_names_the_release(self, evenfleet: Run, release_dir: Path) -> None:
+        outcome = evenfleet("release", "verify", release_dir)
+        assert outcome.code == 0
+        assert outcome.out.startswith(manifests.load(release_dir)[1])
+
+    def test_list_and_show(self, evenfleet: Run, fleet: str) -> None:
+        assert fleet[:12] in evenfleet("release", "list").out
+        assert json.loads(evenfleet("release", "list", "--json").out)[0]["release"] == fleet
+        shown = evenfleet("release", "show", fleet[:6])
+        assert fleet in shown.out
+        assert "75.0 %" in shown.out
+        assert evenfleet("release", "show", "ffffff").code == 3
+
+    def test_assign_to_devices_or_to_all(self, evenfleet: Run, store: FakeStore, fleet: str) -> None:
+        assert evenfleet("release", "assign", fleet[:8], "--device", "press-01").code == 0
+        assert evenfleet("release", "assign", fleet[:8], "--all").code == 0
+        assert store.assigned == {"press-01": fleet, "*": fleet}
+        refused = evenfleet("release", "assign", fleet[:8], "--device", "ghost")
+        assert refused.code == 3
+        assert "ghost is not enrolled" in refused.err
+        assert evenfleet("release", "assign", fleet[:8]).code == 2
+        assert evenfleet("release", "assign", fleet[:8], "--device", "press 1").code == 2
+
+
+@pytest.mark.usefixtures("collector")
+class TestDevice:
+    def test_token_is_printed_once(self, evenfleet: Run) -> None:
+        assert "token-of-press-07" in evenfleet("device", "enrol", "press-07").out
+        again = evenfleet("device", "enrol", "press-07")
+        assert (again.code, again.out) == (3, "")
+        assert "enrolled already" in again.err
+
+    def test_token_file_is_for_its_owner_alone(self, evenfleet: Run, tmp_path: Path) -> None:
+        path = tmp_path / "press-07.token"
+        outcome = evenfleet("device", "enrol", "press-07", "--token-file", path)
+        assert "token-of-press-07" not in outcome.out
+        assert path.read_text() == "token-of-press-07\n"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    def test_token_file_that_cannot_be_made_enrols_nothing(
+        self, evenfleet: Run, store: FakeStore, tmp_path: Path
+    ) -> None:
+        there = tmp_path / "there"
+        there.write_text("precious")
+        for path in (there, tmp_path / "no" / "folder"):
+            outcome = evenfleet("device", "enrol", "press-07", "--token-file", path)
+            assert outcome.code == 2
+            assert "nothing was enrolled" in outcome.err
+        assert there.read_text() == "precious"
+        assert store.device_rows == {}
+
+    def test_refused_enrolment_leaves_no_token_file(self, evenfleet: Run, store: FakeStore, tmp_path: Path) -> None:
+        store.put_device(device_row("press-07"))
+        path = tmp_path / "token"
+        assert evenfleet("device", "enrol", "press-07", "--token-file", path).code == 3
+        assert not path.exists()
+
+    def test_list_is_filtered_by_verdict(self, evenfleet: Run, store: FakeStore) -> None:
+        store.put_device(device_row("good"))
+        store.put_device(device_row("bad", verdict="outside"))
+        assert [row["device"] for row in json.loads(evenfleet("device", "list", "--json").out)] == ["bad", "good"]
+        filtered = evenfleet("device", "list", "--verdict", "outside").out
+        assert "bad" in filtered
+        assert "good" not in filtered
+
+    @pytest.mark.usefixtures("fleet")
+    def test_show_has_cells_and_flags_of_this_device_alone(self, evenfleet: Run) -> None:
+        outcome = evenfleet("device", "show", "press-01")
+        assert "312 µs" in outcome.out
+        assert "press-02" not in outcome.out
+        assert evenfleet("device", "show", "press-99").code == 3
+        assert evenfleet("device", "show", "Press 1").code == 2
+
+
+@pytest.mark.usefixtures("collector")
+class TestFlags:
+    def test_no_open_flag_is_exit_0_and_an_open_one_exit_4(self, evenfleet: Run, store: FakeStore, fleet: str) -> None:
+        store.flag_rows.append(flag_row(1, "press-01", "int8", fleet, cleared_s=NOW_S + 1))
+        assert evenfleet("flags").code == 0
+        assert evenfleet("flags", "--all").code == 0
+        store.flag_rows.append(flag_row(2, "press-02", "int8", fleet, reason="far too slow"))
+        outcome = evenfleet("flags")
+        assert outcome.code == 4
+        assert "#2  press-02 int8 latency" in outcome.out
+        assert "far too slow" in outcome.out
+        assert [flag["id"] for flag in json.loads(evenfleet("flags", "--all", "--json").out)] == [1, 2]
+
+    def test_why_shows_the_windows_and_sums(self, evenfleet: Run, store: FakeStore, fleet: str) -> None:
+        store.flag_rows.append(flag_row(1, "press-01", "int8", fleet))
+        outcome = evenfleet("flags", "--why", "1")
+        assert outcome.code == 4
+        assert outcome.out.split()[-3:] == ["7", "8.5", "8.5"]
+        assert evenfleet("flags", "--why", "9").code == 3
+        assert evenfleet("flags", "--why", "0").code == 2
+
+
+@pytest.mark.usefixtures("collector")
+class TestParity:
+    def test_even_fleet_is_exit_0(self, evenfleet: Run, fleet: str) -> None:
+        outcome = evenfleet("parity")
+        assert outcome.code == 0
+        for told in (fleet[:12], "press-01", "● within", "312 µs", "97.2 %", "4 within"):
+            assert told in outcome.out
+
+    def test_cell_outside_is_exit_4_with_its_reason(self, evenfleet: Run, store: FakeStore, fleet: str) -> None:
+        store.put_cell(cell_row("press-02", "int8", fleet, verdict="outside", reason="far too slow"))
+        outcome = evenfleet("parity", fleet[:8])
+        assert outcome.code == 4
+        assert "▲ press-02 int8  far too slow" in outcome.out
+        assert evenfleet("parity", "--json").code == 4
+
+    def test_json_holds_every_cell_of_a_fleet_of_many_pages(self, evenfleet: Run, store: FakeStore, fleet: str) -> None:
+        for number in range(1500):
+            store.put_cell(cell_row(f"many-{number:04}", "int8", fleet))
+        cells = json.loads(evenfleet("parity", "--json").out)["items"]
+        assert len({(cell["device"], cell["variant"]) for cell in cells}) == len(cells) == 1504
+
+    @pytest.mark.parametrize("columns", [44, 80, 200])
+    @pytest.mark.usefixtures("fleet")
+    def test_terminal_of_any_width_shows_every_figure_whole(
+        self, evenfleet: Run, monkeypatch: pytest.MonkeyPatch, columns: int
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        outcome = evenfleet("parity")
+        assert max(len(line) for line in outcome.out.splitlines()) <= columns
+        assert outcome.out.count("312 µs") == 2
+        assert "…" not in outcome.out
+
+    def test_before_any_release_it_says_how_to_begin(self, evenfleet: Run) -> None:
+        outcome = evenfleet("parity")
+        assert outcome.code == 0
+        assert "evenfleet release push" in outcome.out
+        assert evenfleet("parity", "abcdef").code == 3
+
+
+def test_collector_of_another_kind_is_told(evenfleet: Run, store: FakeStore, collector: str) -> None:
+    store.put_device(replace(device_row("a"), verdict="splendid"))  # type: ignore[arg-type]
+    outcome = evenfleet("device", "list")
+    assert outcome.code == 1
+    assert outcome.err.count("\n") == 1

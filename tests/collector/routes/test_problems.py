@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from evenfleet_collector.routes import HealthSnapshot
+from evenfleet_collector.routes.guard import MAX_BODY_BYTES
+from fakes.apps import fake_app
+from fakes.stores import FakeStore, release_row
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "told"),
+    [
+        ("/api/v1/nothing", 404, "GET /api/v1/nothing is not answered here"),
+        ("/api/v1/devices/press-99", 404, "no device 'press-99'"),
+        ("/api/v1/devices/press-99/windows", 404, "no device 'press-99'"),
+        ("/api/v1/devices/Press%2099", 422, "path device"),
+        ("/api/v1/devices?verdct=outside", 422, "query verdct: expected a known parameter"),
+        ("/api/v1/devices?verdict=bad", 422, "found 'bad'"),
+        ("/api/v1/devices?page_size=0", 422, "query page_size: expected greater than or equal to 1, found '0'"),
+        ("/api/v1/devices?page_size=1001", 422, "less than or equal to 1000"),
+        ("/api/v1/devices?page_token=%F0%9F%98%80", 400, "page_token"),
+        ("/api/v1/devices?page_token=bm90IGpzb24", 400, "page_token"),
+        ("/api/v1/flags?page_token=ImEi", 400, "page_token"),
+        ("/api/v1/flags/0", 422, "path flag"),
+        ("/api/v1/flags/7", 404, "no flag '7'"),
+        ("/api/v1/flags?start=yesterday", 422, "query start"),
+        ("/api/v1/flags?start=2026-01-01T00:00:00", 422, "timezone"),
+        ("/api/v1/releases/xyz", 422, "path release"),
+        ("/api/v1/releases/abcdef", 404, "no single release 'abcdef'"),
+        ("/api/v1/parity?release=abcdef", 404, "no single release 'abcdef'"),
+        ("/api/v1/parity?sort=colour", 422, "query sort"),
+        ("/api/v1/stream?after_version=-1", 422, "query after_version"),
+        ("/?release=abcdef", 404, "no single release 'abcdef'"),
+        ("/static/../page.py", 404, "is not answered here"),
+    ],
+)
+def test_bad_question_is_a_problem_that_says_what_is_wrong(
+    client: TestClient, path: str, status: int, told: str
+) -> None:
+    _assert_problem(client.get(path), status, told)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "told"),
+    [
+        ("DELETE", "/api/v1/stats", b"", 405, "DELETE /api/v1/stats"),
+        ("POST", "/api/v1/devices", b"{", 422, "body"),
+        ("POST", "/api/v1/devices", b"[]", 422, "body"),
+        ("POST", "/api/v1/devices", b"{}", 422, "body device: expected a value, found none"),
+        ("POST", "/api/v1/devices", b'{"device": "Press 7"}', 422, "found 'Press 7'"),
+        ("POST", "/api/v1/releases", b"\xff\xfe", 422, "not a release manifest"),
+        ("POST", "/api/v1/releases", b"{}", 422, "not a release manifest"),
+        ("PUT", "/api/v1/assignments/*", b'{"release": "abcdef"}', 404, "no single release"),
+        ("PUT", "/api/v1/assignments/a.b", b'{"release": null}', 422, "path device"),
+        ("PUT", "/api/v1/assignments/ghost", b'{"release": null}', 409, "not enrolled"),
+        ("PUT", "/api/v1/policies", b"\xff", 400, "expected a policy as JSON"),
+        ("PUT", "/api/v1/policies", b"[" * 100_000, 400, "expected a policy as JSON"),
+        ("PUT", "/api/v1/policies", b"[]", 422, "Expected `object`"),
+        ("PUT", "/api/v1/policies", b'{"min_windows": 0}', 422, "min_windows"),
+        ("PUT", "/api/v1/policies", b'{"latency": {"margin": 1}}', 422, "unknown setting latency.margin"),
+    ],
+)
+def test_bad_edit_is_a_problem_and_changes_nothing(
+    client: TestClient, store: FakeStore, method: str, path: str, body: bytes, status: int, told: str
+) -> None:
+    before = store.policy()
+    response = client.request(method, path, content=body, headers={"Content-Type": "application/json"})
+    _assert_problem(response, status, told)
+    assert (store.device_rows, store.assigned, store.policy()) == ({}, {}, before)
+
+
+def test_release_whose_artifacts_are_not_here_is_refused(client: TestClient) -> None:
+    import msgspec
+
+    response = client.post("/api/v1/releases", content=msgspec.json.encode(release_row().manifest))
+    _assert_problem(response, 422, "is not here yet")
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_body_that_is_too_large_is_refused(client: TestClient, announced: bool) -> None:
+    payload = bytes(MAX_BODY_BYTES + 1)
+    content = payload if announced else iter([payload[: 1 << 20], payload[1 << 20 :]])
+    _assert_problem(client.put("/api/v1/policies", content=content), 413, "at most 8,388,608 bytes")
+
+
+def test_page_of_another_origin_cannot_change_anything(client: TestClient, store: FakeStore) -> None:
+    response = client.post("/api/v1/devices", json={"device": "a"}, headers={"Origin": "https://evil.example"})
+    _assert_problem(response, 403, "evil.example")
+    assert store.device_rows == {}
+    own = client.post("/api/v1/devices", json={"device": "a"}, headers={"Origin": "http://testserver"})
+    assert own.status_code == 201
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/stats", "/api/v1/nothing", "/static/page.css"])
+def test_every_answer_carries_the_security_headers(client: TestClient, path: str) -> None:
+    headers = client.get(path).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "unsafe" not in headers["Content-Security-Policy"]
+
+
+def test_failure_inside_tells_the_network_nothing_of_it(tmp_path: Path) -> None:
+    class Broken(FakeStore):
+        def stats(self) -> Any:
+            raise ZeroDivisionError("secret")
+
+    client = TestClient(fake_app(Broken(), tmp_path), raise_server_exceptions=False)
+    response = client.get("/api/v1/stats")
+    _assert_problem(response, 500, "its log says at what")
+    assert "secret" not in response.text
+
+
+def test_readiness_names_its_reasons(tmp_path: Path, client: TestClient) -> None:
+    def ill() -> HealthSnapshot:
+        return HealthSnapshot(broker_connected=False, store_ok=True, lag_windows=20_000, problems=("queue 95 % full",))
+
+    assert client.get("/livez").status_code == 200
+    assert client.get("/readyz").json() == {"ready": True, "reasons": [], "lag_windows": 0}
+    response = TestClient(fake_app(FakeStore(), tmp_path, health=ill)).get("/readyz")
+    assert response.status_code == 503
+    assert [reason.split(":")[0] for reason in response.json()["reasons"]] == [
+        "queue 95 % full",
+        "not connected to the broker",
+        "20,000 windows wait to be judged, expected at most 10,000",
+    ]
+
+
+def _assert_problem(response: Any, status: int, told: str) -> None:
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem = response.json()
+    assert (response.status_code, problem["status"]) == (status, status)
+    assert told in problem["detail"]
+    assert {"type", "title", "instance"} <= problem.keys()

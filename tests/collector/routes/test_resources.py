@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from fastapi.testclient import TestClient
+
+from evenfleet_collector.store.rows import ReleaseRow, WindowRow
+from evenfleet_shared.messages import Incarnation, Window
+from fakes.stores import NOW_S, FakeStore, cell_row, device_row, flag_row, release_row
+
+
+def window_row(number: int, device: str = "press-01", variant: str = "int8") -> WindowRow:
+    window = Window(
+        device=device,
+        incarnation=Incarnation(1, "00c0ffee"),
+        seq=number,
+        floor=1,
+        release="a" * 64,
+        variant=variant,
+        artifact="b" * 64,
+        context="c" * 64,
+        length_s=1.0,
+        ended_uptime_s=1.0,
+        ended_wall_s=0.0,
+        runner_start=0,
+    )
+    return WindowRow(id=number, received_s=NOW_S + number, backfill=False, window=window)
+
+
+def pages(client: TestClient, path: str, page_size: int, **filters: str) -> list[list[Any]]:
+    found = []
+    parameters = {**filters, "page_size": str(page_size)}
+    while True:
+        body = client.get(path, params=parameters).raise_for_status().json()
+        found.append(body["items"])
+        if body["next_page_token"] is None:
+            return found
+        parameters["page_token"] = body["next_page_token"]
+
+
+def test_devices_come_in_pages_that_neither_repeat_nor_leave_out(client: TestClient, store: FakeStore) -> None:
+    for number in range(7):
+        store.put_device(device_row(f"press-{number}"))
+    found = pages(client, "/api/v1/devices", 3)
+    assert [len(page) for page in found] == [3, 3, 1]
+    assert [row["device"] for page in found for row in page] == [f"press-{number}" for number in range(7)]
+
+
+def test_device_that_appears_between_two_pages_repeats_none(client: TestClient, store: FakeStore) -> None:
+    for name in ("b", "c", "d"):
+        store.put_device(device_row(name))
+    first = client.get("/api/v1/devices?page_size=2").json()
+    store.put_device(device_row("a"))
+    second = client.get("/api/v1/devices", params={"page_token": first["next_page_token"]}).json()
+    assert [row["device"] for row in second["items"]] == ["d"]
+
+
+def test_devices_are_filtered_by_verdict(client: TestClient, store: FakeStore) -> None:
+    for number in range(250):
+        store.put_device(device_row(f"d{number:03}", verdict="outside" if number in {7, 249} else "within"))
+    body = client.get("/api/v1/devices?verdict=outside").json()
+    assert [row["device"] for row in body["items"]] == ["d007", "d249"]
+    assert body["next_page_token"] is None
+
+
+def test_one_device_is_the_stores_row(client: TestClient, store: FakeStore) -> None:
+    row = device_row("press-01")
+    store.put_device(row)
+    assert client.get("/api/v1/devices/press-01").json() == msgspec.to_builtins(row)
+
+
+def test_enrolment_gives_the_token_once(client: TestClient) -> None:
+    first = client.post("/api/v1/devices", json={"device": "press-01"})
+    assert (first.status_code, first.json()) == (201, {"device": "press-01", "token": "token-of-press-01"})
+    again = client.post("/api/v1/devices", json={"device": "press-01"})
+    assert again.status_code == 409
+    assert "enrolled already" in again.json()["detail"]
+
+
+def test_windows_are_those_received_in_the_half_open_time(client: TestClient, store: FakeStore) -> None:
+    store.put_device(device_row("press-01"))
+    store.window_rows += [window_row(number) for number in range(1, 6)]
+    body = client.get(
+        "/api/v1/devices/press-01/windows",
+        params={"start": "2023-11-14T22:13:22Z", "end": "2023-11-14T23:13:24+01:00"},
+    ).json()
+    assert [row["id"] for row in body["items"]] == [2, 3]
+
+
+def test_windows_are_the_messages_that_devices_sent(client: TestClient, store: FakeStore) -> None:
+    store.put_device(device_row("press-01"))
+    store.window_rows += [window_row(1), window_row(2, variant="float32"), window_row(3)]
+    found = pages(client, "/api/v1/devices/press-01/windows", 1, variant="int8")
+    assert [row["id"] for page in found for row in page] == [1, 3]
+    assert msgspec.convert(found[0][0]["window"], Window) == window_row(1).window
+
+
+def test_releases_are_listed_newest_first_and_found_by_their_start(client: TestClient, store: FakeStore) -> None:
+    old, new = release_row(model="old", pushed_s=1.0), release_row(model="new", pushed_s=2.0)
+    store.release_rows += [old, new]
+    assert [row["model"] for page in pages(client, "/api/v1/releases", 1) for row in page] == ["new", "old"]
+    assert msgspec.json.decode(client.get(f"/api/v1/releases/{old.release[:8]}").content, type=ReleaseRow) == old
+
+
+@pytest.fixture
+def fleet(store: FakeStore) -> str:
+    row = release_row()
+    store.release_rows.append(row)
+    for device, p95_ms in (("a", 3.0), ("b", 1.0), ("c", None), ("d", 2.0)):
+        store.put_cell(cell_row(device, "int8", row.release, p95_ms=p95_ms))
+    store.put_cell(cell_row("a", "float32", row.release, p95_ms=9.0, verdict="outside"))
+    return row.release
+
+
+def test_parity_is_of_the_latest_release(client: TestClient, store: FakeStore, fleet: str) -> None:
+    older = release_row(model="older", pushed_s=0.0)
+    store.release_rows.append(older)
+    store.put_cell(cell_row("z", "int8", older.release))
+    body = client.get("/api/v1/parity").json()
+    assert body["release"] == fleet
+    assert {cell["device"] for cell in body["items"]} == {"a", "b", "c", "d"}
+    assert [cell["device"] for cell in client.get(f"/api/v1/parity?release={older.release}").json()["items"]] == ["z"]
+
+
+@pytest.mark.usefixtures("fleet")
+def test_parity_sorts_the_slowest_first_and_the_unmeasured_last(client: TestClient) -> None:
+    found = pages(client, "/api/v1/parity", 2, sort="-p95_ms")
+    assert [cell["p95_ms"] for page in found for cell in page] == [9.0, 3.0, 2.0, 1.0, None]
+
+
+@pytest.mark.usefixtures("fleet")
+def test_parity_is_filtered(client: TestClient) -> None:
+    body = client.get("/api/v1/parity?verdict=outside&device=a").json()
+    assert [(cell["device"], cell["variant"]) for cell in body["items"]] == [("a", "float32")]
+
+
+def test_parity_without_any_release_is_empty(client: TestClient) -> None:
+    assert client.get("/api/v1/parity").json() == {"release": None, "model": None, "items": [], "next_page_token": None}
+
+
+def test_flags_are_open_ones_with_evidence_as_json(client: TestClient, store: FakeStore) -> None:
+    store.flag_rows += [flag_row(1, "a", "int8", "f" * 64, cleared_s=NOW_S + 5), flag_row(2, "b", "int8", "f" * 64)]
+    body = client.get("/api/v1/flags").json()
+    assert [flag["id"] for flag in body["items"]] == [2]
+    assert body["items"][0]["evidence"]["steps"][0]["increment"] == 8.5
+    assert len(client.get("/api/v1/flags?cleared=true").json()["items"]) == 2
+    assert client.get("/api/v1/flags?device=a").json()["items"] == []
+    assert client.get("/api/v1/flags/1").json()["cleared_s"] == NOW_S + 5
+
+
+def test_assignment_takes_the_start_of_a_digest(client: TestClient, store: FakeStore) -> None:
+    row = release_row()
+    store.release_rows.append(row)
+    answer = client.put("/api/v1/assignments/*", json={"release": row.release[:6]})
+    assert answer.json() == {"device": "*", "release": row.release}
+    assert client.get("/api/v1/assignments").json()["items"] == [{"device": "*", "release": row.release}]
+    client.put("/api/v1/assignments/*", json={"release": None}).raise_for_status()
+    assert store.assigned == {"*": None}
+
+
+def test_policy_is_replaced_and_shown_as_it_now_stands(client: TestClient) -> None:
+    answer = client.put("/api/v1/policies", json={"latency": {"margin_ratio": 0.25}})
+    assert answer.json()["latency"]["margin_ratio"] == 0.25
+    assert answer.json()["revision"] == 2
+    assert client.get("/api/v1/policies").json() == answer.json()
+
+
+def test_stats_hold_the_loss_balance(client: TestClient) -> None:
+    assert client.get("/api/v1/stats").json()["balance"] == {
+        "measured": 0,
+        "committed": 0,
+        "refused": 0,
+        "lost": 0,
+        "in_flight": 0,
+    }
+
+
+def test_every_answer_is_described(client: TestClient) -> None:
+    described = client.get("/openapi.json").json()
+    assert {"CellRow", "DeviceRow", "Manifest", "Policy", "Window"} <= described["components"]["schemas"].keys()
+    assert {f"/api/v1/{name}" for name in ("devices", "parity", "flags", "policies", "stats", "stream")} <= described[
+        "paths"
+    ].keys()

@@ -1,0 +1,103 @@
+"""The page in a real browser: what a person sees change without touching anything."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fakes.apps import served
+from fakes.stores import FakeStore, cell_row, device_row, flag_row, release_row
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not (shutil.which("chromium") and shutil.which("chromedriver")),
+        reason="needs the Debian packages chromium and chromium-driver",
+    ),
+]
+
+QUIET = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Chrome]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    for argument in (*QUIET, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=400,800"):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def test_cell_turns_outside_on_the_open_page(browser: Chrome, tmp_path: Path) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    variants = [f"variant-{number}" for number in range(9)]
+    release = release_row(*variants)
+    store = FakeStore()
+    store.release_rows.append(release)
+    store.put_device(device_row("press-01"))
+    for variant in variants:
+        store.put_cell(cell_row("press-01", variant, release.release, verdict="undetermined"))
+    with served(store, tmp_path / "artifacts") as url:
+        browser.get(url)
+        wait = WebDriverWait(browser, 20, poll_frequency=0.05)
+        wait.until(lambda page: page.find_element(By.ID, "follow").text == "live")
+        cell = 'document.getElementById("cell.press-01.variant-0").dataset.verdict'
+        assert browser.execute_script(f"return {cell}") == "undetermined"
+        browser.execute_script(
+            'window.untouched = true; document.getElementById("matrix").scrollLeft = 150;'
+            'document.getElementById("device.press-01").focus()'
+        )
+        scrolled = browser.execute_script('return document.getElementById("matrix").scrollLeft')
+        assert scrolled > 0, "the table must scroll inside a narrow page"
+
+        before = next(iter(store.cells(release=release.release)))
+        store.flag_rows.append(flag_row(1, "press-01", "variant-0", release.release))
+        store.put_cell(replace(before, verdict="outside", reason="far too slow"))
+
+        wait.until(lambda page: page.execute_script(f"return {cell}") == "outside")
+        assert browser.execute_script("return window.untouched"), "the page was loaded again"
+        assert "press-01 · variant-0 · latency" in browser.find_element(By.ID, "flags").text
+        state = browser.execute_script(
+            'return [document.getElementById("matrix").scrollLeft, document.activeElement.id,'
+            " document.documentElement.scrollWidth <= window.innerWidth]"
+        )
+        assert state == [scrolled, "device.press-01", True]
+        assert browser.get_log("browser") == []
+    wait.until(lambda page: page.find_element(By.ID, "follow").text == "reconnecting…")
+
+
+def test_page_is_whole_without_its_script(browser: Chrome, tmp_path: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    release = release_row()
+    store = FakeStore()
+    store.release_rows.append(release)
+    store.put_cell(cell_row("press-01", "int8", release.release, verdict="outside"))
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    with served(store, tmp_path / "artifacts") as url:
+        browser.get(url)
+        assert "outside" in browser.find_element(By.ID, "cell.press-01.int8").text
+        assert browser.find_element(By.ID, "follow").text.startswith("as of ")
