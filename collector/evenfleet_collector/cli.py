@@ -45,23 +45,25 @@ class _Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+_EPILOG: Final = """\
+\b
+Example:
+  evenfleet serve --data ./fleet &
+  evenfleet optimize model.keras --data data.npz --out release/
+  evenfleet release push release/ && evenfleet parity
+
+\b
+Exit codes: 0 done, 1 failed, 2 bad arguments or configuration,
+3 refused by the other side, 4 outside tolerance.
+
+Completion: eval "$(_EVENFLEET_COMPLETE=bash_source evenfleet)"
+"""
+
+
+@click.group(cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="evenfleet")
 def evenfleet() -> None:
-    r"""Keep a model's accuracy, latency and memory even across a fleet of devices.
-
-    \b
-    Example:
-      evenfleet serve --data ./fleet &
-      evenfleet optimize model.keras --data data.npz --out release/
-      evenfleet release push release/ && evenfleet parity
-
-    \b
-    Exit codes: 0 done, 1 failed, 2 bad arguments or configuration,
-    3 refused by the other side, 4 outside tolerance.
-
-    Completion: eval "$(_EVENFLEET_COMPLETE=bash_source evenfleet)"
-    """
+    """Keep a model's accuracy, latency and memory even across a fleet of devices."""
 
 
 def main() -> None:

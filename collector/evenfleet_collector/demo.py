@@ -45,6 +45,9 @@ POLICY: Final = Policy(
     silence_windows=20,
 )
 
+# Few enough for thirty cells to be measured in turns within a window.
+GOLDEN_SAMPLES: Final = 150
+
 # Inputs that were not scaled to 0..1 but far below: what a device's own preprocessing got wrong.
 WRONG_SCALE: Final = 1 / 255
 
@@ -233,6 +236,7 @@ class Stage:
         child = subprocess.Popen(
             bound(
                 [sys.executable, "-m", "evenfleet_collector", "optimize", _MODEL, "--data", _DATA, "--out", str(out)]
+                + ["--golden", str(GOLDEN_SAMPLES)]
             ),
             cwd=_examples_root(),
             stdout=subprocess.DEVNULL,
@@ -354,7 +358,7 @@ class Stage:
             f"xnnpack = {str(actor.xnnpack).lower()}",
             *([f"python = {json.dumps(str(python))}"] if python else []),
             "[measure]",
-            "samples = 4",
+            "samples = 3",
             # Long enough that stopping a runner for 10 of every 20 ms shows in a sample.
             "min_sample_s = 0.005",
             "max_duration_s = 2.0",

@@ -7,6 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 
+from evenfleet_agent import cli, runtimes
 from evenfleet_agent import measure as measuring
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.runner.protocol import Measure, RunnerSpec
@@ -177,3 +178,8 @@ def test_next_runtime_is_tried_when_the_first_is_missing_and_the_first_is_told_w
     failure = measuring.measure(none, Measure(samples=5), runner, silent)
     assert isinstance(failure, measuring.Failure)
     assert (failure.kind, "pip install tflite-runtime" in failure.reason) == ("runtime", True)
+
+
+def test_command_offers_every_runtime_there_is():
+    (option,) = [parameter for parameter in cli.measure.params if parameter.name == "runtime"]
+    assert list(option.type.choices) == ["auto", *(runtime.name for runtime in runtimes.RUNTIMES)]

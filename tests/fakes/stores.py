@@ -134,6 +134,12 @@ class FakeStore:
     def policy(self) -> Policy:
         return self.current_policy
 
+    def credential(self, device: str) -> str | None:
+        return None
+
+    def lag(self) -> int:
+        return 0
+
     def assignments(self) -> Mapping[str, str | None]:
         return dict(self.assigned)
 

@@ -85,7 +85,7 @@ def test_cell_turns_outside_on_the_open_page(browser: Chrome, tmp_path: Path) ->
             " document.documentElement.scrollWidth <= window.innerWidth]"
         )
         assert state == [scrolled, "device.press-01", True]
-        assert browser.get_log("browser") == []
+        assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
     wait.until(lambda page: page.find_element(By.ID, "follow").text == "reconnecting…")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import select
 import shutil
 import signal
@@ -91,15 +92,17 @@ class RunnerProcess:
 
     def start(self, spec: RunnerSpec) -> None:
         """See `Runner`."""
-        self.spawn(spec.python, spec.scratch_dir, what=f"runner of {spec.runtime} for {Path(spec.artifact).name}")
-        self.send(Load(spec=_located(spec, self._scratch)))
+        self.spawn(spec.python, what=f"runner of {spec.runtime} for {Path(spec.artifact).name}")
+        self._scratch = str(
+            Path(spec.scratch_dir or tempfile.gettempdir()).absolute() / f"evenfleet-{secrets.token_hex(8)}"
+        )
+        self.send(Load(spec=_located(spec), scratch=self._scratch))
 
-    def spawn(self, python: str | None = None, scratch_dir: str | None = None, *, what: str = "runner") -> None:
+    def spawn(self, python: str | None = None, *, what: str = "runner") -> None:
         """Start the subprocess without asking it for anything.
 
         Args:
             python: The Python to run it; None is this one.
-            scratch_dir: Where its scratch directory is made.
             what: What to call it in errors.
 
         Raises:
@@ -115,19 +118,17 @@ class RunnerProcess:
         # A file called numpy.py in the user's directory is not numpy.
         environment["PYTHONSAFEPATH"] = "1"
         try:
-            self._scratch = tempfile.mkdtemp(prefix="evenfleet-runner-", dir=scratch_dir)
             self._process = subprocess.Popen(
                 [program, "-m", "evenfleet_agent.runner.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
-                cwd=None,
+                cwd="/",
                 env=environment,
                 start_new_session=True,  # the terminal's Ctrl-C is for the one who started us
             )
         except OSError as error:
-            self.stop()
             raise RunnerError(f"{what} cannot be started with {program}: {error.strerror}") from None
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             assert pipe is not None
@@ -265,7 +266,7 @@ class RunnerProcess:
             self._scratch = None
 
 
-def _located(spec: RunnerSpec, scratch: str | None) -> RunnerSpec:
+def _located(spec: RunnerSpec) -> RunnerSpec:
     """Return the spec with paths that mean the same in the worker's directory."""
 
     def absolute(file: str | None) -> str | None:
@@ -278,7 +279,6 @@ def _located(spec: RunnerSpec, scratch: str | None) -> RunnerSpec:
         labels_file=absolute(spec.labels_file),
         outputs_file=absolute(spec.outputs_file),
         lock_file=absolute(spec.lock_file),
-        scratch_dir=scratch,
     )
 
 

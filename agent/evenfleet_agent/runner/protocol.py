@@ -45,7 +45,7 @@ class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
         warm_up_max_s: When to stop waiting for the latency to settle.
         lock_file: Held during load and warm-up, where devices on one machine measure in turns.
         python: The Python that runs the worker; None is this one. It needs this package installed too.
-        scratch_dir: Where temporary files go; None is the system's place.
+        scratch_dir: Where a SavedModel's tar is unpacked while it is loaded; None is the system's place.
     """
 
     runtime: str
@@ -66,9 +66,15 @@ class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Load the model, time its first inference apart, warm it up."""
+    """Load the model, time its first inference apart, warm it up.
+
+    Attributes:
+        spec: What to load.
+        scratch: A directory that the worker may make, and removes again; the runner knows of it, should the worker die.
+    """
 
     spec: RunnerSpec
+    scratch: str
 
 
 class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -188,7 +188,7 @@ def delegated(operators: Sequence[Operator]) -> set[int]:
         while open_tensors:
             tensor = open_tensors.pop()
             position = producer.get(tensor)
-            if position is None or position in taken or (tensor in part.inputs and tensor not in part.outputs):
+            if position is None or position in taken:
                 continue
             taken.add(position)
             open_tensors += operators[position].inputs - part.inputs

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.console import Console
@@ -18,7 +19,23 @@ from evenfleet_collector.demo import Outcome, Show
 from evenfleet_shared.errors import EXIT_DONE, EXIT_OUTSIDE
 
 
-@click.command()
+_EPILOG: Final = """\
+\b
+Agents: xnnpack-1, xnnpack-2 (wrongly scaled inputs), xnnpack-3 (slowed),
+        plain-1, tflite-1, tensorflow-1
+
+\b
+Example:
+  evenfleet demo --exit
+  evenfleet demo --fault plain-1=latency
+
+\b
+Exit codes, with --exit: 0 exactly the planted faults were flagged,
+4 others were, or one was missed; 1 a part did not start; 2 bad arguments.
+"""
+
+
+@click.command(epilog=_EPILOG)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=1),
@@ -35,24 +52,11 @@ from evenfleet_shared.errors import EXIT_DONE, EXIT_OUTSIDE
     "--release", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Use this release; build none."
 )
 def demo(*, seconds: float, exits: bool, faults: tuple[str, ...], no_fault: bool, release: Path | None) -> None:
-    r"""Run the whole loop on this machine, with two planted faults.
+    """Run the whole loop on this machine, with two planted faults.
 
     Builds a release of a small CNN (quantized, pruned, distilled), starts a collector and six agents on different
     runtimes, takes each class's reference, plants the faults, and shows who is flagged and why. The collector is told
     nothing of the faults. Everything lies in a temporary directory and ends with the demo.
-
-    \b
-    Agents: xnnpack-1, xnnpack-2 (wrongly scaled inputs), xnnpack-3 (slowed),
-            plain-1, tflite-1, tensorflow-1
-
-    \b
-    Example:
-      evenfleet demo --exit
-      evenfleet demo --fault plain-1=latency
-
-    \b
-    Exit codes, with --exit: 0 exactly the planted faults were flagged,
-    4 others were, or one was missed; 1 a part did not start; 2 bad arguments.
     """
     if faults and no_fault:
         raise click.UsageError("--fault and --no-fault exclude each other")

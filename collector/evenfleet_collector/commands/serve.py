@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -15,7 +16,18 @@ from evenfleet_collector import config
 from evenfleet_collector.app import Collector
 
 
-@click.command()
+_EPILOG: Final = """\
+\b
+Example:
+  evenfleet serve --data ./fleet --http-port 8080 --mqtt-port 1883
+
+\b
+Exit codes: 0 stopped, 1 a part failed for good, 2 bad arguments or
+configuration, or a port in use.
+"""
+
+
+@click.command(epilog=_EPILOG)
 @click.option("--config", "file", type=click.Path(path_type=Path), help="A TOML file; --example-config prints one.")
 @click.option("--data", metavar="DIR", help="Where everything is kept.  [default: ./evenfleet-data]")
 @click.option("--http-host", metavar="HOST", help="Where API and dashboard listen.  [default: 127.0.0.1]")
@@ -40,18 +52,10 @@ def serve(
     example_config: bool,
     verbose: bool,
 ) -> None:
-    r"""Run the collector until it is told to stop (Ctrl-C or SIGTERM).
+    """Run the collector until it is told to stop (Ctrl-C or SIGTERM).
 
     It starts nats-server as its own child, takes in what devices measure, judges it, and serves API and dashboard.
     Started again after any end, it goes on where it was.
-
-    \b
-    Example:
-      evenfleet serve --data ./fleet --http-port 8080 --mqtt-port 1883
-
-    \b
-    Exit codes: 0 stopped, 1 a part failed for good, 2 bad arguments or
-    configuration, or a port in use.
     """
     if example_config:
         click.echo(config.example(), nl=False)

@@ -60,6 +60,6 @@ def _changed(parts: Parts, seen: int) -> tuple[int, list[CellRow]]:
     last = reader.last_version()
     if last == seen:
         return seen, []
-    cells = list(reader.cells(after_version=seen))
+    cells = list(reader.cells(after_version=seen if seen < last else 0))
     # A cell may have changed between the two questions: its own version says how far we are.
     return max((cell.version for cell in cells), default=last), cells

@@ -28,10 +28,10 @@ def spec(tmp_path):
 
 
 def test_labels_give_counts_and_the_reference_gives_discordant_pairs(spec):
-    data = golden.load(spec(reference_correct="0110"))
+    data = golden.load(spec(reference_correct="0111"))
     evaluation, correct = golden.evaluate(data, ROWS, output_scale=None, before=None)
     assert (evaluation.n, evaluation.errors, evaluation.tp) == (4, 2, (1, 1, 0))
-    assert (evaluation.discordant_b, evaluation.discordant_c) == (1, 1)
+    assert (evaluation.discordant_b, evaluation.discordant_c) == (2, 1)
     assert correct is not None
     assert correct.tolist() == [True, True, False, False]
 

@@ -247,7 +247,8 @@ def test_subprocess_dies_with_a_parent_that_is_killed(spec):
             from evenfleet_agent.runner.process import RunnerProcess
             from evenfleet_agent.runner.protocol import Measure, RunnerSpec
             runner = RunnerProcess()
-            runner.start(RunnerSpec(runtime="litert", artifact={spec.artifact!r}, format="tflite"))
+            runner.start(RunnerSpec(runtime="litert", artifact={spec.artifact!r}, format="tflite",
+                                    scratch_dir={spec.scratch_dir!r}))
             while not runner.receive():
                 select.select([runner], [], [])
             runner.send(Measure(samples=1_000_000, min_duration_s=600, max_duration_s=600))

@@ -23,7 +23,7 @@ from evenfleet_agent.runner.protocol import (
 from evenfleet_shared.errors import RunnerError
 
 REQUESTS = [
-    Load(spec=RunnerSpec(runtime="litert", artifact="/m.tflite", format="tflite", threads=2)),
+    Load(spec=RunnerSpec(runtime="litert", artifact="/m.tflite", format="tflite", threads=2), scratch="/tmp/s"),
     Measure(samples=10, min_sample_s=0.005),
     Check(runtime="tensorflow"),
 ]

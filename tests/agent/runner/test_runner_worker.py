@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evenfleet_agent.runner import worker
-from evenfleet_agent.runner.protocol import Measure, RunnerSpec
+from evenfleet_agent.runner.protocol import Load, Measure, RunnerSpec
 from evenfleet_shared.errors import ConfigError, DataError, ModelRefusedError
 from fakes import tiny_models
 
@@ -24,11 +24,9 @@ def load(tmp_path):
             if array is not None:
                 np.save(tmp_path / f"{name}.npy", array)
                 fields[f"{name}_file"] = str(tmp_path / f"{name}.npy")
-        spec = RunnerSpec(
-            runtime="litert", artifact=str(artifact), format="tflite", warm_up_max_s=0.01, scratch_dir=str(tmp_path)
-        )
+        spec = RunnerSpec(runtime="litert", artifact=str(artifact), format="tflite", warm_up_max_s=0.01)
         spec = type(spec)(**{**{name: getattr(spec, name) for name in spec.__struct_fields__}, **fields})
-        return worker.load(spec, worker.Voice(io.BytesIO()), [])
+        return worker.load(Load(spec=spec, scratch=str(tmp_path / "scratch")), worker.Voice(io.BytesIO()))
 
     return run
 
