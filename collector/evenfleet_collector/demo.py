@@ -235,8 +235,10 @@ class Stage:
         # A process of its own: TensorFlow's memory goes when it is done.
         child = subprocess.Popen(
             bound(
-                [sys.executable, "-m", "evenfleet_collector", "optimize", _MODEL, "--data", _DATA, "--out", str(out)]
-                + ["--golden", str(GOLDEN_SAMPLES)]
+                [
+                    *(sys.executable, "-m", "evenfleet_collector", "optimize", _MODEL, "--data", _DATA),
+                    *("--out", str(out), "--golden", str(GOLDEN_SAMPLES)),
+                ]
             ),
             cwd=_examples_root(),
             stdout=subprocess.DEVNULL,

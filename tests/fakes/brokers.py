@@ -83,12 +83,12 @@ class RunningBroker:
         return Device(self.endpoint, device, password, client_id=device if client_id is None else client_id, **more)
 
     def drain(self, count: int, timeout_s: float = WAIT_S) -> list[tuple[str, bytes]]:
-        """Receive and acknowledge until `count` messages are there."""
+        """Receive and acknowledge until `count` different messages are there: one that comes twice counts once."""
 
         async def drain() -> list[tuple[str, bytes]]:
             found: list[tuple[str, bytes]] = []
             deadline_s = self.runner.loop.time() + timeout_s
-            while len(found) < count and self.runner.loop.time() < deadline_s:
+            while len(set(found)) < count and self.runner.loop.time() < deadline_s:
                 messages = await self.link.receive(1000, 0.2)
                 await self.link.acknowledge(messages)
                 found += [(message.topic, message.payload) for message in messages]

@@ -6,9 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,15 @@ from fakes.brokers import WAIT_S, RunningBroker
 KILL_AFTER = 1500
 PUBLISHED = 4000
 IN_FLIGHT = 500
+STORED_BEFORE = 100
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another process does."""
+    deadline_s = time.monotonic() + WAIT_S * 3
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -28,38 +36,41 @@ def running(tmp_path: Path) -> Iterator[RunningBroker]:
     running.close()
 
 
-def test_server_killed_while_publishing_and_what_is_resent_without_receipt_completes_it(running: RunningBroker) -> None:
-    """The server confirms a message before its stream has stored it.
+def test_server_killed_while_publishing_keeps_what_it_had_stored_and_resending_completes_the_rest(
+    running: RunningBroker,
+) -> None:
+    """The server confirms a message (PUBACK) before its stream has stored it.
 
-    So a kill may cost the newest of the confirmed ones, at most what was in flight (seen once in about 160 runs,
-    on a busy machine; otherwise none). That is why a device keeps a message until the receipt.
+    So a kill may cost confirmed messages: in 2 of 312 runs on a busy machine the newest 71 and 181, and nothing says
+    that it cannot be more. That is why a device keeps a message until the receipt. What the stream itself counted
+    before the kill is never lost, and nothing is lost out of the middle.
     """
     device = running.device("press-07")
     device.client.max_inflight_messages_set(IN_FLIGHT)
     assert device.connect() == "Success"
-    confirmed: set[int] = set()
-    enough = threading.Event()
-
-    def note(_client: object, _userdata: object, mid: int, _reason: object, _properties: object) -> None:
-        confirmed.add(numbers[mid])
-        if len(confirmed) >= KILL_AFTER:
-            enough.set()
-
-    numbers: dict[int, int] = {}
-    device.client.on_publish = note
     topic = topics.build("press-07", "window")
-    for number in range(PUBLISHED):
-        # The callback needs the number of a message before its confirmation can arrive: paho counts from 1.
-        numbers[number + 1] = number
-        device.client.publish(topic, b"%d" % number, qos=1)
-    assert enough.wait(WAIT_S)
+    stored = set(range(STORED_BEFORE))
+    assert all(device.publish(topic, b"%d" % number) for number in stored)
+    until(lambda: running.call(running.link.backlog()).messages == STORED_BEFORE)
     pid = running.broker.pid
     assert pid is not None
-    os.kill(pid, signal.SIGKILL)
+    confirmed = set(stored)
+
+    def note(_client: object, _userdata: object, mid: int, _reason: object, _properties: object) -> None:
+        confirmed.add(mid - 1)  # paho numbers from 1
+        # Here and not in the test's thread, which may be late: no more is sent before this returns.
+        if len(confirmed) == KILL_AFTER:
+            os.kill(pid, signal.SIGKILL)
+
+    device.client.on_publish = note
+    for number in range(STORED_BEFORE, PUBLISHED):
+        device.client.publish(topic, b"%d" % number, qos=1)
     assert device.disconnected.wait(WAIT_S)
     device.client.loop_stop()
+    until(lambda: running.broker.restarts == 1 and running.link.connected)
 
-    delivered = {int(payload) for _, payload in running.drain(len(confirmed), timeout_s=5.0)}
+    kept = running.call(running.link.backlog()).messages
+    delivered = {int(payload) for _, payload in running.drain(kept)}
     lost = confirmed - delivered
     again = running.device("press-07")
     assert again.connect() == "Success"
@@ -68,10 +79,9 @@ def test_server_killed_while_publishing_and_what_is_resent_without_receipt_compl
     again.close()
 
     assert KILL_AFTER <= len(confirmed) < PUBLISHED
-    assert len(lost) <= IN_FLIGHT
+    assert stored & lost == set()
     assert lost == set(sorted(confirmed)[len(confirmed) - len(lost) :])
     assert confirmed <= delivered
-    assert running.broker.restarts == 1
 
 
 def test_server_killed_while_receiving_and_what_was_not_acknowledged_comes_again(running: RunningBroker) -> None:
@@ -94,9 +104,7 @@ def test_server_killed_and_devices_connect_and_the_link_sends_again(running: Run
     running.call(running.link.send(topics.build("press-07", "desired"), b"before", retain=True))
     assert running.broker.pid
     os.kill(running.broker.pid, signal.SIGKILL)
-    deadline_s = time.monotonic() + WAIT_S
-    while not (running.broker.restarts and running.link.connected) and time.monotonic() < deadline_s:
-        time.sleep(0.01)
+    until(lambda: running.broker.restarts == 1 and running.link.connected)
 
     device = running.device("press-07")
 
@@ -151,10 +159,7 @@ def test_collector_killed_and_no_server_is_left(tmp_path: Path) -> None:
     collector.wait()
     collector.stdout.close()
 
-    deadline_s = time.monotonic() + WAIT_S
-    while _is_nats_server(pid):
-        assert time.monotonic() < deadline_s, "nats-server outlived the collector"
-        time.sleep(0.01)
+    until(lambda: not _is_nats_server(pid))
 
 
 def _is_nats_server(pid: int) -> bool:

@@ -18,7 +18,6 @@ from evenfleet_collector.commands.parity import render_parity
 from evenfleet_collector.demo import Outcome, Show
 from evenfleet_shared.errors import EXIT_DONE, EXIT_OUTSIDE
 
-
 _EPILOG: Final = """\
 \b
 Agents: xnnpack-1, xnnpack-2 (wrongly scaled inputs), xnnpack-3 (slowed),

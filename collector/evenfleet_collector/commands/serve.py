@@ -15,7 +15,6 @@ import click
 from evenfleet_collector import config
 from evenfleet_collector.app import Collector
 
-
 _EPILOG: Final = """\
 \b
 Example:
