@@ -135,7 +135,7 @@ class Transaction(Protocol):
         ...
 
     def add_context(self, context: Context, now_s: float) -> None:
-        """Keep a run context under its digest."""
+        """Keep a run context under its digest, and that the device told of it now."""
         ...
 
     def add_event(self, event: Event, now_s: float) -> None:

@@ -82,6 +82,12 @@ def m001_first_tables(db: Database) -> None:
     _create(db, "contexts", {"digest": str, "first_seen_s": float, "body": bytes}, pk="digest")
     _create(
         db,
+        "device_contexts",
+        {**_LIFE, "seq": int, "digest": str, "received_s": float},
+        pk=("device", "counter", "random", "seq"),
+    )
+    _create(
+        db,
         "events",
         {
             "id": int,

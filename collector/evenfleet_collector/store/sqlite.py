@@ -159,6 +159,10 @@ class SqliteWriter:
             "INSERT INTO contexts (digest, first_seen_s, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             (context.digest, now_s, msgspec.json.encode(context.run)),
         )
+        self._run(
+            "INSERT INTO device_contexts (device, counter, random, seq, digest, received_s) VALUES (?, ?, ?, ?, ?, ?)",
+            (context.device, *context.incarnation, context.seq, context.digest, now_s),
+        )
 
     def add_event(self, event: Event, now_s: float) -> None:
         self._run(

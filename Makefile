@@ -1,0 +1,103 @@
+# Every target makes what it needs, and does nothing twice: .venv and .venv-tflite carry a stamp that is older than
+# pyproject.toml or their constraints when they have to be brought up to date.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# The first that runs and is one of 3.10 to 3.13; 3.11 is what everything is tested with.
+PYTHON ?= $(shell for found in python3.11 python3 python3.12 python3.13 python3.10; do \
+	$$found -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null \
+	&& echo $$found && break; done)
+
+VENV := .venv
+TFLITE := .venv-tflite
+# tflite-runtime 2.14 was built for Linux and Python up to 3.11; elsewhere a note takes the place of the environment.
+TFLITE_FITS := $(shell $(PYTHON) -c \
+	'import sys; print("yes" if sys.platform == "linux" and sys.version_info < (3, 12) else "")' 2>/dev/null)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+PIP_INSTALL := -m pip install --quiet
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+WITHOUT_TENSORFLOW := not tensorflow and not browser and not tflite and not slow
+
+.PHONY: help setup demo test test-fast lint check-slow bench docs browser
+
+help:  ## print this page
+	@echo "Evenfleet. Each target installs what it needs first."
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name does; do printf '  make %-11s %s\n' "$$name" "$$does"; done
+
+setup: $(VENV)/.stamp $(if $(TFLITE_FITS),$(TFLITE)/.stamp,no-tflite)  ## create .venv and .venv-tflite, and install everything, pinned
+
+demo: setup  ## run the whole loop on real data; ARGS="--exit" ends by itself, see "evenfleet demo --help"
+	@$(VENV)/bin/evenfleet demo $(ARGS)
+
+test: setup browser  ## run every test but the slow ones (CI=true: a test that cannot run fails)
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-fast: $(VENV)/.stamp  ## run the tests that need neither TensorFlow, a browser nor .venv-tflite
+	@$(PYTEST) -m "$(WITHOUT_TENSORFLOW)" $(ARGS)
+
+lint: $(VENV)/.stamp  ## check style, types and the direction of imports
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+check-slow: setup browser  ## run the slow tests, and the false-flag figures on 5,000 device-months (40 minutes)
+	@$(VENV)/bin/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]  # 5: there is none
+	@$(VENV)/bin/python bench/detection.py --device-months 5000
+
+bench: $(VENV)/.stamp  ## print measured figures beside their targets; a missed target (exit code 4) is reported
+	@for file in bench/*.py; do \
+		echo "== $$file"; code=0; $(VENV)/bin/python "$$file" || code=$$?; \
+		if [ $$code -eq 4 ]; then echo "== $$file: a target is missed"; \
+		elif [ $$code -ne 0 ]; then echo "== $$file: failed with code $$code" >&2; exit $$code; fi; \
+	done
+
+docs: $(VENV)/.stamp  ## write the generated pages of docs/ anew
+	@for file in docs/*.py; do $(VENV)/bin/python "$$file"; done
+
+$(VENV)/.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV) (the first time some minutes: TensorFlow is large)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt hatchling
+	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt --no-build-isolation -e '.[all,dev]'
+	@touch $@
+
+# The project itself comes without its dependencies: this environment only ever runs the runner.
+$(TFLITE)/.stamp: pyproject.toml constraints-tflite.txt | $(TFLITE)/bin/python
+	@echo "installing into $(TFLITE)"
+	@$(TFLITE)/bin/python $(PIP_INSTALL) -r constraints-tflite.txt
+	@$(TFLITE)/bin/python $(PIP_INSTALL) --no-build-isolation --no-deps -e .
+	@touch $@
+
+# Debian keeps what a virtual environment takes in a package of its own.
+$(VENV)/bin/python $(TFLITE)/bin/python:
+	@[ -n "$(PYTHON)" ] || { echo "no Python 3.10 to 3.13 on the PATH; install python3.11" >&2; exit 1; }
+	@if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then \
+		package=$$($(PYTHON) -c 'import sys; print("python3.%d-venv" % sys.version_info[1])'); \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing the Debian package $$package"; \
+			{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y $$package; } >/dev/null; \
+		else echo "$(PYTHON) cannot make virtual environments; as root: apt-get install $$package" >&2; exit 1; fi; \
+	fi
+	@directory=$(patsubst %/bin/python,%,$@); \
+		$(PYTHON) -m venv "$$directory" || { rm -rf "$$directory"; echo "cannot make $$directory" >&2; exit 1; }
+
+.PHONY: no-tflite
+no-tflite:
+	@echo "note: tflite-runtime 2.14 has no build for this Python (it was built for Linux, up to 3.11);" \
+		"$(TFLITE) is left out, and with it one device of the demo and some tests"
+
+browser:
+	@if ! { command -v chromium && command -v chromedriver; } >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing the Debian packages chromium and chromium-driver"; \
+			{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+				apt-get install -qq -y --no-install-recommends chromium chromium-driver; } >/dev/null \
+				|| echo "they could not be installed; the tests in a browser are left out" >&2; \
+		else echo "note: without the Debian packages chromium and chromium-driver the tests in a browser are left out"; fi; \
+	fi
