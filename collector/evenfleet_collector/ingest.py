@@ -14,16 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from evenfleet_collector import seqs
 from evenfleet_collector.store import Transaction, Writer
-from evenfleet_collector.store.rows import IncarnationRow, LossRow, NewWindow
+from evenfleet_collector.store.rows import UNEXPLAINED, IncarnationRow, LossRow, NewWindow
 from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import MessageError
 from evenfleet_shared.messages import Context, Header, Incarnation, Numbered, Refusal, State, Window
-
-UNEXPLAINED: Final = "unexplained"
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,6 +140,8 @@ class Loop(RuleBasedStateMachine):
         for device in self.world.devices.values():
             given_up = self._given_up(device.directory)
             assert not device.numbers_held()
+            # What the device gave up is not waited for, and counted.
+            assert given_up - self.forgotten <= {*committed, *refused, *lost}
             # A life that ended with its outbox, and never was heard of again, leaves numbers that nobody waits for.
             assert device.given_out - {*committed, *refused} <= self.forgotten | given_up
             assert {one for one in lost if one[0] == device.name} <= self.forgotten | given_up

@@ -249,7 +249,7 @@ class DeviceLife:
             CounterFile(self.directory / outboxes.COUNTER_NAME),
             boot=f"boot-{self.boot}",
             new_random=lambda: f"{self._words.getrandbits(64):016x}",
-            max_bytes=1 << 20,
+            max_bytes=8_000,  # five windows or so: the oldest often have to give way
             jitter=lambda: 1.0,
         )
         self.link = BrokerLink(self)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from evenfleet_collector.cell import Metric, MetricVerdict
 from evenfleet_collector.seqs import Ranges
 from evenfleet_collector.tolerance import Verdict
 from evenfleet_shared.manifest import Format, Manifest
 from evenfleet_shared.messages import Incarnation, RunContext, Window
+
+# The reason of a loss that nobody has given one for yet.
+UNEXPLAINED: Final = "unexplained"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,8 +189,9 @@ class ArrivalRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SteeredDevice:
-    """A device that has been born, and what it can run."""
+    """A device that has been born, what it can run, and the revision of `desired` that it had then."""
 
     device: str
     device_class: str
     formats: tuple[Format, ...]
+    desired_revision: int = 0

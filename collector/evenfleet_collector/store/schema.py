@@ -163,5 +163,11 @@ def m001_first_tables(db: Database) -> None:
     db.table("flags").create_index(["device", "release", "variant", "metric"])
 
 
+@migrations()
+def m002_lives_by_when_heard(db: Database) -> None:
+    """Number each device's incarnations by when they were heard of last."""
+    db.table("incarnations").add_column("heard", int, not_null_default=0)
+
+
 def _create(db: Database, name: str, columns: dict[str, Any], *, pk: str | tuple[str, ...]) -> None:
     db.table(name).create(columns, pk=pk)

@@ -25,6 +25,7 @@ from sqlite_utils import Database
 from evenfleet_collector.cell import Cell, ClassBaseline, ClassKey, Metric
 from evenfleet_collector.seqs import contiguous, gaps, size
 from evenfleet_collector.store.rows import (
+    UNEXPLAINED,
     ArrivalRow,
     Balance,
     CellRow,
@@ -65,7 +66,7 @@ FILE_NAME: Final = "fleet.sqlite"
 
 # A dead letter is kept for a person to look at: its start will do.
 MAX_DEAD_LETTER_BYTES: Final = 16 * 1024
-# A receipt speaks of the lives that a device may still hold messages of.
+# A receipt speaks of the lives heard of last: a device that rebooted often without a network has messages of many.
 RECEIPT_INCARNATIONS: Final = 8
 RECEIPT_LIST: Final = 256
 
@@ -136,9 +137,10 @@ class SqliteWriter:
     def put_incarnation(self, row: IncarnationRow) -> None:
         key = (row.device, *row.incarnation)
         self._run(
-            "INSERT INTO incarnations (device, counter, random, floor, highest, judged_to) VALUES (?, ?, ?, ?, ?, 0)"
-            " ON CONFLICT DO UPDATE SET floor = excluded.floor, highest = excluded.highest",
-            (*key, row.floor, row.highest),
+            "INSERT INTO incarnations (device, counter, random, floor, highest, judged_to, heard)"
+            " VALUES (?, ?, ?, ?, ?, 0, (SELECT coalesce(max(heard), 0) + 1 FROM incarnations WHERE device = ?))"
+            " ON CONFLICT DO UPDATE SET floor = excluded.floor, highest = excluded.highest, heard = excluded.heard",
+            (*key, row.floor, row.highest, row.device),
         )
         before = self._settled(key)
         gone = [(*key, first) for first, last in before if (first, last) not in row.settled]
@@ -194,10 +196,17 @@ class SqliteWriter:
         )
 
     def explain_loss(self, loss: LossRow) -> None:
-        self._run(
-            f"UPDATE losses SET reason = ? WHERE {_LIFE} AND reason = 'unexplained' AND first >= ? AND last <= ?",
-            (loss.reason, loss.device, *loss.incarnation, loss.first_seq, loss.last_seq),
-        )
+        life = (loss.device, *loss.incarnation)
+        for first, last, noted_s in self._all(
+            f"SELECT first, last, noted_s FROM losses WHERE {_LIFE} AND reason = ? AND first <= ? AND last >= ?",
+            (*life, UNEXPLAINED, loss.last_seq, loss.first_seq),
+        ):
+            low, high = max(first, loss.first_seq), min(last, loss.last_seq)
+            parts = ((first, low - 1, UNEXPLAINED), (low, high, loss.reason), (high + 1, last, UNEXPLAINED))
+            self._run(f"DELETE FROM losses WHERE {_LIFE} AND first = ?", (*life, first))
+            for part_first, part_last, reason in parts:
+                if part_first <= part_last:
+                    self.add_loss(replace(loss, first_seq=part_first, last_seq=part_last, reason=reason), noted_s)
 
     def see_device(self, device: str, now_s: float) -> None:
         self._run(
@@ -302,7 +311,9 @@ class SqliteWriter:
             self._all(
                 "SELECT w.id, w.received_s, w.backfill, w.body FROM windows w JOIN incarnations i"
                 " ON i.device = w.device AND i.counter = w.counter AND i.random = w.random AND w.seq <= i.judged_to"
-                " WHERE w.device = ? AND w.release = ? AND w.variant = ? ORDER BY w.counter, w.seq",
+                " WHERE w.device = ? AND w.release = ? AND w.variant = ? AND NOT EXISTS (SELECT 1 FROM skips s"
+                " WHERE s.device = w.device AND s.counter = w.counter AND s.random = w.random"
+                " AND w.seq BETWEEN s.first AND s.last) ORDER BY w.counter, w.random, w.seq",
                 (device, release, variant),
             )
         )
@@ -450,11 +461,18 @@ class SqliteWriter:
 
     def steerable(self) -> Sequence[SteeredDevice]:
         rows = self._all(
-            "SELECT device, device_class, formats FROM devices WHERE device_class IS NOT NULL ORDER BY device", ()
+            "SELECT device, device_class, formats, desired_revision FROM devices WHERE device_class IS NOT NULL"
+            " ORDER BY device",
+            (),
         )
         return [
-            SteeredDevice(device=device, device_class=device_class, formats=tuple(formats.split(",")))
-            for device, device_class, formats in rows
+            SteeredDevice(
+                device=device,
+                device_class=device_class,
+                formats=tuple(formats.split(",")) if formats else (),
+                desired_revision=revision,
+            )
+            for device, device_class, formats, revision in rows
         ]
 
     def limits(self, release: str, device_class: str) -> dict[str, tuple[Limit, ...]]:
@@ -499,13 +517,13 @@ class SqliteWriter:
 
     def receipt(self, device: str) -> Receipt:
         lives = self._all(
-            "SELECT counter, random, floor FROM incarnations WHERE device = ?"
-            " ORDER BY counter DESC, random DESC LIMIT ?",
+            "SELECT counter, random, floor FROM incarnations WHERE device = ? ORDER BY heard DESC LIMIT ?",
             (device, RECEIPT_INCARNATIONS),
         )
+        (last_counter,) = self._one("SELECT max(counter) FROM incarnations WHERE device = ?", (device,)) or (None,)
         return Receipt(
             device=device,
-            last_counter=max((counter for counter, _, _ in lives), default=0),
+            last_counter=last_counter or 0,
             incarnations=tuple(self._life_receipt(device, Incarnation(c, r), floor) for c, r, floor in lives),
         )
 
@@ -689,7 +707,8 @@ class SqliteReader:
         )
 
     def _balance(self) -> Balance:
-        measured = int(self._all("SELECT coalesce(sum(highest), 0) FROM incarnations", ())[0][0])
+        # Added up here: a hostile device's numbers are too large for SQLite's sum.
+        measured = sum(highest for (highest,) in self._all("SELECT highest FROM incarnations", ()))
         settled = size(tuple(self._all("SELECT first, last FROM settled", ())))
         refused = self._count("refusals")
         lost = size(tuple(self._all("SELECT first, last FROM losses", ())))
@@ -723,16 +742,21 @@ class SqliteReader:
 
     def _all(self, sql: str, values: Sequence[Any]) -> list[Any]:
         connection: sqlite3.Connection | None = getattr(self._threads, "connection", None)
-        if connection is None:
-            connection = self._threads.connection = self._connect()
-            connection.execute("PRAGMA query_only = ON")
-        return connection.execute(sql, values).fetchall()
+        try:
+            if connection is None:
+                connection = self._connect()
+                connection.execute("PRAGMA query_only = ON")
+                self._threads.connection = connection
+            return connection.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"the store cannot be read: {error}; ask again later") from error
 
 
 _DEVICES: Final = (
     "SELECT d.device, d.device_class, d.status, d.agent_version, d.first_seen_s, d.last_seen_s,"
-    " coalesce(a.release, b.release) FROM devices d LEFT JOIN assignments a ON a.device = d.device"
-    " LEFT JOIN assignments b ON b.device = '*'"
+    # A device that was assigned nothing does not run what is assigned to all others.
+    " CASE WHEN a.device IS NULL THEN b.release ELSE a.release END FROM devices d"
+    " LEFT JOIN assignments a ON a.device = d.device LEFT JOIN assignments b ON b.device = '*'"
 )
 _FLAGS: Final = (
     "SELECT id, device, device_class, release, variant, metric, reason, opened_s, cleared_s, evidence FROM flags"

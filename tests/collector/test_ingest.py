@@ -1,0 +1,415 @@
+"""Batches on their way to disk: the store is the real one, the batches are hostile."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evenfleet_collector import seqs
+from evenfleet_collector.ingest import Arrival, Ingest
+from evenfleet_collector.store.sqlite import SqliteReader, SqliteWriter, open_reader, open_writer
+from evenfleet_shared import messages, topics
+from evenfleet_shared.errors import StoreError
+from evenfleet_shared.messages import Incarnation, IncarnationReceipt, Loss, Receipt, Uplink
+from fakes import uplink
+from fakes.uplink import DEVICE, LIFE, arrival, context, event, state, window
+
+NOW_S = 1.7e9
+OTHER_LIFE = Incarnation(2, "bbbbbbbb")
+
+
+@dataclass
+class Collector:
+    writer: SqliteWriter
+    reader: SqliteReader
+
+    def save(self, *sent: Uplink | Arrival) -> None:
+        arrivals = [one if isinstance(one, Arrival) else arrival(one) for one in sent]
+        Ingest(self.writer).save(arrivals, NOW_S)
+
+    def receipt(self, device: str = DEVICE) -> Receipt:
+        with self.writer.transaction() as tx:
+            return tx.receipt(device)
+
+    def part(self, incarnation: Incarnation = LIFE, device: str = DEVICE) -> IncarnationReceipt:
+        return next(part for part in self.receipt(device).incarnations if part.incarnation == incarnation)
+
+    def due(self) -> set[str]:
+        with self.writer.transaction() as tx:
+            return {device for device, _ in tx.receipts_due(100)}
+
+    def clear_due(self) -> None:
+        with self.writer.transaction() as tx:
+            for device, mark in tx.receipts_due(100):
+                tx.receipt_sent(device, mark)
+
+    @property
+    def seqs(self) -> list[int]:
+        return [row.window.seq for row in self.reader.windows(DEVICE, limit=10_000)]
+
+    @property
+    def losses(self) -> list[tuple[int, int, str]]:
+        return [(row.first_seq, row.last_seq, row.reason) for row in self.reader.losses(DEVICE)]
+
+
+@pytest.fixture
+def collector(tmp_path: Path) -> Iterator[Collector]:
+    writer = open_writer(tmp_path)
+    yield Collector(writer, open_reader(tmp_path))
+    writer.close()
+
+
+def broken(seq: int, *, device: str = DEVICE, floor: int = 1) -> Arrival:
+    """Return a window with a header that can be read and a body that cannot."""
+    fields = msgspec.json.decode(messages.encode(window(seq, device=device, floor=floor)))
+    fields["length_s"] = "for ever"
+    return Arrival(topics.build(device, "window"), msgspec.json.encode(fields))
+
+
+def test_a_message_that_arrives_again_is_there_once(collector: Collector) -> None:
+    collector.save(window(1), window(1), context(2), context(2))
+    collector.save(window(1), event(3), event(3))
+    collector.save(event(3))
+
+    assert collector.seqs == [1]
+    assert len(collector.reader.events(DEVICE)) == 1
+    assert collector.reader.stats().ingested == {"committed": 3, "duplicate": 4}
+
+
+def test_another_message_under_a_number_used_before_is_a_duplicate(collector: Collector) -> None:
+    collector.save(window(1), window(1, variant="int8"), event(1))
+
+    (row,) = collector.reader.windows(DEVICE)
+    assert row.window.variant == "float32"
+    assert not collector.reader.events(DEVICE)
+
+
+def test_the_same_number_of_another_life_or_device_is_another_message(collector: Collector) -> None:
+    collector.save(window(1), window(1, incarnation=OTHER_LIFE), window(1, device="press-02"))
+
+    assert collector.seqs == [1, 1]
+    assert len(collector.reader.windows("press-02")) == 1
+
+
+def test_a_backfill_topic_carries_windows_and_says_so(collector: Collector) -> None:
+    collector.save(Arrival(topics.build(DEVICE, "backfill"), messages.encode(window(1))))
+
+    (row,) = collector.reader.windows(DEVICE)
+    assert row.backfill
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload", "reason"),
+    [
+        ("evenfleet/v1/press-01/window", b"", "encoding"),
+        ("evenfleet/v1/press-01/window", b"\xff\x00 what is this", "encoding"),
+        ("evenfleet/v1/press-01/window", b"{}", "invalid"),
+        ("evenfleet/v1/press-01/window", b"[" * 100_000, "encoding"),
+        ("evenfleet/v1/press-01/window", b'{"a":' * 50_000, "encoding"),
+        ("evenfleet/v1/press-01/window", b"{" + b" " * messages.MAX_MESSAGE_BYTES, "size"),
+        ("evenfleet/v1/press-01/window", b'{"schema": "\xed\xa0\x80"}', "encoding"),
+        ("evenfleet/v1/press-01/state", b"\x81\xa6schema\xa1x", "invalid"),
+        ("evenfleet/v1/press-01/nonsense", b"{}", "topic"),
+        ("evenfleet/v1/press-01/receipt", b"{}", "topic"),
+        ("elsewhere", b"{}", "topic"),
+        ("evenfleet/v1/UPPER/window", b"{}", "topic"),
+        ("evenfleet/v1//window", b"{}", "topic"),
+        ("", b"", "topic"),
+    ],
+)
+def test_bytes_that_are_no_message_are_a_dead_letter_and_hold_nothing_up(
+    collector: Collector, topic: str, payload: bytes, reason: str
+) -> None:
+    collector.save(window(1), Arrival(topic, payload), window(2))
+
+    assert collector.seqs == [1, 2]
+    assert collector.reader.stats().dead_letters_by_reason == {reason: 1}
+    assert collector.reader.stats().ingested["dead_letter"] == 1
+    assert collector.part().refused == ()
+
+
+@given(st.lists(st.tuples(st.sampled_from([*topics.KINDS, "x"]), st.binary(max_size=60)), max_size=6))
+def test_no_bytes_stop_a_batch(tmp_path_factory: pytest.TempPathFactory, sent: list[tuple[str, bytes]]) -> None:
+    directory = tmp_path_factory.mktemp("store")
+    writer = open_writer(directory)
+    arrivals = [Arrival(f"{topics.PREFIX}/{DEVICE}/{kind}", payload) for kind, payload in sent]
+
+    Ingest(writer).save([*arrivals, arrival(window(1))], NOW_S)
+
+    writer.close()
+    stats = open_reader(directory).stats()
+    assert (stats.windows, stats.dead_letters) == (1, len(sent))
+
+
+@given(data=st.data())
+def test_no_damage_to_a_good_message_stops_a_batch(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    directory = tmp_path_factory.mktemp("store")
+    writer = open_writer(directory)
+    message = data.draw(st.sampled_from([window(5, accuracy=uplink.accuracy(1)), context(5), event(5), state()]))
+    fields = msgspec.json.decode(messages.encode(message))
+    leaves = data.draw(st.sampled_from([list(fields), list(fields.get("latency", fields))]))
+    target = fields if leaves == list(fields) else fields["latency"]
+    odd = st.sampled_from(
+        [None, -1, 0, 2**53, 2**60, 2**70, 1e300, "", "\x00", "\u2028x", [], {}, [[]], True, "a" * 999]
+    )
+    target[data.draw(st.sampled_from(leaves))] = data.draw(odd)
+    encode = data.draw(st.sampled_from([msgspec.json.encode, msgspec.msgpack.encode]))
+    try:
+        payload = encode(fields)
+    except OverflowError:  # MessagePack has no integer that large
+        payload = msgspec.json.encode(fields)
+
+    Ingest(writer).save([Arrival(topics.build(DEVICE, uplink.kind_of(message)), payload)], NOW_S)
+    Ingest(writer).save([arrival(window(6))], NOW_S)
+
+    writer.close()
+    stats = open_reader(directory).stats()
+    assert stats.balance.measured == (
+        stats.balance.committed + stats.balance.refused + stats.balance.lost + stats.balance.in_flight
+    )
+    assert stats.ingested["committed"] >= 1
+
+
+def test_a_receipt_schema_on_an_uplink_topic_is_a_dead_letter(collector: Collector) -> None:
+    """It has every field of a header, and of what it says it is."""
+    fields = msgspec.json.decode(messages.encode(window(1))) | {"schema": "receipt/1", "last_counter": 1}
+    for kind in ("window", "reply", "receipt"):
+        collector.save(Arrival(topics.build(DEVICE, kind), msgspec.json.encode(fields)))
+
+    assert collector.reader.stats().dead_letters == 3
+
+
+def test_a_body_that_is_refused_is_refused_by_number_and_holds_nothing_up(collector: Collector) -> None:
+    collector.save(window(1), broken(2))
+    collector.save(window(3))
+
+    part = collector.part()
+    assert (part.contiguous, part.gaps) == (3, ())
+    assert [(refusal.seq, refusal.reason) for refusal in part.refused] == [(2, "invalid")]
+    assert collector.reader.stats().dead_letters_by_reason == {"invalid": 1}
+    assert collector.reader.stats().balance.refused == 1
+
+
+def test_a_refused_message_that_comes_again_is_refused_once(collector: Collector) -> None:
+    collector.save(broken(2), broken(2))
+    collector.save(broken(2))
+
+    assert [refusal.seq for refusal in collector.part().refused] == [2]
+    assert collector.reader.stats().balance.refused == 1
+
+
+def test_a_good_message_is_not_refused_by_a_bad_one_that_comes_later_under_its_number(collector: Collector) -> None:
+    collector.save(window(1))
+    collector.save(broken(1))
+
+    assert collector.part().refused == ()
+    assert collector.reader.stats().balance.committed == 1
+
+
+def test_nothing_is_refused_in_the_name_of_another_device(collector: Collector) -> None:
+    collector.save(Arrival(topics.build("press-02", "window"), messages.encode(window(1))))
+
+    assert collector.reader.stats().dead_letters_by_reason == {"device": 1}
+    assert collector.receipt() == Receipt(device=DEVICE, last_counter=0)
+    assert collector.receipt("press-02") == Receipt(device="press-02", last_counter=0)
+    assert not collector.reader.windows(DEVICE)
+
+
+def test_a_schema_of_a_later_version_is_refused_by_number(collector: Collector) -> None:
+    payload = messages.encode(window(4)).replace(b'"window/1"', b'"window/9"')
+    collector.save(Arrival(topics.build(DEVICE, "window"), payload))
+
+    assert [(refusal.seq, refusal.reason) for refusal in collector.part().refused] == [(4, "schema")]
+
+
+def test_a_floor_above_the_number_that_bears_it_is_refused(collector: Collector) -> None:
+    """It would mark as lost what the device says in the same breath that it holds."""
+    collector.save(window(3, floor=4))
+    collector.save(window(4, floor=4))
+
+    assert [refusal.seq for refusal in collector.part().refused] == []  # below the floor by now
+    assert collector.losses == [(1, 2, "unexplained")]
+    assert collector.part().contiguous == 4
+
+
+def test_the_floor_of_a_message_that_is_refused_is_not_believed(collector: Collector) -> None:
+    collector.save(broken(9, floor=9))
+
+    assert collector.losses == []
+    assert collector.part().gaps == ((1, 8),)
+
+
+def test_a_floor_closes_what_never_came_as_lost(collector: Collector) -> None:
+    collector.save(window(1), window(3))
+    assert collector.part().gaps == ((2, 2),)
+
+    collector.save(window(7, floor=6))
+
+    assert collector.losses == [(2, 2, "unexplained"), (4, 5, "unexplained")]
+    assert collector.part().gaps == ((6, 6),)
+
+
+def test_a_floor_in_a_batch_does_not_lose_what_comes_later_in_the_same_batch(collector: Collector) -> None:
+    """The broker may deliver in any order."""
+    collector.save(window(3, floor=3), window(2), window(1))
+
+    assert collector.losses == []
+    assert collector.part().contiguous == 3
+
+
+def test_what_was_closed_as_lost_and_comes_after_all_is_not_taken(collector: Collector) -> None:
+    collector.save(window(3, floor=3))
+    collector.save(window(1))
+
+    assert collector.seqs == [3]
+    balance = collector.reader.stats().balance
+    assert (balance.committed, balance.lost, balance.measured) == (1, 2, 3)
+
+
+def test_a_loss_told_later_gives_the_reason(collector: Collector) -> None:
+    collector.save(window(8, floor=8))
+    assert collector.losses == [(1, 7, "unexplained")]
+
+    losses = (
+        Loss(incarnation=LIFE, first_seq=1, last_seq=4, reason="outbox-full"),
+        Loss(incarnation=LIFE, first_seq=5, last_seq=6, reason="never-taken"),
+    )
+    collector.save(event(9, floor=8, event="loss", losses=losses))
+
+    assert collector.losses == [(1, 4, "outbox-full"), (5, 6, "never-taken"), (7, 7, "unexplained")]
+    balance = collector.reader.stats().balance
+    assert (balance.committed, balance.lost, balance.in_flight) == (2, 7, 0)
+
+
+def test_a_loss_told_of_an_older_life_closes_its_gaps(collector: Collector) -> None:
+    collector.save(window(1), window(5))
+    loss = Loss(incarnation=LIFE, first_seq=1, last_seq=4, reason="outbox-full")
+    collector.save(event(1, incarnation=OTHER_LIFE, event="loss", losses=(loss,)))
+
+    assert collector.losses == [(2, 4, "outbox-full")]
+    assert collector.part().contiguous == 5
+    assert collector.seqs == [1, 5]
+
+
+def test_a_loss_told_of_a_life_never_heard_of_is_noted(collector: Collector) -> None:
+    loss = Loss(incarnation=LIFE, first_seq=3, last_seq=4, reason="outbox-full")
+    collector.save(event(1, incarnation=OTHER_LIFE, event="loss", losses=(loss,)))
+
+    assert collector.losses == [(3, 4, "outbox-full")]
+    assert (collector.part().contiguous, collector.part().gaps) == (0, ((1, 2),))
+    assert collector.receipt().last_counter == 2
+
+
+def test_a_loss_told_twice_or_overlapping_counts_every_number_once(collector: Collector) -> None:
+    losses = tuple(Loss(incarnation=LIFE, first_seq=a, last_seq=b, reason=r) for a, b, r in [(1, 4, "x"), (3, 6, "y")])
+    collector.save(event(9, event="loss", losses=losses))
+    collector.save(event(10, event="loss", losses=losses))
+
+    assert collector.losses == [(1, 4, "x"), (5, 6, "y")]
+    assert collector.reader.stats().balance.lost == 6
+
+
+def test_a_birth_says_how_far_the_numbers_go_and_what_is_gone(collector: Collector) -> None:
+    collector.save(state(seq=12, floor=4))
+
+    balance = collector.reader.stats().balance
+    assert (balance.measured, balance.lost, balance.in_flight) == (12, 3, 9)
+    assert collector.due() == {DEVICE}
+
+
+def test_a_birth_of_an_empty_outbox_has_the_next_number_as_its_floor(collector: Collector) -> None:
+    collector.save(window(1), window(2))
+    collector.save(state(seq=2, floor=3))
+
+    assert collector.losses == []
+    assert collector.reader.stats().dead_letters == 0
+
+
+def test_the_will_of_an_older_session_changes_nothing(collector: Collector) -> None:
+    collector.save(state(session="00000001"))
+    collector.save(state(session="00000002"), state(session="00000001", status="lost"))
+
+    row = collector.reader.device(DEVICE)
+    assert row is not None
+    assert row.status == "birth"
+
+
+def test_a_state_that_cannot_be_read_refuses_no_number(collector: Collector) -> None:
+    fields = msgspec.json.decode(messages.encode(state(seq=3)))
+    fields["status"] = "confused"
+    collector.save(Arrival(topics.build(DEVICE, "state"), msgspec.json.encode(fields)))
+    collector.save(window(3))
+
+    assert collector.seqs == [3]
+    assert collector.part().refused == ()
+
+
+@pytest.mark.parametrize("again", [window(1), context(2), event(3), state(), broken(4)], ids=str)
+def test_whatever_arrives_from_a_device_leaves_a_receipt_due_to_it(
+    collector: Collector, again: Uplink | Arrival
+) -> None:
+    """Duplicates included: the receipt before may have been lost."""
+    for _ in range(2):
+        collector.save(again, window(1, device="press-02"))
+        assert collector.due() == {DEVICE, "press-02"}
+        collector.clear_due()
+
+
+def test_a_large_batch_in_any_order_is_all_there(collector: Collector) -> None:
+    sent: list[Uplink] = [window(seq) for seq in range(1, 2001)]
+    random.Random(7).shuffle(sent)
+
+    collector.save(*sent)
+
+    assert sorted(collector.seqs) == list(range(1, 2001))
+    assert (collector.part().contiguous, collector.part().gaps) == (2000, ())
+
+
+@given(
+    order=st.permutations(range(1, 13)),
+    cuts=st.lists(st.integers(1, 12), max_size=3),
+    missing=st.sets(st.integers(1, 12), max_size=4),
+)
+def test_what_a_receipt_says_does_not_depend_on_the_order_of_arrival(
+    tmp_path_factory: pytest.TempPathFactory, order: Sequence[int], cuts: list[int], missing: set[int]
+) -> None:
+    directory = tmp_path_factory.mktemp("store")
+    collector = Collector(open_writer(directory), open_reader(directory))
+    edges = [0, *sorted(cuts), 12]
+    for start, end in zip(edges, edges[1:], strict=False):
+        collector.save(*(window(seq) for seq in order[start:end] if seq not in missing))
+
+    held = seqs.union([(seq, seq) for seq in order if seq not in missing])
+    part = next(iter(collector.receipt().incarnations), None)
+    collector.writer.close()
+    assert part is not None
+    assert (part.contiguous, part.gaps) == (seqs.contiguous(held), seqs.gaps(held))
+
+
+def test_a_store_that_refuses_leaves_nothing_of_a_batch_and_takes_it_the_next_time(collector: Collector) -> None:
+    collector.writer._connection.execute("PRAGMA max_page_count = 1")
+
+    with pytest.raises(StoreError, match="full"):
+        collector.save(*(window(seq) for seq in range(1, 300)))
+    assert collector.seqs == []
+
+    collector.writer._connection.execute("PRAGMA max_page_count = 1000000")
+    collector.save(*(window(seq) for seq in range(1, 300)))
+    assert len(collector.seqs) == 299
+
+
+def test_lives_with_the_same_counter_are_told_apart(collector: Collector) -> None:
+    twin = replace(window(1), incarnation=Incarnation(1, "cccccccc"))
+    collector.save(window(1), twin, window(2))
+
+    assert collector.part().contiguous == 2
+    assert collector.part(Incarnation(1, "cccccccc")).contiguous == 1
