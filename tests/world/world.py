@@ -147,10 +147,13 @@ class CollectorLife:
     def ingest(self, most: int, *, acknowledge: bool) -> None:
         """Take what the broker has; a crash, or `acknowledge` unset, lets all of it come again."""
         batch: list[Message] = self._world.broker.deliver(most)
-        arrivals = [Arrival(message.topic, message.payload) for message in batch]
-        if not self._crashes(lambda: self._ingest.save(arrivals, self._world.now_s)) and acknowledge:
+        if not self._crashes(lambda: self.save(batch)) and acknowledge:
             for message in batch:
                 self._world.broker.ack(message)
+
+    def save(self, batch: Sequence[Message]) -> None:
+        """Bring a batch to disk."""
+        self._ingest.save([Arrival(message.topic, message.payload) for message in batch], self._world.now_s)
 
     def work(self) -> None:
         """Judge, steer and send."""
