@@ -20,11 +20,16 @@ TFLITE_FITS := $(shell $(PYTHON) -c \
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
+# What packages are built with is pinned too: older pips take the first for that, newer ones the second.
+PINNED = PIP_CONSTRAINT=$(1) PIP_BUILD_CONSTRAINT=$(1)
 PIP_INSTALL := -m pip install --quiet
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+# A missed target ends in exit code 4, which is told; any other code is a failure.
+BENCH = code=0; $(VENV)/bin/python $(1) || code=$$?; \
+	if [ $$code -eq 4 ]; then echo "$(1): a target is missed"; elif [ $$code -ne 0 ]; then exit $$code; fi
 WITHOUT_TENSORFLOW := not tensorflow and not browser and not tflite and not slow
 
-.PHONY: help setup demo test test-fast lint check-slow bench docs browser
+.PHONY: help setup demo test test-fast lint check-slow bench docs browser no-tflite
 
 help:  ## print this page
 	@echo "Evenfleet. Each target installs what it needs first."
@@ -45,33 +50,28 @@ lint: $(VENV)/.stamp  ## check style, types and the direction of imports
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
-	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/lint-imports --no-logo
 
 check-slow: setup browser  ## run the slow tests, and the false-flag figures on 5,000 device-months (40 minutes)
 	@$(VENV)/bin/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]  # 5: there is none
-	@$(VENV)/bin/python bench/detection.py --device-months 5000
+	@$(call BENCH,bench/detection.py --device-months 5000)
 
-bench: $(VENV)/.stamp  ## print measured figures beside their targets; a missed target (exit code 4) is reported
-	@for file in bench/*.py; do \
-		echo "== $$file"; code=0; $(VENV)/bin/python "$$file" || code=$$?; \
-		if [ $$code -eq 4 ]; then echo "== $$file: a target is missed"; \
-		elif [ $$code -ne 0 ]; then echo "== $$file: failed with code $$code" >&2; exit $$code; fi; \
-	done
+bench: $(VENV)/.stamp  ## print measured figures beside their targets, and say which are missed
+	@for file in bench/*.py; do echo "== $$file"; $(call BENCH,$$file); done
 
 docs: $(VENV)/.stamp  ## write the generated pages of docs/ anew
 	@for file in docs/*.py; do $(VENV)/bin/python "$$file"; done
 
 $(VENV)/.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV) (the first time some minutes: TensorFlow is large)"
-	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt hatchling
-	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt --no-build-isolation -e '.[all,dev]'
+	@$(call PINNED,constraints.txt) $(VENV)/bin/python $(PIP_INSTALL) -e '.[all,dev]'
 	@touch $@
 
 # The project itself comes without its dependencies: this environment only ever runs the runner.
 $(TFLITE)/.stamp: pyproject.toml constraints-tflite.txt | $(TFLITE)/bin/python
 	@echo "installing into $(TFLITE)"
-	@$(TFLITE)/bin/python $(PIP_INSTALL) -r constraints-tflite.txt
-	@$(TFLITE)/bin/python $(PIP_INSTALL) --no-build-isolation --no-deps -e .
+	@$(call PINNED,constraints-tflite.txt) $(TFLITE)/bin/python $(PIP_INSTALL) click msgspec numpy tflite-runtime
+	@$(call PINNED,constraints-tflite.txt) $(TFLITE)/bin/python $(PIP_INSTALL) --no-deps -e .
 	@touch $@
 
 # Debian keeps what a virtual environment takes in a package of its own.
@@ -87,7 +87,6 @@ $(VENV)/bin/python $(TFLITE)/bin/python:
 	@directory=$(patsubst %/bin/python,%,$@); \
 		$(PYTHON) -m venv "$$directory" || { rm -rf "$$directory"; echo "cannot make $$directory" >&2; exit 1; }
 
-.PHONY: no-tflite
 no-tflite:
 	@echo "note: tflite-runtime 2.14 has no build for this Python (it was built for Linux, up to 3.11);" \
 		"$(TFLITE) is left out, and with it one device of the demo and some tests"

@@ -60,8 +60,8 @@ stateDiagram-v2
 |---|---|---|---|
 {rows}
 
-After a restart a device is `running` if its slot holds a whole release, and `empty` if not. A failed download is tried
-again after {first_s:g} s, then twice as long each time, up to {max_s:g} s.
+After a restart a device is `running` if its slot holds the release that it was last told to run, and `empty` if not. A failed
+download is tried again after {first_s:g} s, then twice as long each time, up to {max_s:g} s.
 
 Cannot happen, for nothing is being fetched in these phases: {impossible}.
 """

@@ -59,7 +59,7 @@ def run(file: Path, verbose: bool) -> None:
 
     service.check(config.load(file, os.environ, {}))
     # The process that stays for a year begins anew, without what only the command line needs.
-    arguments = [sys.executable, "-m", "evenfleet_agent.service", str(file.resolve()), *(["-v"] if verbose else [])]
+    arguments = [sys.executable, "-m", "evenfleet_agent.lean", str(file.resolve()), *(["-v"] if verbose else [])]
     os.execv(sys.executable, arguments)  # noqa: S606 - our own program
 
 

@@ -49,6 +49,7 @@ class MeasureSettings:
     samples: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
     min_sample_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0
     max_duration_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 30.0
+    leave_out_waiting: bool = False
     warm_up_max_s: Annotated[float, Meta(ge=0.0, le=600.0)] = 2.0
     lock_file: str | None = None
 
@@ -97,10 +98,14 @@ class AgentSettings:
         Raises:
             ValueError: The URL is not one of an MQTT broker.
         """
-        url = urlsplit(self.broker.url)
+        try:
+            url = urlsplit(self.broker.url)
+            port = url.port
+        except ValueError as error:
+            raise ValueError(f"broker.url is {self.broker.url!r}: {error}") from None
         if url.scheme != "mqtt" or not url.hostname:
             raise ValueError(f"broker.url is {self.broker.url!r}, expected mqtt://host[:port]")
-        return url.hostname, url.port or 1883
+        return url.hostname, port or 1883
 
     def password(self) -> str | None:
         """Return the broker password, read from its file.
@@ -130,6 +135,7 @@ COMMENTS: Final = {
     "measure.samples": "latency samples per window and variant",
     "measure.min_sample_s": "a sample times as many inferences in a row as it takes to last so long; 0: one",
     "measure.max_duration_s": "a window's measuring stops after so long",
+    "measure.leave_out_waiting": "true: time without a processor does not count; for several devices on one machine",
     "measure.lock_file": "agents on one machine that share this file measure in turns",
     "outbox.max_bytes": "then the oldest messages give way, and the ledger says so",
     "planted_fault.input_scale": "multiplied into every input; anything but 1.0 is a fault, for demonstrations",

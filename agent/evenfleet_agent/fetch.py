@@ -167,8 +167,11 @@ def _fetch_file(url: str, reference: FileRef, directory: Path) -> None:
         _download(f"{url}/{reference.sha256}", part, have, reference.size_bytes)
     try:
         manifest.check_file(part, reference)
-    except ArtifactError:
+    except ArtifactError as error:
         part.unlink()
+        if have:
+            # What an earlier try left may be damaged, as by a power cut; the next one begins anew.
+            raise OSError(f"what was fetched earlier does not go on: {error}") from None
         raise
     part.replace(path)
 
@@ -191,6 +194,9 @@ def _download(url: str, part: Path, have: int, size_bytes: int) -> None:
 def _get(url: str, max_bytes: int) -> bytes:
     with _open(urllib.request.Request(url)) as response:  # noqa: S310
         payload: bytes = response.read(max_bytes + 1)
+        promised = response.headers.get("Content-Length", "")
+    if promised.isdecimal() and len(payload) < min(int(promised), max_bytes):
+        raise OSError(f"{url} ended {int(promised) - len(payload)} bytes early")
     return payload
 
 

@@ -3,13 +3,14 @@
 Decides nothing: what happens on the connection is put into a queue, and `wake` is called so that the loop looks there.
 The client's own thread does the network. Reconnecting is the client's, with a growing pause.
 
-* Nothing waits in the client while there is no connection: what must survive lies in the outbox.
+* Little waits in the client, and nothing new while there is no connection: what must survive lies in the outbox.
 * The will names the session that dies, which is a new one at every connection.
 """
 
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -23,6 +24,7 @@ from evenfleet_shared import topics
 
 RECONNECT_MIN_S: Final = 1
 RECONNECT_MAX_S: Final = 60
+MAX_HELD: Final = 1000
 _DOWN: Final = tuple(topics.DOWNLINK)
 
 
@@ -62,7 +64,7 @@ class Link(Protocol):
         """Return what has happened since the last call."""
 
     def publish(self, kind: str, payload: bytes, *, retain: bool = False) -> bool:
-        """Hand over a message at QoS 1; False when there is no connection."""
+        """Hand over a message at QoS 1; False when there is no connection, or no room until others have gone."""
 
     def close(self, farewell: bytes) -> None:
         """Publish a last state, disconnect and end."""
@@ -103,6 +105,11 @@ class MqttLink:
         self._wake = wake
         self._session = ""
         self._queue: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
+        self._opened = False
+        # The client keeps what was not acknowledged across connections, and is given the same again at each of them.
+        self._held = 0
+        self._held_lock = threading.Lock()
+        self._waits_for_room = False
         client = Client(CallbackAPIVersion.VERSION2, client_id=device, protocol=MQTTProtocolVersion.MQTTv311)
         client.username_pw_set(username, password)
         client.reconnect_delay_set(RECONNECT_MIN_S, RECONNECT_MAX_S)
@@ -112,15 +119,18 @@ class MqttLink:
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        client.on_publish = self._on_publish
         self._client = client
 
     def open(self) -> None:
         self._client.connect_async(*self._address, keepalive=self._keepalive_s)
         self._client.loop_start()
+        self._opened = True
 
     def events(self) -> list[LinkEvent]:
+        self._keep_alive()
         # One consumer: what is not empty stays so until it takes something.
-        found = []
+        found: list[LinkEvent] = []
         while not self._queue.empty():
             found.append(self._queue.get_nowait())
         return found
@@ -128,6 +138,12 @@ class MqttLink:
     def publish(self, kind: str, payload: bytes, *, retain: bool = False) -> bool:
         if not self._client.is_connected():
             return False
+        with self._held_lock:
+            # A session is told of at once, whatever waits.
+            self._waits_for_room = kind != "state" and self._held >= MAX_HELD
+            if self._waits_for_room:
+                return False
+            self._held += 1
         self._client.publish(topics.build(self._device, kind), payload, qos=1, retain=retain)
         return True
 
@@ -137,6 +153,14 @@ class MqttLink:
             last.wait_for_publish(timeout=2.0)
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _keep_alive(self) -> None:
+        """Start the client's thread anew if an error in it has ended it; without it, there is silence for ever."""
+        name = f"paho-mqtt-client-{self._device}"
+        if self._opened and not any(thread.name == name for thread in threading.enumerate()):
+            self._client.loop_stop()
+            self._queue.put(Disconnected("the MQTT client's thread died of an error of its own", refused=False))
+            self.open()
 
     def _put(self, event: LinkEvent) -> None:
         self._queue.put(event)
@@ -164,6 +188,16 @@ class MqttLink:
         self, client: Client, userdata: Any, flags: DisconnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
         self._put(Disconnected(str(code), refused=False))
+
+    def _on_publish(
+        self, client: Client, userdata: Any, mid: int, code: ReasonCode, properties: Properties | None
+    ) -> None:
+        with self._held_lock:
+            self._held -= 1
+            # Not at each single one: every look at a full outbox costs.
+            wanted = self._waits_for_room and self._held <= MAX_HELD // 2
+        if wanted:
+            self._wake()
 
     def _on_message(self, client: Client, userdata: Any, message: MQTTMessage) -> None:
         self._put(Received(message.topic, bytes(message.payload)))

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,9 @@ RESEND_FIRST_S: Final = 300.0
 RESEND_MAX_S: Final = 3600.0
 # What never arrives although later messages do cannot be decoded over there, not even its number.
 MAX_GAP_RESENDS: Final = 5
+
+# What a message may name; nobody gets there by rebooting.
+MAX_COUNTER: Final = 2**31
 
 Key = tuple[int, str, int]
 
@@ -76,9 +80,10 @@ class CounterFile:
     def read(self) -> int:
         """Return the last counter used; 0 where the file is missing or damaged."""
         try:
-            return max(0, int(self._path.read_text(encoding="ascii")))
+            counter = int(self._path.read_text(encoding="ascii"))
         except (OSError, ValueError):
             return 0
+        return counter if 0 <= counter < MAX_COUNTER else 0
 
     def write(self, counter: int) -> None:
         """Replace the counter, whole or not at all.
@@ -200,28 +205,20 @@ class Outbox:
         Raises:
             StoreError: It could not be written; no number was used up.
         """
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                (seq,) = self._db.execute("SELECT next_seq FROM life").fetchone()
-                payload = messages.encode(make(self.incarnation, seq, seq))
-                self._db.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?)", (*self.incarnation, seq, kind, payload))
-                self._db.execute("UPDATE life SET next_seq = ?", (seq + 1,))
-                evicted = self._make_room(len(payload))
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            raise StoreError(f"cannot write to the outbox: {error}") from error
+        with self._transaction():
+            (seq,) = self._db.execute("SELECT next_seq FROM life").fetchone()
+            payload = messages.encode(make(self.incarnation, seq, seq))
+            self._db.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?)", (*self.incarnation, seq, kind, payload))
+            self._db.execute("UPDATE life SET next_seq = ?", (seq + 1,))
+            evicted = self._make_room(len(payload))
         self._bytes += len(payload) - evicted
         return int(seq)
 
     def floor(self, incarnation: Incarnation | None = None) -> int:
         """Return the lowest number still held of an incarnation (the present one by default), or the next to come."""
         life = incarnation or self.incarnation
-        row = self._db.execute("SELECT min(seq) FROM messages WHERE counter = ? AND random = ?", life).fetchone()
+        with self._reported("read"):
+            row = self._db.execute("SELECT min(seq) FROM messages WHERE counter = ? AND random = ?", life).fetchone()
         if row[0] is not None:
             return int(row[0])
         if life == self.incarnation:
@@ -231,7 +228,8 @@ class Outbox:
     @property
     def last_seq(self) -> int:
         """Return the last number given out in this incarnation; 0 at its start."""
-        return int(self._db.execute("SELECT next_seq FROM life").fetchone()[0]) - 1
+        with self._reported("read"):
+            return int(self._db.execute("SELECT next_seq FROM life").fetchone()[0]) - 1
 
     @property
     def size_bytes(self) -> int:
@@ -239,7 +237,8 @@ class Outbox:
         return self._bytes
 
     def __len__(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM messages").fetchone()[0])
+        with self._reported("read"):
+            return int(self._db.execute("SELECT count(*) FROM messages").fetchone()[0])
 
     def due(self, now_s: float, limit: int) -> list[Entry]:
         """Return messages to send now, the oldest first: never sent since the last (re)connection, or overdue.
@@ -252,17 +251,19 @@ class Outbox:
         limit = min(limit, MAX_UNDER_WAY - len(waiting))
         if limit <= 0:
             return []
-        # Numbers are few beside payloads: they are listed first, and only what is due is read.
-        keys = self._db.execute("SELECT counter, random, seq FROM messages ORDER BY counter, random, seq").fetchall()
         blocked = set(waiting)
-        due = [key for key in keys if key not in blocked][:limit]
         entries = []
-        for key in due:
-            kind, payload = self._db.execute(
-                "SELECT kind, payload FROM messages WHERE counter = ? AND random = ? AND seq = ?", key
-            ).fetchone()
-            floor = self.floor(Incarnation(key[0], key[1]))
-            entries.append(Entry(key, kind, messages.with_floor(payload, floor)))
+        with self._reported("read"):
+            # Numbers are few beside payloads: they are listed first, and only what is due is read.
+            keys = self._db.execute(
+                "SELECT counter, random, seq FROM messages ORDER BY counter, random, seq"
+            ).fetchall()
+            for key in [key for key in keys if key not in blocked][:limit]:
+                kind, payload = self._db.execute(
+                    "SELECT kind, payload FROM messages WHERE counter = ? AND random = ? AND seq = ?", key
+                ).fetchone()
+                floor = self.floor(Incarnation(key[0], key[1]))
+                entries.append(Entry(key, kind, messages.with_floor(payload, floor)))
         return entries
 
     def sent(self, key: Key, now_s: float) -> None:
@@ -282,29 +283,31 @@ class Outbox:
         Returns:
             Whether a new incarnation began, because the collector knows a later one than ours: the counter file was
             lost, or the device's disk was copied.
+
+        Raises:
+            StoreError: It could not be written; nothing was let go of, or no new incarnation began.
         """
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             for part in receipt.incarnations:
                 self._settle_life(part, now_s)
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-        self._bytes = self._count_bytes()
+            held_bytes = self._count_bytes()
+        self._bytes = held_bytes
         strangers = (part.incarnation.counter for part in receipt.incarnations if self._is_later(part.incarnation))
         latest = max((*strangers, receipt.last_counter))
+        if latest >= MAX_COUNTER:
+            return False  # no collector of ours says so, and there would be no number left for the next life
         if latest > self.incarnation.counter or any(self._is_later(part.incarnation) for part in receipt.incarnations):
-            self.begin_life(after=latest)
+            with self._reported("write to"):
+                self.begin_life(after=latest)
             return True
         return False
 
     def ledger(self) -> list[Loss]:
         """Return what was given up and the collector has not been told of."""
-        rows = self._db.execute(
-            "SELECT counter, random, first, last, reason FROM ledger WHERE told = 0 ORDER BY id LIMIT 256"
-        ).fetchall()
+        with self._reported("read"):
+            rows = self._db.execute(
+                "SELECT counter, random, first, last, reason FROM ledger WHERE told = 0 ORDER BY id LIMIT 256"
+            ).fetchall()
         return [
             Loss(incarnation=Incarnation(c, r), first_seq=first, last_seq=last, reason=reason)
             for c, r, first, last, reason in rows
@@ -312,15 +315,36 @@ class Outbox:
 
     def told(self, losses: list[Loss]) -> None:
         """Note that an event with these losses is in the outbox."""
-        for loss in losses:
-            self._db.execute(
-                "UPDATE ledger SET told = 1 WHERE counter = ? AND random = ? AND first = ? AND last = ?",
-                (*loss.incarnation, loss.first_seq, loss.last_seq),
-            )
+        with self._transaction():
+            for loss in losses:
+                self._db.execute(
+                    "UPDATE ledger SET told = 1 WHERE counter = ? AND random = ? AND first = ? AND last = ?",
+                    (*loss.incarnation, loss.first_seq, loss.last_seq),
+                )
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Begin, and commit at the end unless an error leaves the block."""
+        with self._reported("write to"):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _reported(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot {doing} the outbox: {error}") from error
 
     def _count_bytes(self) -> int:
         return int(self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM messages").fetchone()[0])

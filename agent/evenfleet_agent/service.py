@@ -191,7 +191,7 @@ def _wake(descriptor: int) -> None:
 
 
 def main() -> None:
-    """Be the agent's process: `python -m evenfleet_agent.service CONFIG [-v]`; `evenfleet-agent run` becomes this."""
+    """Run the agent of a configuration file: the arguments are CONFIG [-v]."""
     level = logging.INFO if "-v" in sys.argv[2:] else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
     try:

@@ -14,7 +14,7 @@ from typing import Final
 
 from evenfleet_shared import manifest
 from evenfleet_shared.errors import ArtifactError, StoreError
-from evenfleet_shared.manifest import Manifest
+from evenfleet_shared.manifest import Manifest, Variant
 
 _NAMES: Final = ("a", "b")
 
@@ -55,6 +55,16 @@ class Slots:
             return manifest.load(running)
         except ArtifactError:
             return None
+
+    def has(self, variant: Variant) -> bool:
+        """Return whether a variant's artifact lies in the slot that runs; its size is looked at, not its digest."""
+        running = self.current()
+        try:
+            return (
+                running is not None and (running / variant.artifact.file).stat().st_size == variant.artifact.size_bytes
+            )
+        except OSError:
+            return False
 
     def switch(self) -> None:
         """Make the idle slot the one that runs.

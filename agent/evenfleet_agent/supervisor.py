@@ -142,12 +142,11 @@ class Supervisor:
 
     def start(self) -> None:
         """Take up what the last process left, and connect."""
-        found = self._slots.release()
-        if found and self._desired and self._desired.release == found[1]:
-            offer = _offer(self._desired)
-            self._rollout = rollout.resumed(offer)
-            self._perform((rollout.StartRunners(offer),))
-        elif self._desired:
+        if self._desired:
+            running = self._left_running(self._desired)
+            if running:
+                self._rollout = rollout.resumed(running)
+                self._perform((rollout.StartRunners(running),))
             self._follow(self._desired)
         self._link.open()
 
@@ -200,6 +199,8 @@ class Supervisor:
             log.info("connected to the broker")
             self._session = event.session
             self._outbox.reconnected()
+            # What the collector was told may be gone: from a full outbox, or with the collector's disk.
+            self._told_contexts.clear()
             self._link.publish("state", self._state("birth", event.session), retain=True)
         elif isinstance(event, Disconnected):
             if self._session or event.refused:
@@ -226,7 +227,12 @@ class Supervisor:
             self._follow(message)
 
     def _on_receipt(self, receipt: Receipt) -> None:
-        if self._outbox.settle(receipt, self._clock.monotonic_s()):
+        try:
+            begun = self._outbox.settle(receipt, self._clock.monotonic_s())
+        except StoreError as error:
+            log.error("%s; the next receipt says the same again", error)  # noqa: TRY400 - one line, the cause is in it
+            return
+        if begun:
             log.warning("the collector knows a later incarnation of this device; began %d", self._outbox.incarnation[0])
             if self._session:
                 self._link.publish("state", self._state("birth", self._session), retain=True)
@@ -271,16 +277,44 @@ class Supervisor:
         except OSError as error:
             log.warning("cannot keep %s: %s; a restart waits for the collector", self._desired_path, error.strerror)
 
+    def _left_running(self, desired: Desired) -> Offer | None:
+        """Return what can go on from the running slot: an older release too, until the desired one is here."""
+        found = self._slots.release()
+        if found is None:
+            return None
+        described, release = found
+        whole = [variant.name for variant in described.variants if self._slots.has(variant)]
+        if release == desired.release:
+            return Offer(release, tuple(wanted.name for wanted in desired.variants if wanted.name in whole))
+        return Offer(release, tuple(whole)) if whole else None
+
     def _follow(self, desired: Desired) -> None:
+        if self._desired and desired.window_length_s < self._desired.window_length_s and self._window_due_s is not None:
+            self._window_due_s = min(self._window_due_s, self._clock.monotonic_s() + desired.window_length_s)
         self._desired = desired
-        for wanted in desired.variants:
-            if station := self._stations.get(wanted.name):
-                station.limits = wanted.limits
+        limits = self._limits(self._release)
+        for name, station in self._stations.items():
+            station.limits = limits.get(name, ())
         self._step(rollout.Offered(_offer(desired)) if desired.release else rollout.Withdrawn())
 
+    def _limits(self, release: str) -> dict[str, tuple[Limit, ...]]:
+        """Return the limits to count against by variant: none, where those that we know are of another release."""
+        if self._desired is None or self._desired.release != release:
+            return {}
+        return {wanted.name: wanted.limits for wanted in self._desired.variants}
+
     def _step(self, event: rollout.Event) -> None:
-        self._rollout, actions = rollout.step(self._rollout, event, self._clock.monotonic_s())
-        self._perform(actions)
+        before = self._rollout
+        self._rollout, actions = rollout.step(before, event, self._clock.monotonic_s())
+        try:
+            self._perform(actions)
+        except StoreError as error:
+            # Only `Switch` raises it, and by then the runners have been stopped.
+            log.error("%s", error)  # noqa: TRY400 - one line, the cause is in it
+            self._rollout = before
+            if before.running:
+                self._start_stations(before.running)
+            self._step(rollout.FetchFailed(str(error), final=False))
 
     def _perform(self, actions: Sequence[rollout.Action]) -> None:
         for action in actions:
@@ -319,7 +353,7 @@ class Supervisor:
             log.error("the running slot holds no release; waiting for the next one")
             return
         self._manifest, self._release = found
-        limits = {wanted.name: wanted.limits for wanted in self._desired.variants} if self._desired else {}
+        limits = self._limits(self._release)
         for name in offer.variants:
             station = _Station(self._manifest.variant(name), self._new_runner(), limits.get(name, ()))
             self._stations[name] = station
@@ -394,8 +428,12 @@ class Supervisor:
             log.warning("variant %s is refused here: %s", station.variant.name, answer.reason)
             self._tell("variant-refused", release=self._release, variant=station.variant.name, detail=answer.reason)
         elif isinstance(answer, Measured):
-            station.failures = 0
-            self._close_window(turn, answer)
+            try:
+                self._close_window(turn, answer)
+            except ValueError as error:
+                self._on_failure(station, RunnerError(f"answered nonsense: {error}"))
+            else:
+                station.failures = 0
         elif isinstance(answer, Failed):
             self._on_failure(station, RunnerError(answer.reason))
 
@@ -437,6 +475,7 @@ class Supervisor:
             samples=settings.samples,
             max_duration_s=settings.max_duration_s,
             min_sample_s=settings.min_sample_s,
+            leave_out_waiting=settings.leave_out_waiting,
             lock_file=settings.lock_file,
         )
 
@@ -494,7 +533,7 @@ class Supervisor:
         self._append("window", make)
 
     def _tell_context(self, digest: str) -> None:
-        """Send a run context once per incarnation, before the first window that names it."""
+        """Send a run context once per incarnation and session, before the first window that names it."""
         key = (self._outbox.incarnation, digest)
         if key in self._told_contexts:
             return
@@ -513,9 +552,13 @@ class Supervisor:
             self._told_contexts.add(key)
 
     def _tell_losses(self) -> None:
-        losses = self._outbox.ledger()
+        # Not while nobody can hear: each event would take the place of more messages, which would be losses to tell.
+        losses = self._outbox.ledger() if self._session else []
         if losses and self._tell("loss", losses=tuple(losses)):
-            self._outbox.told(losses)
+            try:
+                self._outbox.told(losses)
+            except StoreError as error:
+                log.error("%s; these losses are told once more", error)  # noqa: TRY400 - one line, the cause is in it
 
     def _tell(
         self,

@@ -77,6 +77,7 @@ def latency(measured: Measured, ordered: Sequence[float]) -> Latency:
     return Latency(
         n=n,
         inferences_per_sample=measured.inferences_per_sample,
+        left_out_ms=measured.left_out_ms,
         init_ms=measured.init_ms,
         first_ms=measured.first_ms,
         min_ms=ordered[0],

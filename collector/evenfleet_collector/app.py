@@ -113,7 +113,7 @@ class Collector:
             server = _Server(
                 uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3)
             )
-            steer = Steer(self._writer, f"{self.settings.public_url or url}/api/v1/artifacts")
+            steer = Steer(self._writer, f"{(self.settings.public_url or url).rstrip('/')}/api/v1/artifacts")
             started(url, f"{endpoint.mqtt_host}:{endpoint.mqtt_port}")
             await self._until_stopped(
                 server,

@@ -16,6 +16,7 @@ first window.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
@@ -24,7 +25,7 @@ from evenfleet_collector.detect import baseline as baselines
 from evenfleet_collector.detect import betting, fixed_set
 from evenfleet_collector.detect.betting import BetState
 from evenfleet_collector.detect.fixed_set import FixedSetState, FixedSetWhy
-from evenfleet_collector.tolerance import ExceedanceTolerance, Policy, Verdict, differing_keys, log_a
+from evenfleet_collector.tolerance import ExceedanceTolerance, Policy, Verdict, comparability_key, differing_keys, log_a
 from evenfleet_shared import sketch
 from evenfleet_shared.manifest import Variant
 from evenfleet_shared.messages import Exceedance, Limit, RunContext, Window
@@ -38,6 +39,9 @@ EXCEEDANCE_METRICS: Final[tuple[Metric, ...]] = ("latency", "memory")
 
 # A class does not wait for ever for a device that reports seldom: it goes on when the fastest has twice what it takes.
 PATIENCE: Final = 2
+
+# What a message may say; a class as slow as that has no limit worth the name.
+MAX_LIMIT_MS: Final = 1e9
 
 
 class ClassKey(NamedTuple):
@@ -64,8 +68,8 @@ class MetricBaseline:
 class ClassBaseline:
     """The baseline of a class, frozen when calibration has ended.
 
-    `revision` is what devices name when they count against the latency limit; `run` is the run context of the first
-    device, which others must be comparable with.
+    `revision` is what devices name when they count against the latency limit; `run` is a run context that most devices
+    were comparable with, and all must be.
     """
 
     revision: int
@@ -78,7 +82,9 @@ class ClassBaseline:
     @property
     def limits(self) -> tuple[Limit, ...]:
         """Return what devices are told to count against."""
-        return (Limit(limit_ms=self.latency.limit, revision=self.revision),) if self.latency else ()
+        if self.latency is None:
+            return ()
+        return (Limit(limit_ms=min(self.latency.limit, MAX_LIMIT_MS), revision=self.revision),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,8 +199,20 @@ def may_enter_baseline(cell: Cell, window: Window) -> bool:
 
 
 def counted(window: Window, baseline: ClassBaseline) -> Exceedance | None:
-    """Return a window's count against the latency limit in force, None where it counted against another."""
-    return next((one for one in window.exceedances if one.limit_revision == baseline.revision), None)
+    """Return a window's count against the latency limit in force, None where it counted against another.
+
+    The limit itself must be the same: a device that has just changed class or release counts against an older one for
+    a while, whose revision may be the same number.
+    """
+    in_force = baseline.limits
+    return next(
+        (
+            one
+            for one in window.exceedances
+            if Limit(metric=one.metric, limit_ms=one.limit_ms, revision=one.limit_revision) in in_force
+        ),
+        None,
+    )
 
 
 def exceedance(metric: Metric, window: Window, baseline: ClassBaseline) -> tuple[int, int] | None:
@@ -238,13 +256,27 @@ def ready(counts: Sequence[int], expected: int, needed: int) -> bool:
     return bool(counts) and (enough >= expected or max(counts) >= PATIENCE * needed)
 
 
+def reference_run(runs: Sequence[RunContext]) -> RunContext:
+    """Return the run context that a class is held to: one that as many of its devices as possible are comparable with.
+
+    Args:
+        runs: One per device, in any fixed order; of equally common ones the first is taken.
+
+    Raises:
+        ValueError: There are none.
+    """
+    keys = [tuple(comparability_key(run).values()) for run in runs]
+    ((commonest, _),) = Counter(keys).most_common(1)
+    return runs[keys.index(commonest)]
+
+
 def open_baseline(
     windows: Mapping[str, Sequence[Window]], run: RunContext, policy: Policy, *, revision: int
 ) -> ClassBaseline:
     """Return a class's baseline after burn-in.
 
     Args:
-        windows: Each device's burn-in windows; at least one device has one.
+        windows: Each device's burn-in windows, comparable with `run`; at least one device has one.
         run: The run context that others must be comparable with.
         policy: Which quantiles, and what margin.
         revision: Names the limits.
@@ -324,6 +356,14 @@ def _judge_accuracy(
 ) -> tuple[Cell, MetricVerdict, list[FlagChange]]:
     accuracy = window.accuracy
     assert accuracy is not None
+    if accuracy.n != variant.reference.n:
+        reason = f"measured on {accuracy.n} samples, the release's own result is on {variant.reference.n}"
+        flagged = cell.accuracy.flagged
+        return (
+            cell,
+            MetricVerdict(metric="accuracy", verdict="outside" if flagged else "undetermined", reason=reason),
+            [],
+        )
     state, why = fixed_set.step(
         cell.accuracy,
         n=accuracy.n,

@@ -13,6 +13,8 @@ from msgspec import Meta
 from evenfleet_shared import settings
 
 _Port = Annotated[int, Meta(ge=0, le=65_535)]
+# Devices are told it, with a path behind; what they could not read would never reach them.
+_Url = Annotated[str, Meta(pattern=r"^https?://[^\s/?#]+[^\s?#]*$(?!\n)", max_length=400)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +26,7 @@ class ServeSettings:
     http_port: _Port = 8080
     mqtt_host: str = "127.0.0.1"
     mqtt_port: _Port = 1883
-    public_url: str | None = None
+    public_url: _Url | None = None
     anonymous_devices: bool = False
 
     @property

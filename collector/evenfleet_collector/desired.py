@@ -2,16 +2,23 @@
 
 Pure. There is one writer of `desired`, and this is what it writes: a new revision where anything has changed, nothing
 where nothing has.
+
+* A revision is above every one that the device has had, also from a collector whose database is gone: it would ignore
+  a lower one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared.manifest import Format, Manifest
 from evenfleet_shared.messages import Desired, DesiredVariant, Limit
+
+# Nobody gets there by counting. A device that says so may not bring us to where no message can count on.
+ABSURD_REVISION: Final = 2**52
 
 
 def compose(
@@ -22,6 +29,7 @@ def compose(
     policy: Policy,
     artifacts_url: str,
     before: Desired | None,
+    known_revision: int = 0,
 ) -> Desired | None:
     """Return what the device should be told, None where it has been told already.
 
@@ -33,16 +41,19 @@ def compose(
         policy: Says how long windows are.
         artifacts_url: Where it fetches from.
         before: What it was told last.
+        known_revision: The revision that the device itself said it had at its birth.
     """
+    told = before.revision if before else 0
+    known = known_revision if known_revision < ABSURD_REVISION else 0
     variants = () if release is None else tuple(v.name for v in release[1].variants if v.format in formats)
     wanted = Desired(
         device=device,
-        revision=before.revision if before else 1,
+        revision=max(told, 1),
         release=release[0] if release else None,
         variants=tuple(DesiredVariant(name=name, limits=limits.get(name, ())) for name in variants),
         artifacts_url=artifacts_url,
         window_length_s=policy.window_length_s,
     )
-    if wanted == before:
+    if wanted == before and told >= known:
         return None
-    return replace(wanted, revision=before.revision + 1) if before else wanted
+    return replace(wanted, revision=max(told, known) + 1)

@@ -11,10 +11,11 @@ from typing import TypeVar
 
 from evenfleet_collector import access
 from evenfleet_collector.artifacts import ArtifactFolder
+from evenfleet_collector.cell import METRICS
 from evenfleet_collector.resources import EVERY_DEVICE
 from evenfleet_collector.store import Transaction, Writer
 from evenfleet_collector.store.rows import ReleaseRow
-from evenfleet_collector.tolerance import Policy
+from evenfleet_collector.tolerance import Policy, with_room_for
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ArtifactError, RefusedError
 
@@ -73,7 +74,9 @@ class StoreEdits:
 
     async def set_policy(self, policy: Policy) -> None:
         def change(tx: Transaction) -> None:
-            tx.put_policy(replace(policy, revision=tx.policy().revision + 1), time.time())
+            # Whoever sets a policy need not know how many streams share its budget.
+            roomier = with_room_for(policy, tx.cell_count() * len(METRICS))
+            tx.put_policy(replace(roomier, revision=tx.policy().revision + 1), time.time())
 
         await self._write(change)
         self._changed()

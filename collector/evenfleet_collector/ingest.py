@@ -64,7 +64,7 @@ class _Batch:
 
     def add(self, arrival: Arrival) -> None:
         try:
-            topic = topics.parse(arrival.topic)
+            topic = _uplink_topic(arrival.topic)
         except MessageError as error:
             self._dead_letter(arrival, error)
             return
@@ -161,6 +161,13 @@ class _Life:
     def _loss(self, first: int, last: int, reason: str) -> LossRow:
         row = self._row
         return LossRow(device=row.device, incarnation=row.incarnation, first_seq=first, last_seq=last, reason=reason)
+
+
+def _uplink_topic(text: str) -> topics.Topic:
+    topic = topics.parse(text)
+    if topic.kind not in topics.UPLINK:
+        raise MessageError("topic", f"nothing comes up from a device as {topic.kind}")
+    return topic
 
 
 def _own_header(topic: topics.Topic, payload: bytes) -> Header:

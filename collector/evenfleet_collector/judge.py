@@ -59,15 +59,15 @@ class Judge:
             policy = tx.policy()
             cursor = tx.cursor("judge")
             arrivals = tx.arrivals(cursor, BATCH)
-            lives = dict.fromkeys((arrival.device, arrival.incarnation) for arrival in arrivals)
-            for device, incarnation in lives:
-                _Life(tx, device, incarnation, policy, now_s).judge(stale=False)
+            # In order: an older life that came in the same batch is not overtaken by the newer one.
+            for device, incarnation in sorted({(arrival.device, arrival.incarnation) for arrival in arrivals}):
+                _Life(tx, device, incarnation, now_s).judge()
             if arrivals:
                 tx.put_cursor("judge", arrivals[-1].id)
             if now_s - self._stale_checked_s >= _STALE_EVERY_S:
                 self._stale_checked_s = now_s
                 for device, incarnation in tx.unjudged(now_s - WATERMARK_S):
-                    _Life(tx, device, incarnation, policy, now_s).judge(stale=True)
+                    _Life(tx, device, incarnation, now_s).judge()
             self._note_refusals(tx, now_s)
             if connected_since_s is not None:
                 self._note_silence(tx, policy, now_s, connected_since_s)
@@ -94,17 +94,16 @@ class Judge:
 class _Life:
     """One incarnation of one device, judged as far as it has come."""
 
-    def __init__(self, tx: Transaction, device: str, incarnation: Incarnation, policy: Policy, now_s: float) -> None:
+    def __init__(self, tx: Transaction, device: str, incarnation: Incarnation, now_s: float) -> None:
         self._tx = tx
         self._device = device
         self._incarnation = incarnation
-        self._policy = policy
         self._now_s = now_s
         self._settled = tx.incarnation(device, incarnation).settled
         self._judged_to = tx.judging(device, incarnation)
 
-    def judge(self, *, stale: bool) -> None:
-        """Judge what is in order; pass over what is missing for too long (`stale`), or has been overtaken."""
+    def judge(self) -> None:
+        """Judge what is in order; pass over what is missing for too long, or has been overtaken."""
         newest = self._tx.newest_judged(self._device)
         if newest is not None and newest > self._incarnation:
             self._skip(self._settled[-1][1], "overtaken")
@@ -112,18 +111,18 @@ class _Life:
             if last <= self._judged_to:
                 continue
             if first > self._judged_to + 1:
-                if not stale and not self._is_behind_watermark(first):
+                if not self._is_behind_watermark(first):
                     break
                 self._skip(first - 1, "watermark")
             for row in self._tx.windows_in(self._device, self._incarnation, self._judged_to + 1, last):
                 # First: a cell's windows are those up to here, this one included.
                 self._advance(row.window.seq)
-                _judge_window(self._tx, row.window, self._policy, self._now_s)
+                _judge_window(self._tx, row.window, self._now_s)
             self._advance(last)
 
     def _is_behind_watermark(self, gap_end: int) -> bool:
         later = self._tx.windows_in(self._device, self._incarnation, gap_end, self._settled[-1][1])
-        return len(later) >= WATERMARK_WINDOWS
+        return len(later) >= WATERMARK_WINDOWS or any(row.received_s < self._now_s - WATERMARK_S for row in later)
 
     def _skip(self, last: int, reason: str) -> None:
         if last > self._judged_to:
@@ -135,7 +134,9 @@ class _Life:
         self._tx.put_judging(self._device, self._incarnation, seq)
 
 
-def _judge_window(tx: Transaction, window: Window, policy: Policy, now_s: float) -> None:
+def _judge_window(tx: Transaction, window: Window, now_s: float) -> None:
+    # Asked for every window: the one before may have made room for its cell in the budget.
+    policy = tx.policy()
     run = tx.context(window.context)
     manifest = tx.manifest(window.release)
     known = manifest is not None and any(variant.name == window.variant for variant in manifest.variants)
@@ -156,36 +157,46 @@ def _judge_window(tx: Transaction, window: Window, policy: Policy, now_s: float)
             tx.put_policy(roomier, now_s)
             policy = roomier
     elif cell.key != key:
-        # The device moved to another class, which it is a stranger in.
+        # The device moved to another class, which it is a stranger in: what was held against it ends with the old one.
+        for metric in cells.EXCEEDANCE_METRICS:
+            if (cell.latency if metric == "latency" else cell.memory).flagged:
+                tx.clear_flag(window.device, window.release, window.variant, metric, now_s)
         cell = Cell(device=window.device, key=key, accuracy=cell.accuracy)
     baseline = tx.class_baseline(key)
     done = cells.step(cell, window, run, variant, baseline, policy)
     tx.put_cell(done.cell, _row(done, window, run, variant, baseline, now_s))
     for change in done.changes:
         _write_flag(tx, change, done.cell, baseline, policy, now_s)
-    _advance_class(tx, key, baseline, run, policy)
+    _advance_class(tx, done.cell, baseline, policy)
 
 
-def _advance_class(
-    tx: Transaction, key: ClassKey, baseline: ClassBaseline | None, run: RunContext, policy: Policy
-) -> None:
+def _advance_class(tx: Transaction, cell: Cell, baseline: ClassBaseline | None, policy: Policy) -> None:
     """Open or freeze a class's baseline as soon as its devices have had the windows for it."""
     if baseline is not None and baseline.frozen:
         return
+    # A class is looked through only by those of its devices that could be the last one it waits for.
+    if cell.burn_in < policy.burn_in_windows if baseline is None else cell.calibration < policy.calibration_windows:
+        return
+    key = cell.key
     members = tx.class_cells(key)
     expected = tx.class_devices(key.device_class)
     if baseline is None:
         needed = policy.burn_in_windows
         if cells.ready([cell.burn_in for cell in members], expected, needed):
-            windows = _class_windows(tx, members, needed, lambda _: True)
+            run = cells.reference_run(_first_runs(tx, members))
+            windows = _class_windows(tx, members, needed, _comparable_with(tx, run))
             opened = cells.open_baseline(windows, run, policy, revision=1)
             tx.put_class_baseline(key, opened)
             log.info("class %s, %s: limits from %d devices", key.device_class, key.variant, opened.devices)
     else:
         needed = policy.calibration_windows
         if cells.ready([cell.calibration for cell in members], expected, needed):
-            calibrating = baseline
-            windows = _class_windows(tx, members, needed, lambda window: cells.counted(window, calibrating) is not None)
+            calibrating, comparable = baseline, _comparable_with(tx, baseline.run)
+
+            def takes_part(window: Window) -> bool:
+                return cells.counted(window, calibrating) is not None and comparable(window)
+
+            windows = _class_windows(tx, members, needed, takes_part)
             tx.put_class_baseline(key, cells.freeze(baseline, windows, policy))
             log.info("class %s, %s: judged from now on", key.device_class, key.variant)
 
@@ -201,6 +212,25 @@ def _class_windows(
         if windows:
             found[cell.device] = windows[:count]
     return found
+
+
+def _first_runs(tx: Transaction, members: Sequence[Cell]) -> list[RunContext]:
+    """Return what each device's first window was measured under, by device."""
+    found = _class_windows(tx, members, 1, lambda window: tx.context(window.context) is not None)
+    return [run for windows in found.values() if (run := tx.context(windows[0].context))]
+
+
+def _comparable_with(tx: Transaction, reference: RunContext) -> Callable[[Window], bool]:
+    """Return whether a window may be compared with a run, as a function of it."""
+    known: dict[str, bool] = {}
+
+    def comparable(window: Window) -> bool:
+        if window.context not in known:
+            run = tx.context(window.context)
+            known[window.context] = run is not None and not differing_keys(reference, run)
+        return known[window.context]
+
+    return comparable
 
 
 def _write_flag(

@@ -37,6 +37,7 @@ class Steer:
                     policy,
                     self._artifacts_url,
                     tx.desired(device.device),
+                    device.desired_revision,
                 )
                 if wanted is not None:
                     tx.put_desired(wanted)

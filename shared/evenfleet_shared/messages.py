@@ -12,6 +12,7 @@ holds and what the API returns. `docs/protocol.md` is generated from them.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -79,6 +80,9 @@ class Sketch:
         indexes = [index for index, _ in self.bins]
         if any(a >= b for a, b in pairwise(indexes)):
             raise ValueError("sketch bins must be in strictly rising order")
+        # exp() of more is no number any more, and whoever asks for a quantile would fall over it.
+        if indexes and indexes[-1] * math.log1p(2.0 * self.relative_accuracy / (1.0 - self.relative_accuracy)) > 700.0:
+            raise ValueError("a sketch bin lies beyond the largest number")
 
     @property
     def n(self) -> int:
@@ -91,11 +95,13 @@ class Latency:
     """Steady single-stream latency of one window, invoke alone.
 
     A sample may time several inferences in a row (`inferences_per_sample`): its value is then their mean.
-    `init_ms` (load and allocate) and `first_ms` (first inference) are of the runner that measured the window.
+    `left_out_ms` is the time, of all samples together, that was left out of them because the process had no processor to
+    run on: 0 but for devices that share a machine and are told to do so. `init_ms` (load and allocate) and `first_ms` (first inference) are of the runner that measured the window.
     """
 
     n: Seq
     inferences_per_sample: Seq = 1
+    left_out_ms: Milliseconds = 0.0
     init_ms: Milliseconds
     first_ms: Milliseconds
     min_ms: Milliseconds

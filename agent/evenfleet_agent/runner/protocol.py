@@ -85,6 +85,8 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         min_duration_s: And go on for at least so long.
         max_duration_s: But stop after so long, with one sample at least.
         min_sample_s: A sample times as many inferences in a row as it takes to last so long; 0 is one inference.
+        leave_out_waiting: Leave the time out of a sample in which the runner could have run and had no processor. For
+            several devices on one machine, which must not measure each other; a device of its own counts that too.
         evaluate: Pass over the golden set, where there is one.
         lock_file: Held while measuring.
     """
@@ -93,6 +95,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     min_duration_s: NotNegative = 0.0
     max_duration_s: NotNegative = 30.0
     min_sample_s: NotNegative = 0.0
+    leave_out_waiting: bool = False
     evaluate: bool = True
     lock_file: str | None = None
 
@@ -171,6 +174,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     Attributes:
         samples_ms: float64 in this machine's byte order, one per sample: mean milliseconds per inference.
+        left_out_ms: Of all samples together, as `Measure.leave_out_waiting` asked.
         length_s: From the first sample to the last, without waiting and without evaluation.
         waited_s: For the lock.
         cpu_s: Processor time of the whole subprocess during `length_s`.
@@ -178,6 +182,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     samples_ms: bytes
     inferences_per_sample: Positive
+    left_out_ms: float = 0.0
     init_ms: float
     first_ms: float
     evaluation: Evaluation | None

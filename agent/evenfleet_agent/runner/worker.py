@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evenfleet_agent import runtimes
-from evenfleet_agent.runner import golden, memory, unpack
+from evenfleet_agent.runner import golden, memory, scheduling, unpack
 from evenfleet_agent.runner.protocol import (
     MAX_SAMPLES,
     Alive,
@@ -113,7 +113,8 @@ class Session:
     after_load: MemoryReading | None
     scored: bool
     correct: npt.NDArray[np.bool_] | None = None
-    # By the length it was asked for: a sample must mean the same in every window.
+    # By the length it was asked for: a sample should mean the same in every window. It grows where the warm-up was
+    # slower than what came after, for a sample that is too short is no longer what was asked for.
     inferences_per_sample: dict[float, int] = field(default_factory=dict)
 
 
@@ -224,8 +225,10 @@ def measure(session: Session, request: Measure, voice: Voice) -> Measured:
         )
         with _no_collection():
             cpu_before, started = time.process_time(), time.monotonic()
-            samples_ms = _steady(session, request, repeats, voice)
+            samples_ms, left_out_ms = _steady(session, request, repeats, voice)
             length_s, cpu_s = time.monotonic() - started, time.process_time() - cpu_before
+        if min(samples_ms) * repeats < request.min_sample_s * 1e3:
+            session.inferences_per_sample[request.min_sample_s] = _repeats(request.min_sample_s, min(samples_ms))
         evaluation = _evaluate(session, voice) if request.evaluate and session.scored else None
     readings = [memory.peak(was_reset=session.peak_was_reset)]
     if session.after_load:
@@ -233,6 +236,7 @@ def measure(session: Session, request: Measure, voice: Voice) -> Measured:
     return Measured(
         samples_ms=np.asarray(samples_ms, dtype=np.float64).tobytes(),
         inferences_per_sample=repeats,
+        left_out_ms=left_out_ms,
         init_ms=session.init_ms,
         first_ms=session.first_ms,
         evaluation=evaluation,
@@ -264,17 +268,25 @@ def _warm_up(model: Model, ring: list[Any], spec: RunnerSpec, voice: Voice) -> t
         voice.alive("warming up")
 
 
-def _steady(session: Session, request: Measure, repeats: int, voice: Voice) -> list[float]:
+def _steady(session: Session, request: Measure, repeats: int, voice: Voice) -> tuple[list[float], float]:
+    """Return the samples, and what was left out of all of them together, in ms."""
     samples_ms: list[float] = []
+    all_left_out_ms = 0.0
     inputs = cycle(session.ring)
     started = time.monotonic()
     while True:
-        samples_ms.append(_time_ms(session.model, next(inputs), repeats))
+        waited_before_ms = scheduling.waited_ms() if request.leave_out_waiting else None
+        sample_ms = _time_ms(session.model, next(inputs), repeats)
         elapsed_s = time.monotonic() - started
+        if waited_before_ms is not None:
+            left_out_ms = min((scheduling.waited_ms() or 0.0) - waited_before_ms, sample_ms * repeats)
+            all_left_out_ms += left_out_ms
+            sample_ms -= left_out_ms / repeats
+        samples_ms.append(sample_ms)
         if elapsed_s >= request.max_duration_s or len(samples_ms) >= MAX_SAMPLES:
-            return samples_ms
+            return samples_ms, all_left_out_ms
         if len(samples_ms) >= request.samples and elapsed_s >= request.min_duration_s:
-            return samples_ms
+            return samples_ms, all_left_out_ms
         voice.alive("measuring")
 
 

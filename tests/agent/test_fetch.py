@@ -1,0 +1,326 @@
+"""Downloads from a real HTTP server that misbehaves, in this process and in the real child."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from evenfleet_agent.fetch import FetchProcess, FetchResult, fetch_release
+from evenfleet_shared import manifest as manifests
+from evenfleet_shared.errors import ArtifactError, ReleaseError
+from fakes.artifact_servers import ArtifactServer, answers, artifact_server, cuts_off, holds, serves
+from fakes.stores import small_manifest
+
+MANIFEST, FILES = small_manifest("float32", "int8")
+# Large enough to be cut off in the middle.
+BIG = bytes(range(256)) * 4096
+VARIANTS = ("float32", "int8")
+
+
+@dataclass
+class Served:
+    """A release on a server, and the slot that it is to be brought to."""
+
+    server: ArtifactServer
+    release: str
+    payload: bytes
+    slot: Path
+
+    def fetch(self, variants: Sequence[str] = VARIANTS) -> None:
+        fetch_release(self.server.url, self.release, variants, self.slot)
+
+    def is_whole(self, variants: Sequence[str] = VARIANTS) -> bool:
+        described, name = manifests.load(self.slot)
+        golden = described.golden
+        wanted = [described.variant(variant).artifact for variant in variants]
+        for reference in (*wanted, golden.inputs, golden.labels, golden.outputs):
+            manifests.check_file(self.slot / reference.file, reference)
+        return name == self.release
+
+
+@pytest.fixture
+def server() -> Iterator[ArtifactServer]:
+    with artifact_server() as server:
+        yield server
+
+
+@pytest.fixture
+def served(server: ArtifactServer, tmp_path: Path) -> Served:
+    return release_of(server, tmp_path / "slot")
+
+
+def release_of(server: ArtifactServer, slot: Path, *, big: bytes = BIG) -> Served:
+    described = msgspec.to_builtins(MANIFEST)
+    for payload in FILES.values():
+        server.add(payload)
+    reference = described["golden"]["inputs"]
+    reference["sha256"], reference["size_bytes"] = server.add(big), len(big)
+    payload = manifests.encode(msgspec.convert(described, manifests.Manifest))
+    slot.mkdir(exist_ok=True)
+    return Served(server, server.add(payload), payload, slot)
+
+
+def failing(served: Served, expected: type[Exception], match: str) -> None:
+    with pytest.raises(expected, match=match):
+        served.fetch()
+    with pytest.raises(ReleaseError):
+        manifests.load(served.slot)
+
+
+def test_a_release_comes_whole(served: Served) -> None:
+    served.fetch()
+
+    assert served.is_whole()
+    assert not list(served.slot.rglob("*.part"))
+
+
+def test_only_the_wanted_variants_are_fetched(served: Served) -> None:
+    served.fetch(("int8",))
+
+    assert served.is_whole(("int8",))
+    assert not (served.slot / "artifacts/float32.tflite").exists()
+
+
+def test_what_is_there_is_not_fetched_again(served: Served) -> None:
+    served.fetch(("int8",))
+    served.server.asked.clear()
+
+    served.fetch()
+
+    assert served.server.paths == [MANIFEST.variant("float32").artifact.sha256]
+
+
+def test_another_release_in_the_slot_makes_way(served: Served) -> None:
+    served.fetch()
+    other = release_of(served.server, served.slot, big=b"small")
+    other.fetch()
+
+    assert other.is_whole()
+    assert not served.is_whole()
+
+
+def test_a_slot_is_not_taken_for_whole_while_another_release_is_on_its_way(served: Served) -> None:
+    """A power cut in between: the manifest of the release before must not vouch for files of the next one."""
+    served.fetch()
+    other = release_of(served.server, served.slot, big=b"small")
+    served.server.faults = [serves(other.payload), answers(500)]
+
+    with pytest.raises(OSError, match="500"):
+        other.fetch()
+
+    with pytest.raises(ReleaseError):
+        manifests.load(served.slot)
+
+
+def test_a_download_that_was_cut_off_goes_on_where_it_stopped(served: Served) -> None:
+    served.server.faults = [serves(served.payload), cuts_off(300_000)]
+    failing(served, OSError, f"{len(BIG) - 300_000} bytes early")
+    served.server.asked.clear()
+
+    served.fetch()
+
+    assert served.is_whole()
+    assert (manifests.digest(BIG), "bytes=300000-") in served.server.asked
+    assert served.release not in served.server.paths
+
+
+def test_a_server_without_ranges_is_asked_for_all_of_it(served: Served) -> None:
+    served.server.ranges = False
+    served.server.faults = [serves(served.payload), cuts_off(300_000)]
+    failing(served, OSError, "early")
+
+    served.fetch()
+
+    assert served.is_whole()
+
+
+@pytest.mark.parametrize("left", [b"x" * 1000, b"x" * len(BIG), b"x" * (len(BIG) + 5)])
+def test_what_an_earlier_try_left_damaged_is_not_held_against_the_release(served: Served, left: bytes) -> None:
+    """A power cut leaves zeros at the end of a file. Trying again helps, so the release must not be refused for good."""
+    (served.slot / "golden").mkdir()
+    (served.slot / "golden/inputs.npy.part").write_bytes(left)
+
+    for _ in range(2):
+        try:
+            served.fetch()
+            break
+        except OSError as error:
+            assert "earlier" in str(error)  # noqa: PT017 - one failed try is allowed
+    assert served.is_whole()
+
+
+def test_a_manifest_that_was_cut_off_is_tried_again_and_not_refused(served: Served) -> None:
+    served.server.faults = [cuts_off(100)]
+    failing(served, OSError, "bytes early")
+
+    served.fetch()
+
+    assert served.is_whole()
+
+
+@pytest.mark.parametrize("status", [404, 403, 500, 503, 301])
+def test_an_answer_that_is_no_file_is_tried_again(served: Served, status: int) -> None:
+    served.server.faults = [answers(status)]
+    failing(served, OSError, str(status))
+
+    served.fetch()
+    assert served.is_whole()
+
+
+def test_nobody_there_is_tried_again(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    with pytest.raises(OSError, match="refused"):
+        fetch_release(url, "0" * 64, (), tmp_path)
+
+
+def test_another_manifest_than_the_one_named_is_refused(served: Served) -> None:
+    served.server.faults = [serves(served.payload + b" ")]
+
+    failing(served, ArtifactError, "served another file")
+
+
+@pytest.mark.parametrize("other", [b"x" * len(BIG), BIG[:-1] + b"x"])
+def test_an_artifact_that_is_not_the_one_named_is_refused_and_not_kept(served: Served, other: bytes) -> None:
+    served.server.faults = [serves(served.payload), serves(other)]
+
+    failing(served, ArtifactError, "it was changed")
+    assert not (served.slot / "golden/inputs.npy").exists()
+
+
+def test_no_more_of_an_artifact_is_taken_than_was_said(served: Served) -> None:
+    served.server.faults = [serves(served.payload), serves(BIG + b"more" * 100_000)]
+    served.fetch()
+
+    assert (served.slot / "golden/inputs.npy").stat().st_size == len(BIG)
+
+
+def test_a_file_that_was_tampered_with_on_disk_is_fetched_again(served: Served) -> None:
+    served.fetch()
+    (served.slot / "artifacts/int8.tflite").write_bytes(b"tampered")
+
+    served.fetch()
+
+    assert served.is_whole()
+
+
+def test_a_variant_that_the_release_lacks_is_refused(served: Served) -> None:
+    with pytest.raises(ArtifactError, match="no variant 'int4'"):
+        served.fetch(("int4",))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "../evil",
+        "/etc/evil",
+        "artifacts/../../evil",
+        "artifacts//evil",
+        "elsewhere/evil",
+        "artifacts/.evil",
+        "artifacts/a\n",
+    ],
+)
+def test_a_manifest_that_points_outside_is_refused_and_nothing_is_written(
+    server: ArtifactServer, tmp_path: Path, file: str
+) -> None:
+    described = msgspec.to_builtins(MANIFEST)
+    described["golden"]["inputs"]["file"] = file
+    release = server.add(msgspec.json.encode(described))
+    slot = tmp_path / "a" / "b"
+    slot.mkdir(parents=True)
+
+    with pytest.raises(ReleaseError, match="not a release manifest"):
+        fetch_release(server.url, release, VARIANTS, slot)
+
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["manifest.json.part"]
+
+
+@pytest.mark.parametrize("payload", [b"", b"null", b"[" * 10_000, b"\xff\xfe", b'{"schema": "release/2"}'])
+def test_bytes_that_are_no_manifest_are_refused(server: ArtifactServer, tmp_path: Path, payload: bytes) -> None:
+    release = server.add(payload)
+
+    with pytest.raises(ReleaseError):
+        fetch_release(server.url, release, (), tmp_path)
+
+
+# the child
+
+
+def result_of(fetcher: FetchProcess, timeout_s: float = 20.0) -> FetchResult:
+    deadline_s = time.monotonic() + timeout_s
+    while (result := fetcher.result()) is None:
+        descriptor = fetcher.fileno()
+        assert descriptor is not None
+        select.select([descriptor], [], [], 1.0)
+        assert time.monotonic() < deadline_s
+    return result
+
+
+def test_the_child_brings_a_release_and_says_so(served: Served) -> None:
+    fetcher = FetchProcess()
+    assert (fetcher.fileno(), fetcher.result()) == (None, None)
+
+    fetcher.start(served.server.url, served.release, VARIANTS, served.slot)
+
+    assert result_of(fetcher) == FetchResult(ok=True)
+    assert served.is_whole()
+    assert (fetcher.fileno(), fetcher.result()) == (None, None)
+
+
+@pytest.mark.parametrize(("release", "final"), [("0" * 64, False), (None, True)])
+def test_the_child_says_whether_trying_again_can_help(served: Served, release: str | None, final: bool) -> None:
+    if final:
+        served.server.faults = [serves(b"something else")]
+    fetcher = FetchProcess()
+    fetcher.start(served.server.url, release or served.release, VARIANTS, served.slot)
+
+    result = result_of(fetcher)
+
+    assert (result.ok, result.final) == (False, final)
+    assert "\n" not in result.reason
+    assert result.reason
+
+
+def test_a_child_that_is_killed_is_a_failure_to_be_tried_again(served: Served) -> None:
+    served.server.faults = [serves(served.payload), holds(served.server, 100_000)]
+    fetcher = FetchProcess()
+    fetcher.start(served.server.url, served.release, VARIANTS, served.slot)
+    assert served.server.waiting.wait(timeout=20)
+    assert fetcher._child is not None
+    os.kill(fetcher._child.pid, signal.SIGKILL)
+
+    result = result_of(fetcher)
+    assert (result.ok, result.final) == (False, False)
+    assert "-9" in result.reason
+
+    served.server.go_on.set()
+    fetcher.start(served.server.url, served.release, VARIANTS, served.slot)
+    assert result_of(fetcher).ok
+    assert served.is_whole()
+
+
+def test_a_download_that_is_given_up_leaves_no_child_and_no_result(served: Served) -> None:
+    served.server.faults = [holds(served.server, 10)]
+    fetcher = FetchProcess()
+    fetcher.start(served.server.url, served.release, VARIANTS, served.slot)
+    assert served.server.waiting.wait(timeout=20)
+    assert fetcher._child is not None
+    pid = fetcher._child.pid
+
+    fetcher.stop()
+
+    assert fetcher.result() is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    fetcher.stop()

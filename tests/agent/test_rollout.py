@@ -1,0 +1,243 @@
+"""The table of a release's life on a device: complete, and never doing two things at once."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from evenfleet_agent import rollout
+from evenfleet_agent.rollout import (
+    EVENTS,
+    IMPOSSIBLE,
+    PHASES,
+    RETRY_MAX_S,
+    TABLE,
+    Action,
+    Event,
+    Fetched,
+    FetchFailed,
+    Offer,
+    Offered,
+    Report,
+    RetryDue,
+    Rollout,
+    StartFetch,
+    StartRunners,
+    StopFetch,
+    StopRunners,
+    Switch,
+    Withdrawn,
+    step,
+)
+
+ONE = Offer("1" * 64, ("float32",))
+TWO = Offer("2" * 64, ("float32", "int8"))
+ONE_MORE_VARIANT = Offer("1" * 64, ("float32", "int8"))
+FINAL = FetchFailed("digest", final=True)
+TRANSIENT = FetchFailed("no route", final=False)
+
+
+def after(*events: Event, state: Rollout | None = None) -> tuple[Rollout, tuple[Action, ...]]:
+    state, actions = state or Rollout(), ()
+    for event in events:
+        state, actions = step(state, event, 100.0)
+    return state, actions
+
+
+def test_every_pair_is_in_the_table_or_impossible_and_not_in_both() -> None:
+    pairs = {(phase, event) for phase in PHASES for event in EVENTS}
+
+    assert set(TABLE) | set(IMPOSSIBLE) == pairs
+    assert not set(TABLE) & set(IMPOSSIBLE)
+
+
+@pytest.mark.parametrize(("phase", "event"), sorted(IMPOSSIBLE, key=str))
+def test_what_cannot_happen_is_a_programming_mistake(phase: rollout.Phase, event: type[Event]) -> None:
+    happened = FetchFailed("x", final=True) if event is FetchFailed else event()  # type: ignore[call-arg]
+
+    with pytest.raises(ValueError, match=f"cannot happen while {phase}"):
+        step(Rollout(phase=phase, running=ONE if phase == "running" else None), happened, 0.0)
+
+
+def test_an_offer_is_fetched_then_switched_to_then_run_then_told() -> None:
+    state, actions = after(Offered(ONE))
+    assert (state.phase, actions) == ("fetching", (StartFetch(ONE),))
+
+    state, actions = after(Fetched(), state=state)
+    assert state == Rollout(phase="running", running=ONE)
+    assert actions == (Switch(), StartRunners(ONE), Report("release-installed", ONE.release, ""))
+
+
+def test_the_running_release_goes_on_until_the_next_one_is_whole() -> None:
+    state, actions = after(Offered(ONE), Fetched(), Offered(TWO))
+    assert (state.phase, state.running, actions) == ("updating", ONE, (StartFetch(TWO),))
+
+    state, actions = after(Fetched(), state=state)
+    assert actions[:3] == (StopRunners(), Switch(), StartRunners(TWO))
+
+
+def test_what_runs_or_is_under_way_already_is_not_fetched_again() -> None:
+    assert after(Offered(ONE), Fetched(), Offered(ONE))[1] == ()
+    assert after(Offered(ONE), Offered(ONE))[1] == ()
+    assert after(Offered(ONE), TRANSIENT, Offered(ONE))[1] == ()
+
+
+def test_another_variant_of_the_running_release_is_fetched() -> None:
+    state, actions = after(Offered(ONE), Fetched(), Offered(ONE_MORE_VARIANT))
+
+    assert (state.phase, actions) == ("updating", (StartFetch(ONE_MORE_VARIANT),))
+
+
+def test_an_offer_during_a_download_leaves_it_for_the_new_one() -> None:
+    assert after(Offered(ONE), Offered(TWO))[1] == (StopFetch(), StartFetch(TWO))
+
+
+def test_going_back_to_what_runs_only_stops_the_download() -> None:
+    state, actions = after(Offered(ONE), Fetched(), Offered(TWO), Offered(ONE))
+
+    assert (state, actions) == (Rollout(phase="running", running=ONE), (StopFetch(),))
+
+
+def test_a_release_that_is_not_what_it_is_named_is_told_and_not_fetched_again() -> None:
+    state, actions = after(Offered(ONE), FINAL)
+    assert (state.phase, actions) == ("empty", (Report("release-refused", ONE.release, "digest"),))
+
+    assert after(Offered(ONE), state=state) == (state, ())
+    assert after(Offered(ONE_MORE_VARIANT), state=state) == (state, ())
+
+
+def test_a_refused_update_leaves_the_running_release_alone() -> None:
+    state, actions = after(Offered(ONE), Fetched(), Offered(TWO), FINAL)
+
+    assert (state.phase, state.running, state.refused) == ("running", ONE, TWO.release)
+    assert actions == (Report("release-refused", TWO.release, "digest"),)
+    assert after(Offered(TWO), state=state)[1] == ()
+
+
+def test_a_refused_release_is_tried_again_after_another_one_was_offered() -> None:
+    state, _ = after(Offered(ONE), FINAL, Offered(TWO), Fetched())
+
+    assert after(Offered(ONE), state=state)[1] == (StartFetch(ONE),)
+
+
+def test_a_failed_download_is_tried_again_after_a_pause_that_doubles_to_five_minutes() -> None:
+    state, _ = after(Offered(ONE))
+    pauses = []
+    for _ in range(12):
+        state, actions = step(state, TRANSIENT, 100.0)
+        assert actions == ()
+        assert state.retry_s is not None
+        pauses.append(state.retry_s - 100.0)
+        state, actions = step(state, RetryDue(), state.retry_s)
+        assert (actions, state.retry_s) == ((StartFetch(ONE),), None)
+
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, RETRY_MAX_S, RETRY_MAX_S, RETRY_MAX_S]
+
+
+def test_a_year_of_failures_is_no_overflow() -> None:
+    state, _ = after(Offered(ONE))
+    for _ in range(5000):
+        state, _ = after(TRANSIENT, RetryDue(), state=state)
+
+    assert after(TRANSIENT, state=state)[0].retry_s == 100.0 + RETRY_MAX_S
+
+
+def test_a_withdrawal_ends_everything() -> None:
+    assert after(Withdrawn()) == (Rollout(), ())
+    assert after(Offered(ONE), Withdrawn()) == (Rollout(), (StopFetch(),))
+    assert after(Offered(ONE), Fetched(), Withdrawn()) == (Rollout(), (StopRunners(),))
+    assert after(Offered(ONE), Fetched(), Offered(TWO), Withdrawn()) == (Rollout(), (StopFetch(), StopRunners()))
+
+
+class Walk(RuleBasedStateMachine):
+    """A supervisor that performs every action, and reports what can happen: whatever the order, its books are right."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.state = Rollout()
+        self.fetching: Offer | None = None
+        self.idle: Offer | None = None
+        self.current: Offer | None = None
+        self.running: Offer | None = None
+        self.refused: str | None = None
+        self.now_s = 0.0
+
+    @rule(offer=st.sampled_from([ONE, TWO, ONE_MORE_VARIANT]))
+    def offered(self, offer: Offer) -> None:
+        if offer.release != self.refused:
+            self.refused = None
+        self.happens(Offered(offer))
+
+    @rule()
+    def withdrawn(self) -> None:
+        self.refused = None
+        self.happens(Withdrawn())
+
+    @precondition(lambda self: self.fetching)
+    @rule()
+    def fetched(self) -> None:
+        self.idle, self.fetching = self.fetching, None
+        self.happens(Fetched())
+
+    @precondition(lambda self: self.fetching)
+    @rule(final=st.booleans())
+    def failed(self, final: bool) -> None:
+        assert self.fetching is not None
+        if final:
+            self.refused = self.fetching.release
+        self.fetching = None
+        self.happens(FetchFailed("x", final=final))
+
+    @precondition(lambda self: self.state.retry_s is not None)
+    @rule()
+    def retried(self) -> None:
+        self.happens(RetryDue())
+
+    @rule()
+    def restarted(self) -> None:
+        self.fetching = self.refused = None
+        self.state = rollout.resumed(self.current)
+        self.running = self.current
+
+    def happens(self, event: Event) -> None:
+        self.now_s += 1
+        self.state, actions = step(self.state, event, self.now_s)
+        for action in actions:
+            self.perform(action)
+
+    def perform(self, action: Action) -> None:
+        if isinstance(action, StartFetch):
+            assert self.fetching is None
+            assert action.offer.release != self.refused
+            self.fetching, self.idle = action.offer, None
+        elif isinstance(action, StopFetch):
+            self.fetching = None
+        elif isinstance(action, Switch):
+            assert self.idle is not None
+            assert self.running is None
+            self.current, self.idle = self.idle, self.current
+        elif isinstance(action, StartRunners):
+            assert self.running is None
+            assert action.offer == self.current
+            self.running = action.offer
+        elif isinstance(action, StopRunners):
+            assert self.running is not None
+            self.running = None
+
+    @invariant()
+    def the_state_is_what_is_going_on(self) -> None:
+        if not hasattr(self, "state"):
+            return
+        state = self.state
+        assert state.running == self.running
+        assert (state.phase in ("fetching", "updating")) == (state.target is not None)
+        assert (state.phase in ("running", "updating")) == (state.running is not None)
+        # What is wanted is under way, or is waited for.
+        assert (state.target is not None) == (self.fetching is not None or state.retry_s is not None)
+        assert not (self.fetching and state.retry_s is not None)
+
+
+Walk.TestCase.settings = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+TestWalk = Walk.TestCase

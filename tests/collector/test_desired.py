@@ -1,0 +1,104 @@
+"""What a device is told, and when it is told anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from evenfleet_collector import desired
+from evenfleet_collector.tolerance import Policy
+from evenfleet_shared import messages
+from evenfleet_shared.messages import Desired, Limit
+from fakes.stores import small_manifest
+
+MANIFEST, _ = small_manifest("float32", "int8")
+RELEASE = "a" * 64
+URL = "http://collector:8080/api/v1/artifacts"
+LIMIT = Limit(limit_ms=1.1, revision=1)
+
+
+def compose(before: Desired | None = None, **changes: Any) -> Desired | None:
+    given: dict[str, Any] = {
+        "device": "press-01",
+        "formats": ("tflite",),
+        "release": (RELEASE, MANIFEST),
+        "limits": {"int8": (LIMIT,)},
+        "policy": Policy(window_length_s=300.0),
+        "artifacts_url": URL,
+        "before": before,
+    }
+    return desired.compose(**(given | changes))
+
+
+def told(before: Desired | None = None, **changes: Any) -> Desired:
+    found = compose(before, **changes)
+    assert found is not None
+    return found
+
+
+def test_the_first_word_is_revision_1_and_holds_everything() -> None:
+    first = told()
+
+    assert (first.revision, first.release, first.window_length_s, first.artifacts_url) == (1, RELEASE, 300.0, URL)
+    assert [(variant.name, variant.limits) for variant in first.variants] == [("float32", ()), ("int8", (LIMIT,))]
+
+
+def test_what_was_told_is_not_told_again() -> None:
+    assert compose(told()) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"release": ("b" * 64, MANIFEST)},
+        {"release": None},
+        {"limits": {}},
+        {"limits": {"int8": (replace(LIMIT, revision=2),)}},
+        {"policy": Policy(window_length_s=60.0)},
+        {"artifacts_url": "http://elsewhere:8080"},
+        {"formats": ("saved_model",)},
+    ],
+)
+def test_whatever_changes_is_a_new_revision(changes: dict[str, Any]) -> None:
+    second = told(told(), **changes)
+
+    assert second.revision == 2
+    assert compose(second, **changes) is None
+
+
+def test_a_device_is_told_to_run_only_what_its_runtime_can_load() -> None:
+    assert told(formats=("saved_model",)).variants == ()
+    assert told(formats=()).variants == ()
+
+
+def test_nothing_assigned_is_nothing_to_run() -> None:
+    nothing = told(release=None)
+
+    assert (nothing.release, nothing.variants) == (None, ())
+
+
+@pytest.mark.parametrize("before", [None, 3])
+def test_a_device_that_has_a_later_revision_than_the_collector_knows_is_told_a_later_one_yet(
+    before: int | None,
+) -> None:
+    """The collector's database is new, or an old backup: the device would ignore what is not above its own."""
+    known = replace(told(), revision=before) if before else None
+    again = told(known, known_revision=7)
+
+    assert again.revision == 8
+    assert compose(again, known_revision=7) is None
+
+
+def test_a_device_with_an_older_revision_is_told_nothing_new() -> None:
+    assert compose(replace(told(), revision=5), known_revision=4) is None
+
+
+@pytest.mark.parametrize("absurd", [2**53, 2**53 - 1, 2**52])
+def test_an_absurd_revision_never_makes_one_that_no_message_can_hold(absurd: int) -> None:
+    before = told(known_revision=absurd)
+    for length_s in (1.0, 2.0, 3.0):
+        before = told(before, known_revision=absurd, policy=Policy(window_length_s=length_s, min_windows=3))
+
+    assert messages.decode("desired", messages.encode(before)) == before

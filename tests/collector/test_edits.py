@@ -1,0 +1,142 @@
+"""What people change over HTTP, on a real store and a real folder."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from evenfleet_collector import access
+from evenfleet_collector.artifacts import ArtifactFolder
+from evenfleet_collector.edits import StoreEdits
+from evenfleet_collector.store.sqlite import SqliteReader, SqliteWriter, open_reader, open_writer
+from evenfleet_collector.tolerance import Policy
+from evenfleet_shared import manifest as manifests
+from evenfleet_shared.errors import ArtifactError, RefusedError, ReleaseError
+from fakes.stores import cell_row, small_manifest
+
+T = TypeVar("T")
+
+MANIFEST, FILES = small_manifest()
+PAYLOAD = manifests.encode(MANIFEST)
+RELEASE = manifests.digest(PAYLOAD)
+
+
+@dataclass
+class Desk:
+    writer: SqliteWriter
+    reader: SqliteReader
+    artifacts: ArtifactFolder
+    edits: StoreEdits
+    changes: list[None]
+
+    def do(self, edit: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run(edit)
+
+    def push(self) -> None:
+        for payload in FILES.values():
+            self.artifacts.add(payload)
+        self.do(self.edits.add_release(PAYLOAD))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    artifacts = ArtifactFolder(tmp_path / "artifacts")
+    changes: list[None] = []
+    writer = open_writer(tmp_path)
+    with ThreadPoolExecutor(1) as thread:
+        edits = StoreEdits(writer, thread, artifacts, lambda: changes.append(None))
+        yield Desk(writer, open_reader(tmp_path), artifacts, edits, changes)
+    writer.close()
+
+
+def test_an_enrolled_device_has_a_token_that_only_its_hash_is_kept_of(desk: Desk) -> None:
+    token = desk.do(desk.edits.enrol("press-01"))
+
+    kept = desk.reader.credential("press-01")
+    assert kept is not None
+    assert token not in kept
+    assert access.verify_token(token, kept)
+
+
+def test_a_second_enrolment_is_refused_and_the_first_token_stays(desk: Desk) -> None:
+    token = desk.do(desk.edits.enrol("press-01"))
+
+    with pytest.raises(RefusedError, match="press-01 is enrolled already"):
+        desk.do(desk.edits.enrol("press-01"))
+
+    kept = desk.reader.credential("press-01")
+    assert kept is not None
+    assert access.verify_token(token, kept)
+
+
+def test_a_release_is_kept_once_all_its_artifacts_are_here(desk: Desk) -> None:
+    with pytest.raises(ArtifactError, match=r"5 of 5 artifacts are not here yet.*upload them"):
+        desk.do(desk.edits.add_release(PAYLOAD))
+    assert desk.reader.releases() == []
+
+    desk.push()
+
+    (row,) = desk.reader.releases()
+    assert (row.release, row.manifest) == (RELEASE, MANIFEST)
+    manifest = desk.artifacts.find(RELEASE)
+    assert manifest is not None
+    assert manifest.read_bytes() == PAYLOAD
+
+
+def test_a_release_that_is_pushed_again_is_there_once(desk: Desk) -> None:
+    desk.push()
+    desk.push()
+
+    assert len(desk.reader.releases()) == 1
+
+
+def test_bytes_that_are_no_manifest_are_refused(desk: Desk) -> None:
+    with pytest.raises(ReleaseError, match="not a release manifest"):
+        desk.do(desk.edits.add_release(b"{}"))
+
+
+def test_an_assignment_to_a_device_nobody_knows_is_refused(desk: Desk) -> None:
+    with pytest.raises(RefusedError, match="not known; enrol it first"):
+        desk.do(desk.edits.assign("press-01", RELEASE))
+
+    assert desk.reader.assignments() == {}
+    assert desk.changes == []
+
+
+def test_an_assignment_is_kept_and_told_of(desk: Desk) -> None:
+    desk.do(desk.edits.enrol("press-01"))
+    desk.do(desk.edits.assign("press-01", RELEASE))
+    desk.do(desk.edits.assign("*", None))
+
+    assert desk.reader.assignments() == {"press-01": RELEASE, "*": None}
+    assert len(desk.changes) == 2
+
+
+def test_a_policy_gets_the_next_revision_whatever_it_says(desk: Desk) -> None:
+    desk.do(desk.edits.set_policy(Policy(revision=900, min_windows=4)))
+    desk.do(desk.edits.set_policy(Policy(min_windows=5)))
+
+    assert desk.reader.policy() == Policy(revision=3, min_windows=5)
+
+
+def test_a_policy_shares_its_budget_among_the_streams_there_are(desk: Desk) -> None:
+    with desk.writer.transaction() as tx:
+        for number in range(40):
+            tx.put_row(cell_row(f"d{number}", "float32", RELEASE))
+    desk.do(desk.edits.set_policy(Policy()))
+
+    assert desk.reader.policy() == replace(Policy(), revision=2, streams=128)
+
+
+def test_edits_at_the_same_time_are_done_one_after_another(desk: Desk) -> None:
+    async def all_at_once() -> list[str]:
+        return await asyncio.gather(*(desk.edits.enrol(f"press-{number}") for number in range(20)))
+
+    assert len(set(desk.do(all_at_once()))) == 20
+    assert len(desk.reader.devices()) == 20

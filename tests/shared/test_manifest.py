@@ -1,0 +1,153 @@
+"""A release on disk: whatever is changed in it is found and named, and no name leads out of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evenfleet_shared import manifest
+from evenfleet_shared.errors import ArtifactError, ReleaseError
+from fakes.tiny_release import write_release
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    return write_release(tmp_path_factory.mktemp("manifest"))
+
+
+def changed(release, change):
+    fields = json.loads((release / manifest.MANIFEST_NAME).read_bytes())
+    change(fields)
+    return json.dumps(fields).encode()
+
+
+def test_untouched_release_is_verified_and_named_by_its_manifest(release):
+    described, name = manifest.verify(release)
+    assert described.model == "tiny"
+    assert name == manifest.digest((release / manifest.MANIFEST_NAME).read_bytes())
+
+
+def test_manifest_is_canonical(release):
+    payload = (release / manifest.MANIFEST_NAME).read_bytes()
+    assert manifest.encode(manifest.decode(payload, "it")) == payload
+    assert payload == json.dumps(json.loads(payload), sort_keys=True, separators=(",", ":")).encode()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_change_of_any_byte_of_any_file_is_found_and_the_file_named(release, data):
+    described, _ = manifest.load(release)
+    reference = data.draw(st.sampled_from(described.files))
+    path = release / reference.file
+    whole = path.read_bytes()
+    position = data.draw(st.integers(0, len(whole) - 1))
+    flipped = whole[position] ^ data.draw(st.integers(1, 255))
+    try:
+        path.write_bytes(whole[:position] + bytes([flipped]) + whole[position + 1 :])
+        with pytest.raises(ArtifactError, match=f"{reference.file} has sha256"):
+            manifest.verify(release)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_cut_and_missing_files_are_named(release):
+    path = release / "artifacts/float32.tflite"
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:-1])
+        with pytest.raises(ArtifactError, match=rf"float32.tflite has {len(whole) - 1} bytes, its manifest says"):
+            manifest.verify(release)
+        path.unlink()
+        with pytest.raises(ArtifactError, match=r"float32.tflite of the release cannot be read: No such file"):
+            manifest.verify(release)
+    finally:
+        path.write_bytes(whole)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_changed_manifest_is_refused_or_has_another_name(release, data):
+    whole = (release / manifest.MANIFEST_NAME).read_bytes()
+    _, name = manifest.load(release)
+    position = data.draw(st.integers(0, len(whole) - 1))
+    payload = whole[:position] + bytes([data.draw(st.integers(0, 255))]) + whole[position + 1 :]
+    try:
+        manifest.decode(payload, "it")
+    except ReleaseError:
+        return
+    assert payload == whole or manifest.digest(payload) != name
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "../escape",
+        "artifacts/../../escape",
+        "artifacts/..",
+        "/etc/passwd",
+        "artifacts//etc/passwd",
+        "artifacts/sub/file",
+        "artifacts/.hidden",
+        "artifacts/",
+        "artifacts/a\n",
+        "artifacts/a\x00b",
+        "manifest.json",
+        "elsewhere/a",
+        "artifacts\\a",
+        "artifacts/" + "a" * 129,
+    ],
+)
+def test_name_that_is_not_a_plain_file_of_the_release_is_refused(release, file):
+    payload = changed(release, lambda fields: fields["variants"][0]["artifact"].update(file=file))
+    with pytest.raises(ReleaseError, match="is not a release manifest"):
+        manifest.decode(payload, "it")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda fields: fields["variants"].append(fields["variants"][0]), "two variants have the same name"),
+        (lambda fields: fields.update(reference_variant="int8"), "is not among the variants"),
+        (lambda fields: fields.update(variants=[]), "length >= 1"),
+        (lambda fields: fields["golden"].update(n=0), ">= 1"),
+        (lambda fields: fields["variants"][0]["reference"].update(correct="11"), "does not match n and errors"),
+        (lambda fields: fields.update(schema="release/2"), "release/2"),
+        (lambda fields: fields["golden"]["inputs"].update(sha256="0" * 63), "regex"),
+    ],
+)
+def test_manifest_that_contradicts_itself_is_refused(release, change, says):
+    with pytest.raises(ReleaseError, match=says):
+        manifest.decode(changed(release, change), "it")
+
+
+@given(payload=st.binary(max_size=200))
+def test_arbitrary_bytes_are_no_manifest(payload):
+    for bytes_ in (payload, b"{" + payload, b"[" * 100_000):
+        with pytest.raises(ReleaseError, match="it is not a release manifest"):
+            manifest.decode(bytes_, "it")
+
+
+def test_manifest_beyond_the_bound_is_refused_unread():
+    with pytest.raises(ReleaseError, match="a manifest has at most"):
+        manifest.decode(b" " * (manifest.MAX_MANIFEST_BYTES + 1), "it")
+
+
+def test_directory_without_a_manifest_says_what_makes_one(tmp_path):
+    with pytest.raises(ReleaseError, match="evenfleet optimize"):
+        manifest.load(tmp_path)
+
+
+def test_unknown_variant_is_refused_with_those_there_are(release):
+    described, _ = manifest.load(release)
+    assert described.variant("float32").name == "float32"
+    with pytest.raises(ReleaseError, match="it has float32, too-new"):
+        described.variant("int8")
+
+
+def test_golden_set_is_named_by_its_files(release):
+    described, _ = manifest.load(release)
+    other = manifest.decode(changed(release, lambda fields: fields["golden"]["labels"].update(sha256="0" * 64)), "it")
+    assert described.golden.digest != other.golden.digest

@@ -1,0 +1,94 @@
+"""Where a setting comes from, and what is said about one that is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import pytest
+from msgspec import Meta
+
+from evenfleet_shared import settings
+from evenfleet_shared.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    length_s: Annotated[float, Meta(ge=1.0)] = 300.0
+    samples: int = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Root:
+    device: str
+    threads: int = 1
+    xnnpack: bool = True
+    python: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+    window: Window = field(default_factory=Window)
+
+
+def load(tmp_path, text="", environment=(), overrides=()):
+    file = tmp_path / "some.toml"
+    file.write_text(text, encoding="utf-8")
+    return settings.load(Root, file, dict(environment), dict(overrides))
+
+
+def test_default_gives_way_to_file_to_environment_to_command_line(tmp_path):
+    text = 'device = "a"\n[window]\nlength_s = 60\nsamples = 5'
+    environment = {"EVENFLEET_WINDOW__LENGTH_S": "30", "EVENFLEET_THREADS": "4", "EVENFLEET_XNNPACK": "false"}
+    found = load(tmp_path, text, environment, {"window.length_s": 10.0, "threads": None})
+    assert found == Root(device="a", threads=4, xnnpack=False, window=Window(length_s=10.0, samples=5))
+
+
+def test_no_file_is_needed():
+    assert settings.load(Root, None, {"EVENFLEET_DEVICE": "a"}, {}).window == Window()
+
+
+def test_variable_that_is_no_setting_is_left_alone():
+    environment = {"EVENFLEET_DEVICE": "a", "EVENFLEET_URL": "http://x", "EVENFLEET_WINDOW__URL": "x", "DEVICE": "b"}
+    assert settings.load(Root, None, environment, {}) == Root(device="a")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('devise = "a"', "unknown setting devise; did you mean device?"),
+        ('device = "a"\n[window]\nlenght_s = 3', r"unknown setting window.lenght_s; did you mean window.length_s?"),
+        ('device = "a"\nqqqq = 1', "unknown setting qqqq; known here: device, threads"),
+        ('device = "a"\nwindow = 3', "window must be a table, found 3"),
+        ('device = "a"\n[window]\nlength_s = 0', r">= 1.0 - at `\$.window.length_s`"),
+        ('device = "a"\nthreads = "many"', r"at `\$.threads`"),
+        ("threads = 2", "device"),
+        ("device = ", "is not TOML"),
+    ],
+)
+def test_wrong_file_is_one_error_that_names_file_and_setting(tmp_path, text, says):
+    with pytest.raises(ConfigError, match=says) as refused:
+        load(tmp_path, text)
+    assert "some.toml" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_value_out_of_bounds_from_the_environment_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"window\.length_s"):
+        load(tmp_path, 'device = "a"', {"EVENFLEET_WINDOW__LENGTH_S": "0.5"})
+
+
+def test_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere.toml: No such file"):
+        settings.load(Root, tmp_path / "nowhere.toml", {}, {})
+
+
+def test_file_that_is_no_text_is_refused(tmp_path):
+    file = tmp_path / "bytes.toml"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        settings.load(Root, file, {}, {})
+
+
+def test_example_holds_every_setting_and_loads_as_the_defaults(tmp_path):
+    text = settings.example(Root, {"window.length_s": "one report per window"})
+    assert "length_s = 300.0  # one report per window" in text
+    assert "# python =" in text
+    assert load(tmp_path, text) == Root(device="")
