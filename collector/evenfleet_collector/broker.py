@@ -25,7 +25,6 @@ import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from typing import Final
 
 from evenfleet_collector import access
 from evenfleet_collector.access import Endpoint
+from evenfleet_collector.child import bound
 from evenfleet_shared.errors import ConfigError, UnreachableError
 
 _log = logging.getLogger(__name__)
@@ -55,18 +55,6 @@ _ACCESS_TIMEOUT_S: Final = 5
 _MQTT_ACK_PENDING: Final = 5000
 _LOG_BYTES: Final = 10 * 1024 * 1024
 _LOG_FILES: Final = 3
-
-# Asks the kernel to kill this process when its parent dies, then becomes the server. `preexec_fn` would run Python
-# between fork and exec, which is not safe in a process with threads. The parent may have died before we asked.
-_LAUNCHER: Final = """
-import ctypes, os, signal, sys
-libc = ctypes.CDLL(None)
-if hasattr(libc, "prctl"):
-    libc.prctl(1, int(signal.SIGKILL))
-if os.getppid() != int(sys.argv[1]):
-    sys.exit(1)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +230,7 @@ class Broker:
         assert self._binary is not None
         with self._log_file.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()),
-                str(self._binary.path), "--config", str(self._configuration_file),
+                *bound([str(self._binary.path), "--config", str(self._configuration_file)]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -40,7 +40,7 @@ def test_every_version_of_every_message_has_golden_bytes():
 def test_golden_bytes_are_understood_and_nothing_in_them_is_lost(name):
     """Later versions may say more; what an earlier one said must come out again."""
     written = json.loads(messages.encode(messages.decode(KINDS[name], GOLDEN[name])))
-    assert _kept(json.loads(GOLDEN[name]), written) == written | json.loads(GOLDEN[name])
+    assert _missing(json.loads(GOLDEN[name]), written) == []
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -205,6 +205,15 @@ def test_damaged_bytes_give_a_value_or_a_message_error(data):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     _value_or_message_error(KINDS[name], bytes(damaged[: data.draw(st.integers(0, len(damaged)))]))
     _value_or_message_error(KINDS[name], bytes(damaged))
+
+
+def _missing(said: Any, written: Any, where: str = "$") -> list[str]:
+    """Return where something that was said is not written."""
+    if isinstance(said, dict) and isinstance(written, dict):
+        return [hole for key in said for hole in _missing(said[key], written.get(key), f"{where}.{key}")]
+    if isinstance(said, list) and isinstance(written, list) and len(said) == len(written):
+        return [hole for i, value in enumerate(said) for hole in _missing(value, written[i], f"{where}[{i}]")]
+    return [] if said == written else [where]
 
 
 def _mutate(fields: Any, data: st.DataObject) -> None:
