@@ -232,7 +232,8 @@ def peak_bytes(window: Window) -> int | None:
 def bet_rule(tolerance: ExceedanceTolerance, mu0: float, policy: Policy) -> betting.BetRule:
     """Return the numbers that an exceedance stream is judged by."""
     return betting.rule(
-        mu0=mu0,
+        # A baseline outlives the policy it was made under: a policy that allows more since then raises the bar.
+        mu0=max(mu0, tolerance.allowed_ratio),
         allowed_ratio=tolerance.allowed_ratio,
         alpha=tolerance.alpha,
         log_a=log_a(policy),

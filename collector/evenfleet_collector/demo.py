@@ -52,7 +52,7 @@ GOLDEN_SAMPLES: Final = 150
 # Inputs that were not scaled to 0..1 but far below: what a device's own preprocessing got wrong.
 WRONG_SCALE: Final = 1 / 255
 
-DEFAULT_SECONDS: Final = 240.0
+DEFAULT_SECONDS: Final = 600.0
 _POLL_S: Final = 0.5
 _FORMATS: Final = {"litert": ("tflite",), "tflite": ("tflite",), "tensorflow": ("saved_model",)}
 # Windows until a sound cell is within: a reference, then as many as the bet takes when nothing exceeds.

@@ -183,7 +183,10 @@ def _advance_class(tx: Transaction, cell: Cell, baseline: ClassBaseline | None, 
     if baseline is None:
         needed = policy.burn_in_windows
         if cells.ready([cell.burn_in for cell in members], expected, needed):
-            run = cells.reference_run(_first_runs(tx, members))
+            runs = _first_runs(tx, members)
+            if not runs:
+                return  # every device of the class has become unfit to make a baseline since its windows were counted
+            run = cells.reference_run(runs)
             windows = _class_windows(tx, members, needed, _comparable_with(tx, run))
             opened = cells.open_baseline(windows, run, policy, revision=1)
             tx.put_class_baseline(key, opened)

@@ -157,9 +157,12 @@ class Device:
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> bool:
         """Publish and return whether the server confirmed it before hanging up."""
         published = self.client.publish(topic, payload, qos, retain)
-        while not published.is_published():
-            if self.disconnected.wait(0.002):
-                return bool(published.is_published())
+        try:
+            while not published.is_published():
+                if self.disconnected.wait(0.002):
+                    return bool(published.is_published())
+        except RuntimeError:
+            return False  # the server had hung up before the client could send
         return True
 
     def next(self, timeout_s: float = WAIT_S) -> Received:

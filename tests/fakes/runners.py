@@ -149,6 +149,11 @@ class FakeRunner:
     def pid(self) -> int | None:
         return None
 
+    @property
+    def readable(self) -> bool:
+        """Whether a loop that waits for its descriptor would wake up."""
+        return bool(self._answers) and not self._bench.held
+
     def start(self, spec: RunnerSpec) -> None:
         self.stop()
         self.spec = spec

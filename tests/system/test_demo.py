@@ -36,6 +36,7 @@ def assert_nothing_is_left(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.tflite
 def test_without_faults_nothing_is_flagged_and_nothing_is_left(tmp_path: Path) -> None:
     release = write_release(tmp_path)
     demo = start(tmp_path, "--exit", "--no-fault", "--seconds", "20", "--release", str(release))

@@ -97,7 +97,9 @@ class Loop(RuleBasedStateMachine):
     @rule(device=a_device, counter_too=st.booleans())
     def outbox_is_destroyed(self, device: str, counter_too: bool) -> None:
         self._disarmed(device)
-        self.forgotten |= self.world.devices[device].numbers_held()
+        # The ledger lies in the same file, and is lost with it.
+        life = self.world.devices[device]
+        self.forgotten |= life.numbers_held() | self._given_up(life.directory)
         self.world.devices[device].crash(lose_outbox=True, lose_counter=counter_too)
 
     @rule(device=a_device, payload=st.binary(max_size=40))

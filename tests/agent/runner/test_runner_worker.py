@@ -126,7 +126,8 @@ def test_sample_lasts_as_long_as_asked_by_repeating(load, tmp_path):
     per_inference_ms = np.frombuffer(measured.samples_ms)
     assert measured.inferences_per_sample > 1
     assert np.median(per_inference_ms) * measured.inferences_per_sample >= 1.5
-    assert run(session, min_sample_s=0.002).inferences_per_sample == measured.inferences_per_sample
+    # It grows where the warm-up was slower than what came after, and never shrinks.
+    assert run(session, min_sample_s=0.002).inferences_per_sample >= measured.inferences_per_sample
 
 
 def test_timing_goes_on_for_the_least_duration(load, tmp_path):
