@@ -587,6 +587,14 @@ def test_a_new_policy_starts_the_evidence_anew_and_no_baseline(fleet: Fleet) -> 
     assert len(fleet.flags()) == 1
 
 
+def test_a_policy_that_allows_more_than_a_frozen_baseline_judges_on(fleet: Fleet) -> None:
+    fleet.calibrated()
+    looser = replace(POLICY.latency, quantile=POLICY.latency.quantile - 0.10)
+    put_policy(fleet, replace(POLICY, revision=3, latency=looser))
+    fleet.reports(12, SLOW)
+    assert len(fleet.flags()) == 1
+
+
 def test_a_flag_that_is_open_stays_so_under_a_new_policy_and_opens_no_second_time(fleet: Fleet) -> None:
     fleet.calibrated()
     fleet.reports(5, SLOW)

@@ -1,0 +1,773 @@
+"""The agent's loop with a fake clock, broker, download and runners; rules, outbox, slots and disk are real."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evenfleet_agent.config import AgentSettings, MeasureSettings, RuntimeSettings
+from evenfleet_agent.outbox import Outbox, open_outbox
+from evenfleet_agent.runner.protocol import Failed, RunnerSpec
+from evenfleet_agent.slots import Slots
+from evenfleet_agent.supervisor import Supervisor
+from evenfleet_shared import messages
+from evenfleet_shared.errors import RunnerError
+from evenfleet_shared.messages import (
+    Desired,
+    DesiredVariant,
+    Event,
+    IncarnationReceipt,
+    Limit,
+    Receipt,
+    State,
+    Window,
+)
+from fakes.agent_links import FakeLink, Published, again
+from fakes.fetchers import FakeFetcher
+from fakes.runners import Bench, loaded, measured, refused, steady
+from fakes.stores import small_manifest
+
+DEVICE = "press-01"
+LIMIT = Limit(limit_ms=1.1, revision=1)
+LENGTH_S = 10.0
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def wall_s(self) -> float:
+        return 1.7e9 + self.now_s
+
+
+@dataclass
+class Board:
+    """One device, which can be switched off and on."""
+
+    directory: Path
+    clock: FakeClock = field(default_factory=FakeClock)
+    boots: int = 0
+    max_bytes: int = 1 << 20
+    fetcher: FakeFetcher = field(default_factory=FakeFetcher)
+    bench: Bench = field(default_factory=Bench)
+
+    def __post_init__(self) -> None:
+        self.release = self.fetcher.add(*small_manifest("float32", "int8"))
+        self.other = self.fetcher.add(*small_manifest("float32", "int8", model="another"))
+        self.boot()
+
+    def boot(self) -> None:
+        """Start the process anew; what it held in memory is gone."""
+        settings = AgentSettings(
+            device=DEVICE,
+            device_class="bench-x86",
+            runtime=RuntimeSettings(threads=2),
+            measure=MeasureSettings(samples=50),
+        )
+        self.link = FakeLink(DEVICE)
+        self.fetcher.stop()
+        self.bench = Bench(self.bench.on_measure, self.bench.on_load)
+        words = iter(f"{number:08x}" for number in range(100 * self.boots, 100 * self.boots + 100))
+        self.outbox: Outbox = open_outbox(
+            self.directory,
+            boot=f"boot-{self.boots}",
+            new_random=lambda: next(words),
+            max_bytes=self.max_bytes,
+            jitter=lambda: 1.0,
+        )
+        self.outbox._db.execute("PRAGMA synchronous=OFF")  # no power fails here
+        self.supervisor = Supervisor(
+            settings,
+            state_dir=self.directory,
+            outbox=self.outbox,
+            link=self.link,
+            slots=Slots(self.directory / "slots"),
+            fetcher=self.fetcher,
+            new_runner=self.bench.new_runner,
+            clock=self.clock,
+        )
+        self.supervisor.start()
+
+    def restart(self, *, reboot: bool = False) -> None:
+        self.boots += reboot
+        self.outbox.close()
+        self.boot()
+
+    def turn(self) -> float:
+        """Let the loop turn until it would sleep; returns until when."""
+        due_s = self.supervisor.turn()
+        while any(runner.readable for runner in self.bench.runners):
+            due_s = self.supervisor.turn()
+        return due_s
+
+    def windows(self, count: int) -> list[Window]:
+        """Let so many windows pass and return what was published meanwhile."""
+        for _ in range(count):
+            self.clock.now_s += LENGTH_S
+            self.turn()
+        return self.sent(Window)
+
+    def desired(self, revision: int = 1, **changes: Any) -> Desired:
+        base = Desired(
+            device=DEVICE,
+            revision=revision,
+            release=self.release,
+            variants=(DesiredVariant(name="float32", limits=(LIMIT,)), DesiredVariant(name="int8")),
+            artifacts_url="http://127.0.0.1:1/artifacts",
+            window_length_s=LENGTH_S,
+        )
+        return replace(base, **changes)
+
+    def told(self, desired: Desired | None = None) -> None:
+        self.link.deliver(desired or self.desired())
+        self.turn()
+
+    def measures(self, desired: Desired | None = None) -> None:
+        """Connect, install and load a release."""
+        self.link.connect()
+        self.told(desired)
+        self.fetcher.finish()
+        self.turn()
+
+    def receipted(self, **part: Any) -> None:
+        """Let the collector say that it has everything."""
+        incarnation = self.outbox.incarnation
+        whole = IncarnationReceipt(incarnation=incarnation, **({"contiguous": self.outbox.last_seq} | part))
+        self.link.deliver(Receipt(device=DEVICE, last_counter=incarnation.counter, incarnations=(whole,)))
+        self.turn()
+
+    def sent(self, kind: type) -> list[Any]:
+        """Return the messages of one type published since the last look at any."""
+        return [one.message for one in self.link.take() if isinstance(one.message, kind)]
+
+    def events(self) -> list[tuple[str, str | None]]:
+        return [(event.event, event.variant) for event in self.sent(Event)]
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[Board]:
+    board = Board(tmp_path)
+    yield board
+    board.outbox.close()
+
+
+def kinds(published: list[Published]) -> list[str]:
+    return [one.kind for one in published]
+
+
+# the session
+
+
+def test_a_session_begins_with_a_birth_that_is_retained(board: Board) -> None:
+    assert board.link.opened
+    session = board.link.connect()
+    board.turn()
+
+    (birth,) = board.link.take()
+    assert (birth.kind, birth.retain) == ("state", True)
+    state = birth.message
+    assert (state.status, state.session, state.device_class, state.formats) == (
+        "birth",
+        session,
+        "bench-x86",
+        ("tflite",),
+    )
+    assert (state.seq, state.floor, state.desired_revision) == (0, 1, 0)
+
+
+def test_nothing_is_published_without_a_session(board: Board) -> None:
+    board.measures()
+    board.link.disconnect()
+    board.turn()
+    board.link.take()
+    board.link.connected = True  # the client says so before it has told us of the session
+
+    board.windows(3)
+
+    assert board.link.take() == []
+    assert len(board.outbox) > 0
+
+
+def test_what_was_measured_without_a_session_goes_out_with_the_next_one_in_order(board: Board) -> None:
+    board.measures()
+    board.link.disconnect()
+    board.windows(3)
+    board.receipted()
+    waiting = board.outbox.last_seq - board.outbox.floor() + 1
+    board.windows(2)
+
+    board.link.connect()
+    board.turn()
+
+    published = board.link.take()
+    assert kinds(published)[0] == "state"
+    seqs = [one.message.seq for one in published[1:]]
+    assert seqs == sorted(seqs)
+    assert len(seqs) > waiting
+
+
+def test_a_reconnection_sends_everything_without_a_receipt_again(board: Board) -> None:
+    board.measures()
+    before = {one.message.seq for one in board.link.take() if one.kind != "state"}
+    board.turn()
+    assert board.link.take() == []
+
+    board.link.disconnect()
+    board.link.connect()
+    board.turn()
+
+    assert {one.message.seq for one in board.link.take() if one.kind != "state"} == before
+
+
+def test_a_session_that_dies_while_sending_loses_nothing(board: Board) -> None:
+    board.measures()
+    board.link.disconnect()
+    board.windows(5)
+    board.link.connect()
+    board.link.takes = 3
+    board.turn()
+    assert len(board.link.take()) == 3
+
+    board.link.disconnect()
+    board.link.connect()
+    board.turn()
+    assert {one.message.seq for one in board.link.take() if one.kind != "state"} == set(
+        range(1, board.outbox.last_seq + 1)
+    )
+
+
+def test_a_will_speaks_of_its_session_and_of_no_numbers(board: Board) -> None:
+    board.measures()
+    will = messages.decode("state", board.supervisor.will("abcdef01"))
+
+    assert isinstance(will, State)
+    assert (will.status, will.session, will.seq, will.floor) == ("lost", "abcdef01", 0, 1)
+
+
+def test_stopping_before_the_first_session_is_no_trouble(board: Board) -> None:
+    board.supervisor.stop()
+
+    assert board.link.farewell is not None
+    assert board.link.farewell.message.status == "gone"
+    assert board.link.published == []
+    board.boot()
+
+
+# what comes down
+
+
+def test_what_is_meant_for_another_device_is_ignored(board: Board, caplog: pytest.LogCaptureFixture) -> None:
+    board.link.connect()
+    board.link.deliver_bytes("desired", messages.encode(board.desired(device="press-02")))
+    board.turn()
+
+    assert "for press-02" in caplog.text
+    assert not board.fetcher.busy
+
+
+def test_a_retained_message_that_was_cleared_is_nothing(board: Board, caplog: pytest.LogCaptureFixture) -> None:
+    board.link.connect()
+    board.link.deliver_bytes("desired", b"")
+    board.turn()
+
+    assert caplog.text == ""
+
+
+def test_a_revision_that_is_not_higher_is_ignored(board: Board) -> None:
+    board.measures(board.desired(revision=5))
+    for revision in (4, 5):
+        board.told(board.desired(revision=revision, release=board.other))
+        assert not board.fetcher.busy
+
+    board.told(board.desired(revision=6, release=board.other))
+    assert board.fetcher.busy
+
+
+def test_a_birth_says_which_revision_the_device_has_also_after_a_restart(board: Board) -> None:
+    board.measures(board.desired(revision=5))
+    board.restart()
+    board.link.connect()
+    board.turn()
+
+    (state,) = board.sent(State)
+    assert state.desired_revision == 5
+
+
+def test_a_receipt_empties_the_outbox(board: Board) -> None:
+    board.measures()
+    board.windows(2)
+    board.receipted()
+
+    assert len(board.outbox) == 0
+
+
+def test_a_collector_that_knows_a_later_life_makes_the_device_begin_one_above_it(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    board.link.deliver(Receipt(device=DEVICE, last_counter=9))
+    board.turn()
+
+    assert board.outbox.incarnation.counter == 10
+    (birth,) = board.sent(State)
+    assert birth.incarnation.counter == 10
+    board.windows(1)
+    contexts = [one for one in board.outbox.due(1e9, 100) if one.kind == "context"]
+    assert [entry.key[0] for entry in contexts] == [1, 10]
+
+
+# measuring
+
+
+def test_a_window_is_on_disk_before_it_is_published(board: Board) -> None:
+    board.measures()
+    held: list[bool] = []
+    publish = board.link.publish
+
+    def watch(kind: str, payload: bytes, *, retain: bool = False) -> bool:
+        if kind == "window":
+            seq = messages.decode(kind, payload).seq
+            held.append(seq in [entry.key[2] for entry in board.outbox.due(1e12, 1000)])
+        return publish(kind, payload, retain=retain)
+
+    board.link.publish = watch  # type: ignore[method-assign]
+    board.windows(2)
+    assert held == [True] * 4
+
+
+def test_every_variant_is_measured_once_a_window_one_after_another(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    windows = board.windows(3)
+
+    assert [window.variant for window in windows] == ["float32", "int8"] * 3
+    assert [window.ended_uptime_s for window in windows] == [1010.0, 1010.0, 1020.0, 1020.0, 1030.0, 1030.0]
+    first = windows[0]
+    assert (first.release, first.length_s, first.runner_start) == (board.release, LENGTH_S, 1)
+    assert first.latency is not None
+    assert first.latency.n == 50
+    assert first.accuracy is not None
+
+
+def test_only_one_thing_is_measured_at_a_time(board: Board) -> None:
+    board.link.connect()
+    board.told()
+    board.bench.held = True
+    board.fetcher.finish()
+    for _ in range(5):
+        board.clock.now_s += LENGTH_S
+        board.turn()
+        assert len(board.bench.running) == 1  # the other one has not even begun to load
+
+    board.bench.held = False
+    board.turn()
+    assert len(board.bench.running) == 2
+
+
+def test_windows_that_were_slept_through_are_left_out(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    board.clock.now_s += 25 * LENGTH_S + 3.0
+    board.turn()
+    board.clock.now_s += LENGTH_S - 3.0
+    board.turn()
+
+    assert [window.variant for window in board.sent(Window)] == ["float32", "int8"] * 2
+
+
+def test_samples_are_counted_against_the_limits_of_the_release_that_runs(board: Board) -> None:
+    board.bench.on_measure = lambda spec, _: measured(spec, [1.0] * 30 + [1.2] * 20)
+    board.measures()
+    board.link.take()
+    float32, int8 = board.windows(1)
+
+    (count,) = float32.exceedances
+    assert (count.limit_ms, count.limit_revision, count.exceed, count.n) == (1.1, 1, 20, 50)
+    assert int8.exceedances == ()
+
+
+def test_a_changed_limit_counts_from_the_next_window_without_a_restart_of_the_runners(board: Board) -> None:
+    board.measures()
+    tighter = (DesiredVariant(name="float32", limits=(Limit(limit_ms=0.5, revision=2),)), DesiredVariant(name="int8"))
+    board.told(again(board.desired(), variants=tighter))
+    board.link.take()
+
+    float32, _ = board.windows(1)
+
+    assert [(one.limit_revision, one.exceed) for one in float32.exceedances] == [(2, 50)]
+    assert len(board.bench.runners) == 2
+    assert not board.fetcher.busy
+
+
+def test_limits_of_the_next_release_are_not_counted_against_by_the_one_that_still_runs(board: Board) -> None:
+    """Both may be revision 1 of their baselines: the counts would be taken for those of the other limit."""
+    board.measures()
+    next_limits = (DesiredVariant(name="float32", limits=(Limit(limit_ms=0.5, revision=1),)),)
+    board.told(board.desired(revision=2, release=board.other, variants=next_limits))
+    board.link.take()
+
+    float32, _ = board.windows(1)
+    assert (float32.release, float32.exceedances) == (board.release, ())
+
+    board.fetcher.finish()
+    board.turn()
+    board.link.take()
+    (float32,) = board.windows(1)
+    assert (float32.release, float32.exceedances[0].limit_ms) == (board.other, 0.5)
+
+
+def test_a_shorter_window_begins_at_once_and_not_after_the_long_one(board: Board) -> None:
+    board.measures(board.desired(window_length_s=86_400.0))
+    board.link.take()
+    board.told(board.desired(revision=2))
+
+    assert len(board.windows(1)) == 2
+
+
+def test_a_run_context_goes_before_the_first_window_and_once(board: Board) -> None:
+    board.measures()
+    board.windows(2)
+    board.link.disconnect()
+    board.link.connect()
+    board.turn()
+    entries = [one for one in board.link.take() if one.kind in ("context", "window")]
+
+    assert kinds(entries)[:2] == ["context", "window"]
+    assert kinds(entries).count("context") == 1
+    told = entries[0].message
+    assert {one.message.context for one in entries[1:]} == {told.digest}
+    assert (told.run.threads, told.run.device_class) == (2, "bench-x86")
+
+
+def test_a_run_context_that_gave_way_offline_is_told_again(board: Board) -> None:
+    """Without it every later window would be undetermined for as long as the process lives."""
+    board.measures()
+    board.link.disconnect()
+    board.outbox._max_bytes = 20_000
+    board.windows(30)
+    assert "context" not in [entry.kind for entry in board.outbox.due(1e9, 10_000)]
+
+    board.link.connect()
+    board.turn()
+    board.windows(1)
+
+    assert "context" in [entry.kind for entry in board.outbox.due(1e9, 10_000)]
+
+
+# runners that fail
+
+
+def test_a_variant_that_is_refused_is_told_once_and_the_others_go_on(board: Board) -> None:
+    board.bench.on_load = lambda spec: refused() if "int8" in spec.artifact else loaded(spec)
+    board.measures()
+
+    assert board.events() == [("release-installed", None), ("variant-refused", "int8")]
+    assert [window.variant for window in board.windows(5)] == ["float32"] * 5
+    assert [spec.artifact.rpartition("/")[2] for spec in board.bench.running] == ["float32.tflite"]
+
+
+def test_a_runner_that_dies_is_told_and_started_again_and_the_others_go_on(board: Board) -> None:
+    board.measures()
+    board.link.take()
+
+    def dies(spec: RunnerSpec, before: int) -> Any:
+        return RunnerError("killed by signal 9") if "int8" in spec.artifact else measured(spec, [1.0])
+
+    board.bench.on_measure = dies
+    board.clock.now_s += LENGTH_S
+    board.turn()
+    published = [one.message for one in board.link.take()]
+    assert [type(one).__name__ for one in published] == ["Window", "Event"]
+    assert (published[1].event, published[1].variant, published[1].detail) == (
+        "runner-failed",
+        "int8",
+        "killed by signal 9",
+    )
+
+    board.bench.on_measure = steady()
+    windows = board.windows(2)
+    assert [(window.variant, window.runner_start) for window in windows] == [
+        ("float32", 1),
+        ("int8", 2),
+        ("float32", 1),
+        ("int8", 2),
+    ]
+
+
+def test_a_runner_that_measures_again_is_forgiven(board: Board) -> None:
+    board.measures()
+    for _ in range(3):
+        board.bench.on_measure = lambda *_: Failed(reason="out of memory")
+        board.windows(1)
+        board.bench.on_measure = steady()
+        board.windows(3)
+    board.link.take()
+    board.bench.on_measure = lambda *_: Failed(reason="out of memory")
+    board.windows(1)
+
+    due_s = board.turn()
+    assert due_s == board.clock.now_s + 1.0
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"samples_ms": b""},
+        {"samples_ms": b"123"},
+        {"samples_ms": b"\xff" * 8},
+        {"samples_ms": b"\x00\x00\x00\x00\x00\x00\xf0\xbf"},
+    ],
+)
+def test_a_runner_that_answers_nonsense_is_a_runner_that_failed(board: Board, nonsense: dict[str, bytes]) -> None:
+    board.measures()
+    board.link.take()
+
+    def answer(spec: RunnerSpec, before: int) -> Any:
+        honest = measured(spec, [1.0])
+        return type(honest)(**{name: getattr(honest, name) for name in honest.__struct_fields__} | nonsense)
+
+    board.bench.on_measure = answer
+    board.clock.now_s += LENGTH_S
+    board.turn()
+
+    assert board.events() == [("runner-failed", "float32"), ("runner-failed", "int8")]
+    board.bench.on_measure = steady()
+    assert len(board.windows(2)) >= 2
+
+
+# releases
+
+
+def test_a_release_is_fetched_installed_told_and_run(board: Board) -> None:
+    board.link.connect()
+    board.told()
+    assert board.fetcher.started == [(board.release, ("float32", "int8"))]
+    assert board.bench.running == []
+
+    board.fetcher.finish()
+    board.turn()
+
+    assert board.events() == [("release-installed", None)]
+    assert len(board.bench.running) == 2
+
+
+def test_the_running_release_goes_on_during_a_download_and_its_runners_end_at_the_switch(board: Board) -> None:
+    board.measures()
+    board.told(board.desired(revision=2, release=board.other))
+    board.link.take()
+    assert {window.release for window in board.windows(2)} == {board.release}
+
+    board.fetcher.finish()
+    board.turn()
+
+    assert len(board.bench.running) == 2
+    assert len(board.bench.runners) == 4
+    board.link.take()
+    assert {window.release for window in board.windows(2)} == {board.other}
+
+
+def test_a_release_that_cannot_be_had_is_tried_again_later(board: Board) -> None:
+    board.link.connect()
+    board.told()
+    board.fetcher.fail("no route")
+    due_s = board.turn()
+    assert due_s == board.clock.now_s + 1.0
+
+    board.clock.now_s = due_s
+    board.turn()
+    assert len(board.fetcher.started) == 2
+
+
+def test_a_release_that_is_not_what_it_is_named_is_told_and_left_alone(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    board.told(board.desired(revision=2, release=board.other))
+    board.fetcher.fail("another digest", final=True)
+    board.turn()
+    board.told(board.desired(revision=3, release=board.other))
+
+    (event,) = board.sent(Event)
+    assert (event.event, event.release, event.detail) == ("release-refused", board.other, "another digest")
+    assert not board.fetcher.busy
+    assert {window.release for window in board.windows(2)} == {board.release}
+
+
+def test_a_withdrawn_release_stops_the_runners(board: Board) -> None:
+    board.measures()
+    board.told(board.desired(revision=2, release=None, variants=()))
+    board.link.take()
+
+    assert board.bench.running == []
+    assert board.windows(3) == []
+
+
+def test_a_restart_without_a_network_goes_on_measuring(board: Board) -> None:
+    board.measures()
+    board.windows(1)
+    board.restart(reboot=True)
+
+    board.windows(2)
+
+    assert len(board.fetcher.started) == 1
+    window = next(entry for entry in board.outbox.due(1e9, 100) if entry.key[0] == 2 and entry.kind == "window")
+    assert messages.decode("window", window.payload).exceedances[0].limit_ms == LIMIT.limit_ms
+
+
+def test_a_power_cut_during_an_update_lets_the_old_release_go_on_until_the_new_one_is_here(board: Board) -> None:
+    board.measures()
+    board.told(board.desired(revision=2, release=board.other))
+    board.restart(reboot=True)
+    board.link.connect()
+    board.turn()
+    board.link.take()
+
+    windows = board.windows(2)
+    assert {window.release for window in windows} == {board.release}
+    assert all(window.exceedances == () for window in windows)
+
+    board.fetcher.finish()
+    board.turn()
+    board.link.take()
+    assert {window.release for window in board.windows(1)} == {board.other}
+
+
+def test_a_variant_added_before_a_power_cut_is_still_fetched_after_it(board: Board) -> None:
+    """The slot holds a release of the right name, but not all of it that is wanted."""
+    board.measures(board.desired(variants=(DesiredVariant(name="float32"),)))
+    board.told(board.desired(revision=2))
+    board.restart()
+    board.link.connect()
+    board.turn()
+
+    assert board.fetcher.busy
+    board.link.take()
+    assert {window.variant for window in board.windows(1)} == {"float32"}
+    board.fetcher.finish()
+    board.turn()
+    board.link.take()
+    assert {window.variant for window in board.windows(1)} == {"float32", "int8"}
+
+
+def test_a_wish_for_a_variant_that_the_release_lacks_stops_no_start(board: Board) -> None:
+    board.measures()
+    board.told(board.desired(revision=2, variants=(DesiredVariant(name="float32"), DesiredVariant(name="int4"))))
+    board.restart()
+    board.link.connect()
+    board.turn()
+
+    assert board.fetcher.started[-1] == (board.release, ("float32", "int4"))
+    board.link.take()
+    assert {window.variant for window in board.windows(1)} == {"float32"}
+
+
+@pytest.mark.parametrize("left", [b"", b"{", b"\xff"])
+def test_a_damaged_memory_of_what_is_desired_waits_for_the_collector(board: Board, left: bytes) -> None:
+    board.measures()
+    (board.directory / "desired.json").write_bytes(left)
+    board.restart()
+    board.link.connect()
+    board.turn()
+    assert board.bench.running == []
+
+    board.told()
+    board.fetcher.finish()
+    board.turn()
+    assert len(board.bench.running) == 2
+
+
+def test_a_slot_that_was_emptied_is_filled_again(board: Board) -> None:
+    board.measures()
+    for slot in ("a", "b"):
+        shutil.rmtree(board.directory / "slots" / slot)
+    board.restart()
+    board.link.connect()
+    board.turn()
+
+    assert board.fetcher.busy
+
+
+def test_a_switch_that_fails_is_tried_again_and_the_old_release_goes_on(board: Board) -> None:
+    board.measures()
+    board.told(board.desired(revision=2, release=board.other))
+    (board.directory / "slots" / "current.new").mkdir()
+    board.fetcher.finish()
+    board.turn()
+    board.link.take()
+    assert {window.release for window in board.windows(1)} == {board.release}
+
+    (board.directory / "slots" / "current.new").rmdir()
+    board.fetcher.finish()
+    board.turn()
+    board.link.take()
+    assert {window.release for window in board.windows(1)} == {board.other}
+
+
+# losses and disks
+
+
+def test_what_gave_way_is_told_when_somebody_can_hear_it(board: Board) -> None:
+    board.measures()
+    board.receipted()
+    first = board.outbox.last_seq + 1
+    board.link.disconnect()
+    board.outbox._max_bytes = 20_000
+    board.windows(60)
+    numbered = board.outbox.last_seq
+    assert [entry.kind for entry in board.outbox.due(1e9, 1000)].count("event") == 0
+
+    board.link.connect()
+    board.turn()
+
+    # One event for all of it, which may have taken the place of one more window: that is told next.
+    event = next(one for one in board.sent(Event) if one.event == "loss")
+    assert event.seq == numbered + 1
+    assert [(loss.first_seq, loss.reason) for loss in event.losses] == [(first, "outbox-full")]
+    board.receipted()
+    board.turn()
+    assert board.outbox.ledger() == []
+
+
+def test_a_full_disk_is_survived_and_told_in_the_log(board: Board, caplog: pytest.LogCaptureFixture) -> None:
+    board.measures()
+    board.windows(1)
+    pages = board.outbox._db.execute("PRAGMA page_count").fetchone()[0]
+    board.outbox._db.execute(f"PRAGMA max_page_count = {pages}")
+    board.windows(100)
+    assert "not kept" in caplog.text
+    last_seq = board.outbox.last_seq
+
+    board.outbox._db.execute("PRAGMA max_page_count = 100000")
+    board.link.take()
+    windows = board.windows(1)
+    assert [window.seq for window in windows] == [last_seq + 1, last_seq + 2]
+
+
+def test_a_receipt_that_cannot_be_written_is_survived(board: Board, caplog: pytest.LogCaptureFixture) -> None:
+    board.measures()
+    board.windows(1)
+    board.outbox._db.execute("PRAGMA query_only = ON")
+    board.receipted()
+    assert "the next receipt says the same again" in caplog.text
+    assert len(board.outbox) > 0
+
+    board.outbox._db.execute("PRAGMA query_only = OFF")
+    board.receipted()
+    assert len(board.outbox) == 0
+
+
+def test_a_directory_that_cannot_keep_what_is_desired_is_survived(
+    board: Board, caplog: pytest.LogCaptureFixture
+) -> None:
+    (board.directory / "desired.new").mkdir()
+    board.measures()
+
+    assert "a restart waits for the collector" in caplog.text
+    board.link.take()
+    assert len(board.windows(1)) == 2
