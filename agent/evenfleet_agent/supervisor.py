@@ -137,6 +137,7 @@ class Supervisor:
         self._turn: _Turn | None = None
         self._window_due_s: float | None = None
         self._session: str | None = None
+        self._offline_reason: str | None = None
         self._contexts: dict[str, RunContext] = {}
         self._told_contexts: set[tuple[Incarnation, str]] = set()
 
@@ -197,15 +198,16 @@ class Supervisor:
     def _on_link(self, event: LinkEvent) -> None:
         if isinstance(event, Connected):
             log.info("connected to the broker")
-            self._session = event.session
+            self._session, self._offline_reason = event.session, None
             self._outbox.reconnected()
             # What the collector was told may be gone: from a full outbox, or with the collector's disk.
             self._told_contexts.clear()
             self._link.publish("state", self._state("birth", event.session), retain=True)
         elif isinstance(event, Disconnected):
-            if self._session or event.refused:
+            # Once for each reason, not at every try.
+            if self._session or event.reason != self._offline_reason:
                 log.warning("no broker session: %s; measuring goes on, messages wait in the outbox", event.reason)
-            self._session = None
+            self._session, self._offline_reason = None, event.reason
         else:
             self._on_received(event)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
+import os
 import socket
 import threading
 import time
@@ -45,6 +47,7 @@ RECEIVE_WAIT_S: Final = 0.5
 IDLE_S: Final = 1.0
 STORE_PAUSE_S: Final = 2.0
 DRAIN_S: Final = 8.0
+LOCK_NAME: Final = "collector.lock"
 
 
 class Collector:
@@ -76,6 +79,7 @@ class Collector:
         """
         data = Path(self.settings.data)
         async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(_only_collector(data))
             self._writer = open_writer(data)
             stack.callback(self._writer.close)
             self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="writer"))
@@ -221,6 +225,25 @@ def _judged(judge: Judge, now_s: float, connected_since_s: float | None) -> bool
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(event.wait(), timeout_s)
+
+
+@contextlib.contextmanager
+def _only_collector(data: Path) -> Iterator[None]:
+    """Hold a data directory: two brokers on one queue, and two judges on one log, would ruin both."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        lock = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"cannot use the data directory {data}: {error.strerror}; expected a writable one") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise StoreError(f"another collector runs on {data}; stop it, or give another --data") from None
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _listening(host: str, port: int) -> socket.socket:

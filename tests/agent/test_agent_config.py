@@ -38,7 +38,7 @@ def test_every_comment_is_of_a_setting_that_exists() -> None:
         field.name: field.default_factory()
         for field in dataclasses.fields(AgentSettings)
         if callable(field.default_factory)
-    }  # type: ignore[misc]
+    }
     for name in config.COMMENTS:
         table, _, key = name.rpartition(".")
         assert hasattr(tables[table], key) if table else key in AgentSettings.__dataclass_fields__

@@ -40,7 +40,8 @@ TRANSIENT = FetchFailed("no route", final=False)
 
 
 def after(*events: Event, state: Rollout | None = None) -> tuple[Rollout, tuple[Action, ...]]:
-    state, actions = state or Rollout(), ()
+    state = state or Rollout()
+    actions: tuple[Action, ...] = ()
     for event in events:
         state, actions = step(state, event, 100.0)
     return state, actions

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ from evenfleet_agent.config import AgentSettings, MeasureSettings, RuntimeSettin
 from evenfleet_agent.outbox import Outbox, open_outbox
 from evenfleet_agent.runner.protocol import Failed, RunnerSpec
 from evenfleet_agent.slots import Slots
-from evenfleet_agent.supervisor import Supervisor
-from evenfleet_shared import messages
+from evenfleet_agent.supervisor import RESTART_MAX_S, Supervisor
+from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import RunnerError
 from evenfleet_shared.messages import (
     Desired,
@@ -183,6 +185,25 @@ def test_a_session_begins_with_a_birth_that_is_retained(board: Board) -> None:
     assert (state.seq, state.floor, state.desired_revision) == (0, 1, 0)
 
 
+def test_why_there_is_no_session_is_said_once(board: Board, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        board.link.disconnect("no broker answers")
+        board.turn()
+    for _ in range(3):
+        board.link.disconnect("bad password", refused=True)
+        board.turn()
+    board.link.connect()
+    board.link.disconnect("bad password")
+    board.turn()
+
+    said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert [line.partition(";")[0] for line in said] == [
+        "no broker session: no broker answers",
+        "no broker session: bad password",
+        "no broker session: bad password",
+    ]
+
+
 def test_nothing_is_published_without_a_session(board: Board) -> None:
     board.measures()
     board.link.disconnect()
@@ -252,6 +273,20 @@ def test_a_will_speaks_of_its_session_and_of_no_numbers(board: Board) -> None:
     assert (will.status, will.session, will.seq, will.floor) == ("lost", "abcdef01", 0, 1)
 
 
+def test_stopping_says_gone_and_ends_the_runners(board: Board) -> None:
+    board.measures()
+    assert len(board.bench.running) == 2
+    last_seq = board.outbox.last_seq
+
+    board.supervisor.stop()
+
+    assert board.bench.running == []
+    assert board.link.farewell is not None
+    gone = board.link.farewell.message
+    assert (gone.status, gone.seq) == ("gone", last_seq)
+    board.boot()
+
+
 def test_stopping_before_the_first_session_is_no_trouble(board: Board) -> None:
     board.supervisor.stop()
 
@@ -262,6 +297,33 @@ def test_stopping_before_the_first_session_is_no_trouble(board: Board) -> None:
 
 
 # what comes down
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload"),
+    [
+        (topics.build(DEVICE, "desired"), b"\xff\x00"),
+        (topics.build(DEVICE, "desired"), b"{}"),
+        (topics.build(DEVICE, "receipt"), b'{"schema": "receipt/1"}'),
+        (topics.build(DEVICE, "receipt"), b"[" * 300_000),
+        (topics.build(DEVICE, "command"), b'{"schema": "command/1"}'),
+        (topics.build(DEVICE, "window"), b"{}"),
+        ("elsewhere", b"{}"),
+    ],
+)
+def test_hostile_bytes_are_ignored_with_a_warning(
+    board: Board, caplog: pytest.LogCaptureFixture, topic: str, payload: bytes
+) -> None:
+    board.link.connect()
+    board.link.deliver_on(topic, payload)
+    board.turn()
+
+    (warning,) = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warning.startswith("ignored a message")
+    assert "\n" not in warning
+    board.measures()
+    board.link.take()
+    assert len(board.windows(1)) == 2
 
 
 def test_what_is_meant_for_another_device_is_ignored(board: Board, caplog: pytest.LogCaptureFixture) -> None:
@@ -499,6 +561,22 @@ def test_a_runner_that_dies_is_told_and_started_again_and_the_others_go_on(board
         ("float32", 1),
         ("int8", 2),
     ]
+
+
+def test_the_pause_before_a_runner_is_started_again_doubles_to_five_minutes(board: Board) -> None:
+    board.bench.on_load = lambda spec: RunnerError("no memory") if "int8" in spec.artifact else loaded(spec)
+    board.measures()
+    # By number, for what has no receipt is sent again.
+    failed_s: dict[int, float] = {}
+    while len(failed_s) < 13:
+        for told in board.sent(Event):
+            if told.event == "runner-failed":
+                failed_s.setdefault(told.seq, board.clock.now_s)
+        board.clock.now_s += 0.5
+        board.turn()
+
+    pauses = [after - before for before, after in pairwise(failed_s.values())]
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, RESTART_MAX_S, RESTART_MAX_S, RESTART_MAX_S]
 
 
 def test_a_runner_that_measures_again_is_forgiven(board: Board) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -155,11 +156,12 @@ def test_no_damage_to_a_good_message_stops_a_batch(
 ) -> None:
     directory = tmp_path_factory.mktemp("store")
     writer = open_writer(directory)
-    message = data.draw(st.sampled_from([window(5, accuracy=uplink.accuracy(1)), context(5), event(5), state()]))
+    whole: list[Uplink] = [window(5, accuracy=uplink.accuracy(1)), context(5), event(5), state()]
+    message = data.draw(st.sampled_from(whole))
     fields = msgspec.json.decode(messages.encode(message))
     leaves = data.draw(st.sampled_from([list(fields), list(fields.get("latency", fields))]))
     target = fields if leaves == list(fields) else fields["latency"]
-    odd = st.sampled_from(
+    odd: st.SearchStrategy[Any] = st.sampled_from(
         [None, -1, 0, 2**53, 2**60, 2**70, 1e300, "", "\x00", "\u2028x", [], {}, [[]], True, "a" * 999]
     )
     target[data.draw(st.sampled_from(leaves))] = data.draw(odd)

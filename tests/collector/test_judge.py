@@ -23,7 +23,7 @@ from evenfleet_collector.store.sqlite import FILE_NAME, SqliteReader, SqliteWrit
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared import messages
-from evenfleet_shared.messages import Incarnation, Limit, RunContext, Uplink, Window
+from evenfleet_shared.messages import Incarnation, Limit, MemoryReading, RunContext, Uplink, Window
 from fakes import uplink
 from fakes.stores import small_manifest
 from fakes.uplink import DEVICE, RUN, accuracy, arrival, context, event, exceedances, latency, state, window
@@ -310,7 +310,7 @@ def test_a_window_of_an_unknown_context_is_undetermined_and_the_next_one_recover
     ("changes", "missing"), [({"release": "f" * 64}, "f" * 12), ({"variant": "int4"}, f"int4 of {RELEASE[:12]}")]
 )
 def test_a_window_of_an_unknown_release_or_variant_is_undetermined(
-    fleet: Fleet, changes: dict[str, str], missing: str
+    fleet: Fleet, changes: dict[str, Any], missing: str
 ) -> None:
     fleet.born()
     fleet.take(fleet.measured(**changes))
@@ -540,7 +540,7 @@ def test_the_evidence_alone_makes_the_flag_again(fleet: Fleet, metric: str) -> N
     fleet.calibrated()
     fleet.reports(2, SLOW[:12] + STEADY[:8])
     skipped = fleet.measured(SLOW)
-    large = uplink.MemoryReading(kind="peak_rss", bytes=90_000_000, method="VmHWM")
+    large = MemoryReading(kind="peak_rss", bytes=90_000_000, method="VmHWM")
     bad = {"latency": {"samples_ms": SLOW}, "accuracy": {"accuracy": accuracy(3)}, "memory": {"memory": (large,)}}
     fleet.reports(30, **bad[metric])  # type: ignore[arg-type]
     fleet.take(skipped)

@@ -1,0 +1,137 @@
+"""One agent per state directory, and what is seen of it from outside."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from evenfleet_agent import service
+from evenfleet_agent.config import AgentSettings, BrokerSettings, RuntimeSettings
+from evenfleet_agent.outbox import open_outbox
+from evenfleet_agent.service import Status
+from evenfleet_shared.errors import ConfigError, StoreError
+from evenfleet_shared.messages import Event, Incarnation
+
+
+def settings(state_dir: Path | str) -> AgentSettings:
+    return AgentSettings(device="press-01", state_dir=str(state_dir))
+
+
+def fill(directory: Path, count: int, max_bytes: int = 1 << 20) -> None:
+    outbox = open_outbox(directory, boot="b", new_random=lambda: "aaaaaaaa", max_bytes=max_bytes, jitter=lambda: 1.0)
+
+    def make(incarnation: Incarnation, seq: int, floor: int) -> Event:
+        return Event(
+            device="press-01",
+            incarnation=incarnation,
+            seq=seq,
+            floor=floor,
+            event="runner-failed",
+            happened_uptime_s=1.0,
+            happened_wall_s=1.0,
+        )
+
+    for _ in range(count):
+        outbox.append("event", make)
+    outbox.close()
+
+
+def test_a_directory_that_no_agent_ran_in_is_said_to_be_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no agent has run with state_dir"):
+        service.status(settings(tmp_path / "nothing"))
+
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_the_status_of_an_agent_that_has_ended_is_what_it_left(tmp_path: Path) -> None:
+    fill(tmp_path, 3, max_bytes=10)
+
+    found = service.status(settings(tmp_path))
+
+    assert isinstance(found, Status)
+    assert (found.running, found.incarnation, found.last_seq) == (False, Incarnation(1, "aaaaaaaa"), 3)
+    assert (found.waiting_messages, found.release) == (1, None)
+    assert [(loss.first_seq, loss.last_seq, loss.reason) for loss in found.losses] == [(1, 2, "outbox-full")]
+
+
+def test_asking_changes_nothing_for_the_agent_that_runs(tmp_path: Path) -> None:
+    fill(tmp_path, 2)
+    lock = os.open(tmp_path / "agent.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    assert service.status(settings(tmp_path)).running
+    os.close(lock)
+    assert not service.status(settings(tmp_path)).running
+
+
+def test_a_second_agent_is_refused_before_it_touches_anything(tmp_path: Path) -> None:
+    lock = os.open(tmp_path / "agent.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    with pytest.raises(StoreError, match="another agent runs with state_dir"):
+        service.serve(settings(tmp_path))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["agent.lock"]
+    os.close(lock)
+
+
+def test_a_directory_that_cannot_be_written_is_one_line() -> None:
+    with pytest.raises(StoreError, match=r"cannot use state_dir /proc/evenfleet: .*needs to write there"):
+        service.serve(settings("/proc/evenfleet"))
+
+
+def test_a_look_ahead_finds_what_is_missing(tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    missing = AgentSettings(device="a", runtime=RuntimeSettings(python=str(program)))
+    with pytest.raises(ConfigError, match=r"runtime\.python is .*, which is not a program"):
+        service.check(missing)
+
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    service.check(missing)
+
+    with pytest.raises(ConfigError, match=r"cannot read broker\.password_file"):
+        service.check(AgentSettings(device="a", broker=BrokerSettings(password_file=str(tmp_path / "none"))))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "evenfleet_agent", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "expected"),
+    [
+        ('devise = "a"', 2, "unknown setting devise; did you mean device?"),
+        ('device = "A B"', 2, "device is 'A B'"),
+        ("device", 2, "is not TOML"),
+        ('device = "a"\n[broker]\npassword_file = "/nowhere"', 2, "/nowhere"),
+        ('device = "a"\nstate_dir = "/proc/evenfleet"', 1, "/proc/evenfleet"),
+    ],
+)
+def test_what_keeps_an_agent_from_starting_is_one_line_and_an_exit_code(
+    tmp_path: Path, text: str, code: int, expected: str
+) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(text)
+
+    done = run("run", "--config", str(file))
+
+    assert done.returncode == code
+    (line,) = done.stderr.splitlines()
+    assert expected in line
+    assert done.stdout == ""
+
+
+def test_a_configuration_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    done = run("run", "--config", str(tmp_path / "none.toml"))
+
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "none.toml" in line

@@ -1,0 +1,260 @@
+"""A real agent with a real interpreter against a real collector: the whole loop, and kills in the middle of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from evenfleet_collector import client
+from evenfleet_collector.tolerance import Policy
+from evenfleet_shared import manifest
+from fakes.collectors import WAIT_S, Serving, serving
+from fakes.tiny_release import write_release
+
+pytest.importorskip("ai_edge_litert", reason="needs LiteRT")
+
+DEVICE = "press-01"
+# A supervisor holds no runtime, no numpy and no OpenSSL; 32 MiB is what a small board may give it.
+SUPERVISOR_RSS_BYTES = 32 * 1024 * 1024
+
+
+class Agent:
+    """An agent that runs, started as a service manager starts it."""
+
+    def __init__(self, directory: Path, mqtt: str) -> None:
+        self.state_dir = directory / "agent"
+        self.file = directory / "agent.toml"
+        self.file.write_text(
+            f"""device = "{DEVICE}"
+device_class = "bench"
+state_dir = "{self.state_dir}"
+[broker]
+url = "mqtt://{mqtt}"
+keepalive_s = 5
+[measure]
+samples = 20
+max_duration_s = 0.2
+warm_up_max_s = 0.1
+"""
+        )
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[str]:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "evenfleet_agent", "run", "-v", "--config", str(self.file)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return self.process
+
+    def kill(self) -> None:
+        """End it and its children as a power cut does."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        self.process.communicate(timeout=WAIT_S)
+        # They are bound to it, and die with it.
+        _, alive = psutil.wait_procs(children, timeout=5)
+        assert not alive
+
+    def held(self) -> set[tuple[int, str, int]]:
+        """Return what the outbox holds, as seen from outside."""
+        return set(self.ask("SELECT counter, random, seq FROM messages"))
+
+    def last_seq(self) -> int:
+        return int(self.ask("SELECT next_seq - 1 FROM life")[0][0])
+
+    def ask(self, sql: str) -> list[Any]:
+        connection = sqlite3.connect(f"file:{self.state_dir / 'outbox.sqlite'}?mode=ro", uri=True)
+        try:
+            return connection.execute(sql).fetchall()
+        finally:
+            connection.close()
+
+
+@contextmanager
+def running(directory: Path, mqtt: str) -> Iterator[Agent]:
+    agent = Agent(directory, mqtt)
+    try:
+        yield agent
+    finally:
+        if agent.process.poll() is None:
+            agent.kill()
+
+
+def push(collector: Serving, directory: Path) -> str:
+    """Push the tiny release, assign it to all, and make windows short."""
+    release = write_release(directory)
+    described, digest = manifest.load(release)
+    with client.Collector(collector.url) as api:
+        for reference in described.files:
+            api.put_artifact(release / reference.file, reference, lambda _: None)
+        api.add_release((release / manifest.MANIFEST_NAME).read_bytes())
+        api.set_policy(Policy(window_length_s=0.3, burn_in_windows=3, calibration_windows=3))
+        api.assign("*", digest)
+    return digest
+
+
+def cells(collector: Serving) -> dict[str, Any]:
+    return {cell["variant"]: cell for cell in collector.get("/api/v1/parity")["items"]}
+
+
+def windows_of(data: Path) -> list[tuple[int, str, int]]:
+    connection = sqlite3.connect(f"file:{data / 'fleet.sqlite'}?mode=ro", uri=True)
+    try:
+        return connection.execute("SELECT counter, random, seq FROM windows").fetchall()
+    finally:
+        connection.close()
+
+
+def measured(collector: Serving, at_least: int) -> None:
+    def look() -> bool | None:
+        cell = cells(collector).get("float32")
+        return (cell is not None and cell["windows"] >= at_least) or None
+
+    collector.until(look, f"{at_least} windows to be judged")
+
+
+def test_from_nothing_to_a_cell_and_to_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(tmp_path / "data") as collector, running(tmp_path, collector.mqtt) as agent:
+        release = push(collector, tmp_path)
+        measured(collector, 8)
+
+        found = cells(collector)
+        cell = found["float32"]
+        assert (cell["release"], cell["accuracy_ratio"], cell["phase"]) == (release, 1.0, "judged")
+        assert cell["p50_ms"] > 0.0
+        assert cell["run"]["runtime"] == "litert"
+        assert found["too-new"]["refusal"]
+
+        rss_bytes = psutil.Process(agent.process.pid).memory_info().rss
+        with capsys.disabled():
+            sys.stdout.write(f"\nsupervisor: {rss_bytes / 2**20:.1f} MiB RSS\n")
+        assert rss_bytes < SUPERVISOR_RSS_BYTES
+
+        children = psutil.Process(agent.process.pid).children(recursive=True)
+        began_s = time.monotonic()
+        agent.process.send_signal(signal.SIGTERM)
+        _, said = agent.process.communicate(timeout=WAIT_S)
+        assert time.monotonic() - began_s < 5.0
+        assert agent.process.returncode == 0, said
+        assert "Traceback" not in said
+        assert not psutil.wait_procs(children, timeout=2)[1]
+
+        def gone() -> bool | None:
+            return collector.get(f"/api/v1/devices/{DEVICE}")["status"] == "gone" or None
+
+        collector.until(gone, "the device to be gone")
+
+
+def test_an_agent_that_is_killed_goes_on_and_everything_it_measured_is_there_once(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as collector, running(tmp_path, collector.mqtt) as agent:
+        push(collector, tmp_path)
+        for windows in (2, 5, 8):
+            measured(collector, windows)
+            agent.kill()
+            agent.start()
+        measured(collector, 12)
+        collector.until(lambda: collector.get(f"/api/v1/devices/{DEVICE}")["status"] == "birth" or None, "a birth")
+        agent.process.send_signal(signal.SIGTERM)
+        agent.process.communicate(timeout=WAIT_S)
+        assert_all_is_there_once(collector, agent, tmp_path / "data")
+
+
+def test_a_collector_that_is_killed_goes_on_and_everything_measured_meanwhile_arrives_once(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(data) as first, running(tmp_path, first.mqtt) as agent:
+        push(first, tmp_path)
+        measured(first, 3)
+        first.process.kill()
+        first.process.communicate(timeout=WAIT_S)
+        before = agent.last_seq()
+        until(lambda: agent.last_seq() > before + 3, "more to be measured without a collector")
+
+        with serving(data, "--mqtt-port", first.mqtt_port, "--http-port", first.http_port) as second:
+            second.until(lambda: not (agent.held() & set_up_to(agent, before + 3)) or None, "the outbox to empty")
+            agent.process.send_signal(signal.SIGTERM)
+            agent.process.communicate(timeout=WAIT_S)
+            assert_all_is_there_once(second, agent, data)
+
+
+def set_up_to(agent: Agent, last: int) -> set[tuple[int, str, int]]:
+    return {key for key in agent.held() if key[2] <= last}
+
+
+def assert_all_is_there_once(collector: Serving, agent: Agent, data: Path) -> None:
+    """What is no longer held has arrived, once; nothing was given up."""
+    held = agent.held()
+    assert agent.ask("SELECT count(*) FROM ledger") == [(0,)]
+
+    def settled() -> dict[str, int] | None:
+        balance: dict[str, int] = collector.get("/api/v1/stats")["balance"]
+        return balance if balance["in_flight"] <= len(held) else None
+
+    balance = collector.until(settled, "all numbers to be settled")
+    assert (balance["refused"], balance["lost"]) == (0, 0)
+    rows = windows_of(data)
+    assert len(rows) == len(set(rows))
+    assert collector.get("/api/v1/stats")["dead_letters"] == 0
+
+
+def until(ask: Any, what: str) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(sqlite3.Error):
+            if ask():
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"waited {WAIT_S:g} s for {what}")
+
+
+def test_a_broker_that_nobody_answers_at_is_said_and_the_agent_waits_and_ends_when_told_to(tmp_path: Path) -> None:
+    with running(tmp_path, "127.0.0.1:9") as agent:
+        assert agent.process.stderr is not None
+        line = agent.process.stderr.readline()
+        assert re.search(r"no broker session: no broker answers at 127\.0\.0\.1:9; measuring goes on", line)
+
+        began_s = time.monotonic()
+        agent.process.send_signal(signal.SIGTERM)
+        _, said = agent.process.communicate(timeout=WAIT_S)
+        assert time.monotonic() - began_s < 5.0
+        assert (agent.process.returncode, said) == (0, "")
+
+
+def test_a_second_agent_on_the_same_directory_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    with running(tmp_path, "127.0.0.1:9") as agent:
+        assert agent.process.stderr is not None
+        agent.process.stderr.readline()
+        second = subprocess.run(
+            [sys.executable, "-m", "evenfleet_agent", "run", "--config", str(agent.file)],
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            check=False,
+        )
+        assert second.returncode == 1
+        (line,) = second.stderr.splitlines()
+        assert "another agent runs with state_dir" in line
+
+        asked = subprocess.run(
+            [sys.executable, "-m", "evenfleet_agent", "status", "--json", "--config", str(agent.file)],
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S,
+            check=False,
+        )
+        assert asked.returncode == 0
+        assert json.loads(asked.stdout)["running"]
