@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from evenfleet_shared import manifest
+from evenfleet_shared.disk import sync_folder
 from evenfleet_shared.errors import ArtifactError, ReleaseError
 from evenfleet_shared.manifest import FileRef
 
@@ -129,7 +130,7 @@ def fetch_release(url: str, release: str, variants: Sequence[str], directory: Pa
         _fetch_file(url, reference, directory)
     found.replace(whole)
     for folder in (directory / "artifacts", directory / "golden", directory):
-        _sync(folder)
+        sync_folder(folder)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -217,14 +218,6 @@ def _clear(directory: Path) -> None:
         if folder.is_dir():
             for path in folder.iterdir():
                 path.unlink()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _die_with_parent() -> None:

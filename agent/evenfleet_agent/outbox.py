@@ -14,12 +14,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from evenfleet_shared import messages
+from evenfleet_shared.disk import sync_folder
 from evenfleet_shared.errors import StoreError
 from evenfleet_shared.messages import Incarnation, IncarnationReceipt, Loss, Numbered, Receipt
 
@@ -98,11 +99,7 @@ class CounterFile:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self._path)
-            folder = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self._path.parent)
         except OSError as error:
             raise StoreError(
                 f"cannot write {self._path}: {error.strerror}; the agent needs a writable state_dir"
@@ -140,6 +137,39 @@ def open_outbox(
             return build()
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"cannot open the outbox {path}: {error}; the agent needs a writable state_dir") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What an outbox holds, and what was given up, told to the collector or not."""
+
+    incarnation: Incarnation | None
+    last_seq: int
+    messages: int
+    bytes: int
+    losses: tuple[Loss, ...]
+
+
+def look(directory: Path) -> Holding:
+    """Look into the outbox of a state directory, whose agent may be running.
+
+    Raises:
+        StoreError: There is none, or it cannot be read.
+    """
+    try:
+        with closing(sqlite3.connect(f"file:{directory / FILE_NAME}?mode=ro", uri=True)) as db:
+            life = db.execute("SELECT counter, random, next_seq - 1 FROM life").fetchone()
+            held = db.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM messages").fetchone()
+            ledger = db.execute("SELECT counter, random, first, last, reason FROM ledger ORDER BY id").fetchall()
+    except sqlite3.Error as error:
+        raise StoreError(str(error)) from None
+    return Holding(
+        incarnation=Incarnation(life[0], life[1]) if life else None,
+        last_seq=life[2] if life else 0,
+        messages=held[0],
+        bytes=held[1],
+        losses=_losses(ledger),
+    )
 
 
 class Outbox:
@@ -308,10 +338,7 @@ class Outbox:
             rows = self._db.execute(
                 "SELECT counter, random, first, last, reason FROM ledger WHERE told = 0 ORDER BY id LIMIT 256"
             ).fetchall()
-        return [
-            Loss(incarnation=Incarnation(c, r), first_seq=first, last_seq=last, reason=reason)
-            for c, r, first, last, reason in rows
-        ]
+        return list(_losses(rows))
 
     def told(self, losses: list[Loss]) -> None:
         """Note that an event with these losses is in the outbox."""
@@ -417,3 +444,10 @@ class Outbox:
             self._give_up(Incarnation(row[0], row[1]), row[2], row[2], "outbox-full", told=False)
             freed += row[3]
         return freed
+
+
+def _losses(rows: list[tuple[int, str, int, int, str]]) -> tuple[Loss, ...]:
+    return tuple(
+        Loss(incarnation=Incarnation(c, r), first_seq=first, last_seq=last, reason=reason)
+        for c, r, first, last, reason in rows
+    )

@@ -11,10 +11,9 @@ import logging
 import os
 import random
 import signal
-import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +27,7 @@ from evenfleet_agent.outbox import open_outbox
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.supervisor import Supervisor, SystemClock, boot_word, new_word, run
+from evenfleet_shared.disk import held
 from evenfleet_shared.errors import ConfigError, EvenfleetError, StoreError
 from evenfleet_shared.messages import Incarnation, Loss
 
@@ -116,48 +116,37 @@ def status(settings: AgentSettings) -> Status:
         ConfigError: No agent ever ran there.
     """
     state_dir = Path(settings.state_dir)
-    path = state_dir / outboxes.FILE_NAME
     try:
-        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-        life = db.execute("SELECT counter, random, next_seq - 1 FROM life").fetchone()
-        waiting = db.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM messages").fetchone()
-        losses = db.execute("SELECT counter, random, first, last, reason FROM ledger ORDER BY id").fetchall()
-        db.close()
-    except sqlite3.Error as error:
+        holding = outboxes.look(state_dir)
+    except StoreError as error:
         raise ConfigError(f"no agent has run with state_dir {state_dir}: {error}") from None
     release = Slots(state_dir / "slots").release()
     return Status(
         running=_is_locked(state_dir),
-        incarnation=Incarnation(life[0], life[1]) if life else None,
-        last_seq=life[2] if life else 0,
-        waiting_messages=waiting[0],
-        waiting_bytes=waiting[1],
+        incarnation=holding.incarnation,
+        last_seq=holding.last_seq,
+        waiting_messages=holding.messages,
+        waiting_bytes=holding.bytes,
         release=release[1] if release else None,
-        losses=tuple(
-            Loss(incarnation=Incarnation(c, r), first_seq=first, last_seq=last, reason=reason)
-            for c, r, first, last, reason in losses
-        ),
+        losses=holding.losses,
     )
 
 
 @contextmanager
 def _only_agent(state_dir: Path) -> Iterator[None]:
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(state_dir / _LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreError(
-            f"cannot use state_dir {state_dir}: {error.strerror}; the agent needs to write there"
-        ) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StoreError(f"another agent runs with state_dir {state_dir}; stop it, or use another directory") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(state_dir / _LOCK_NAME))
+        except BlockingIOError:
+            raise StoreError(
+                f"another agent runs with state_dir {state_dir}; stop it, or use another directory"
+            ) from None
+        except OSError as error:
+            raise StoreError(
+                f"cannot use state_dir {state_dir}: {error.strerror}; the agent needs to write there"
+            ) from None
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _is_locked(state_dir: Path) -> bool:

@@ -8,11 +8,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
 from evenfleet_shared import manifest
+from evenfleet_shared.disk import sync_folder
 from evenfleet_shared.errors import ArtifactError, StoreError
 from evenfleet_shared.manifest import Manifest, Variant
 
@@ -78,10 +78,6 @@ class Slots:
             draft.unlink(missing_ok=True)
             draft.symlink_to(target)
             draft.replace(self._current)
-            folder = os.open(self._directory, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self._directory)
         except OSError as error:
             raise StoreError(f"cannot switch to slot {target}: {error.strerror}; the old release goes on") from None

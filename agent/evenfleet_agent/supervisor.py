@@ -89,7 +89,6 @@ class _Station:
     runner: Runner
     limits: tuple[Limit, ...] = ()
     ready: bool = False
-    refused: bool = False
     context: str | None = None
     starts: int = 0
     failures: int = 0
@@ -425,7 +424,6 @@ class Supervisor:
                 "variant %s runs on %s %s", station.variant.name, self._settings.runtime.name, answer.runtime_version
             )
         elif isinstance(answer, Refused):
-            station.refused = True
             station.runner.stop()
             log.warning("variant %s is refused here: %s", station.variant.name, answer.reason)
             self._tell("variant-refused", release=self._release, variant=station.variant.name, detail=answer.reason)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import os
 import socket
 import threading
 import time
@@ -35,6 +33,7 @@ from evenfleet_collector.routes import HealthSnapshot, build_api
 from evenfleet_collector.steer import Steer
 from evenfleet_collector.store.sqlite import open_reader, open_writer
 from evenfleet_collector.web.page import mount
+from evenfleet_shared.disk import held
 from evenfleet_shared.errors import ConfigError, StoreError, UnreachableError
 
 log = logging.getLogger(__name__)
@@ -124,7 +123,7 @@ class Collector:
                 broker.watch(),
                 server.serve(sockets=[http]),
                 self._ingest(link, Ingest(self._writer)),
-                self._judge(link, Judge(self._writer), steer),
+                self._judge(Judge(self._writer), steer),
                 self._send(link),
             )
 
@@ -164,7 +163,7 @@ class Collector:
             self._windows_came.set()
             self._rows_to_send.set()
 
-    async def _judge(self, link: Link, judge: Judge, steer: Steer) -> None:
+    async def _judge(self, judge: Judge, steer: Steer) -> None:
         more = False
         while not self._stop.is_set():
             if not more:
@@ -230,20 +229,17 @@ async def _wait(event: asyncio.Event, timeout_s: float) -> None:
 @contextlib.contextmanager
 def _only_collector(data: Path) -> Iterator[None]:
     """Hold a data directory: two brokers on one queue, and two judges on one log, would ruin both."""
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-        lock = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreError(f"cannot use the data directory {data}: {error.strerror}; expected a writable one") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise StoreError(f"another collector runs on {data}; stop it, or give another --data") from None
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(data / LOCK_NAME))
+        except BlockingIOError:
+            raise StoreError(f"another collector runs on {data}; stop it, or give another --data") from None
+        except OSError as error:
+            raise StoreError(
+                f"cannot use the data directory {data}: {error.strerror}; expected a writable one"
+            ) from None
         yield
-    finally:
-        os.close(lock)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from evenfleet_shared.disk import sync_folder
 from evenfleet_shared.errors import ArtifactError, StoreError
 from evenfleet_shared.manifest import FileRef
 
@@ -161,7 +162,7 @@ class Upload:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._temporary.replace(self._final)
-            _sync_folder(self._final.parent)
+            sync_folder(self._final.parent)
 
 
 @contextlib.contextmanager
@@ -172,11 +173,3 @@ def _told(what: str) -> Iterator[None]:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise DiskFullError(f"{what}: the disk is full; nothing kept") from error
         raise StoreError(f"{what}: {error.strerror or error}; nothing kept") from error
-
-
-def _sync_folder(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

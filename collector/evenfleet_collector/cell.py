@@ -310,7 +310,7 @@ def freeze(baseline: ClassBaseline, windows: Mapping[str, Sequence[Window]], pol
         policy: What is tolerated.
     """
     latency, memory = (
-        _with_guard(baseline, metric, _tolerance_of(metric, policy), windows) for metric in EXCEEDANCE_METRICS
+        _with_guard(baseline, metric, tolerance_of(metric, policy), windows) for metric in EXCEEDANCE_METRICS
     )
     return replace(baseline, latency=latency, memory=memory, frozen=True)
 
@@ -325,7 +325,7 @@ def _metric_baseline(quantiles: Sequence[float], tolerance: ExceedanceTolerance)
 def _with_guard(
     baseline: ClassBaseline, metric: Metric, tolerance: ExceedanceTolerance, windows: Mapping[str, Sequence[Window]]
 ) -> MetricBaseline | None:
-    before = _baseline_of(metric, baseline)
+    before = baseline_of(metric, baseline)
     if before is None:
         return None
     shares = [
@@ -336,11 +336,13 @@ def _with_guard(
     return replace(before, mu0=baselines.tolerable_ratio(tolerance.allowed_ratio, guard))
 
 
-def _baseline_of(metric: Metric, baseline: ClassBaseline) -> MetricBaseline | None:
+def baseline_of(metric: Metric, baseline: ClassBaseline) -> MetricBaseline | None:
+    """Return what a metric that is held to a limit is held to; None where the class has not measured it."""
     return baseline.latency if metric == "latency" else baseline.memory
 
 
-def _tolerance_of(metric: Metric, policy: Policy) -> ExceedanceTolerance:
+def tolerance_of(metric: Metric, policy: Policy) -> ExceedanceTolerance:
+    """Return what is tolerated of a metric that is held to a limit."""
     return policy.latency if metric == "latency" else policy.memory
 
 
@@ -398,9 +400,9 @@ def _judge_exceedance(
     baseline: ClassBaseline | None,
     policy: Policy,
 ) -> tuple[Cell, MetricVerdict, list[FlagChange]]:
-    tolerance = _tolerance_of(metric, policy)
+    tolerance = tolerance_of(metric, policy)
     value = _value(metric, tolerance, window)
-    held_to = _baseline_of(metric, baseline) if baseline else None
+    held_to = baseline_of(metric, baseline) if baseline else None
     state = cell.latency if metric == "latency" else cell.memory
     counts = exceedance(metric, window, baseline) if baseline else None
     waiting = MetricVerdict(

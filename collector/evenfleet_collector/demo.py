@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from evenfleet_collector.child import bound
 from evenfleet_collector.client import Collector
@@ -80,7 +80,7 @@ ACTORS: Final = (
     Actor(device="tflite-1", device_class="tflite-2.14", runtime="tflite", own_python=True),
     Actor(device="tensorflow-1", device_class="tensorflow", runtime="tensorflow"),
 )
-FAULTS: Final[Mapping[str, Fault]] = {"accuracy": "accuracy", "latency": "latency"}
+FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 DEFAULT_FAULTS: Final[Mapping[str, Fault]] = {"xnnpack-2": "accuracy", "xnnpack-3": "latency"}
 
 
@@ -148,9 +148,10 @@ def parse_faults(planted: Sequence[str]) -> dict[str, Fault]:
         device, _, kind = word.partition("=")
         if device not in {actor.device for actor in ACTORS}:
             raise ConfigError(f"--fault {word}: no agent {device!r}; they are {', '.join(a.device for a in ACTORS)}")
-        if kind not in FAULTS:
+        fault = next((fault for fault in FAULTS if fault == kind), None)
+        if fault is None:
             raise ConfigError(f"--fault {word}: no kind {kind!r}; they are {', '.join(FAULTS)}")
-        found[device] = FAULTS[kind]
+        found[device] = fault
     return found
 
 
@@ -463,7 +464,7 @@ def _examples_root() -> Path:
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """End a child, politely for five seconds."""
+    """End a child, politely for eight seconds."""
     child.terminate()
     try:
         child.wait(timeout=8.0)

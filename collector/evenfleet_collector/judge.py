@@ -270,10 +270,10 @@ def _bet_why(
     tx: Transaction, change: FlagChange, cell: Cell, baseline: ClassBaseline | None, policy: Policy
 ) -> betting.BetWhy:
     assert baseline is not None
-    held_to = baseline.latency if change.metric == "latency" else baseline.memory
+    held_to = cells.baseline_of(change.metric, baseline)
     assert held_to is not None
     assert held_to.mu0 is not None
-    tolerance = policy.latency if change.metric == "latency" else policy.memory
+    tolerance = cells.tolerance_of(change.metric, policy)
     judged = list(_judged(tx, change, cell, baseline))[-change.explained_by :]
     return betting.why(judged, cells.bet_rule(tolerance, held_to.mu0, policy))
 

@@ -6,7 +6,6 @@ and a few made-up ones else, the same at every start. Decides whether they fit t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +183,7 @@ def evaluate(
             discordant_b=int((reference & ~correct).sum()) if both else None,  # type: ignore[operator]
             discordant_c=int((~reference & correct).sum()) if both else None,  # type: ignore[operator]
             hamming=int((before != correct).sum()) if before is not None and correct is not None else None,
-            prediction_digest=hashlib.sha256(predictions.tobytes()).hexdigest(),
+            prediction_digest=agreement.prediction_digest(predictions),
             agreement=compared,
         ),
         correct,

@@ -14,13 +14,13 @@ from __future__ import annotations
 from typing import Final
 
 from evenfleet_agent.runtimes.interface import Runtime
-from evenfleet_agent.runtimes.litert import LiteRT
+from evenfleet_agent.runtimes.litert import LITERT
 from evenfleet_agent.runtimes.tensorflow import TensorFlow
-from evenfleet_agent.runtimes.tflite import TFLiteRuntime
+from evenfleet_agent.runtimes.tflite import TFLITE
 from evenfleet_shared.errors import ConfigError
 from evenfleet_shared.manifest import Format
 
-RUNTIMES: Final[tuple[Runtime, ...]] = (LiteRT(), TFLiteRuntime(), TensorFlow())
+RUNTIMES: Final[tuple[Runtime, ...]] = (LITERT, TFLITE, TensorFlow())
 
 
 def by_name(name: str) -> Runtime:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from evenfleet_agent.runtimes import flatbuffer
 from evenfleet_agent.runtimes.interface import Execution, Options
 from evenfleet_shared.errors import ModelRefusedError, RuntimeMissingError
-from evenfleet_shared.manifest import TensorSpec
+from evenfleet_shared.manifest import Format, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,13 +47,14 @@ _INTERPRETER_ERRORS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """A Python package that has the `Interpreter` class."""
+    """A `Runtime`: a Python package that has the `Interpreter` class."""
 
-    runtime: str
+    name: str
     module: str
     distribution: str
     install: str
     needs_numpy_1: bool
+    formats: tuple[Format, ...] = ("tflite",)
 
     def check(self) -> str:
         """See `Runtime`."""
@@ -88,7 +89,7 @@ class Package:
             return importlib.import_module(self.module)
         except ImportError as error:
             raise RuntimeMissingError(
-                f"runtime {self.runtime} is not installed here ({_one_line(error)}): {self.install}"
+                f"runtime {self.name} is not installed here ({_one_line(error)}): {self.install}"
             ) from None
 
     def _build(self, module: Any, source: dict[str, Any], options: Options, name: str) -> Any:
@@ -101,12 +102,12 @@ class Package:
 
             if self.needs_numpy_1 and not np.__version__.startswith("1."):
                 raise RuntimeMissingError(
-                    f"runtime {self.runtime} {self.version()} needs numpy < 2, found {np.__version__}: {self.install}"
+                    f"runtime {self.name} {self.version()} needs numpy < 2, found {np.__version__}: {self.install}"
                 ) from error
             raise self._refusal(name, error) from error
 
     def _refusal(self, name: str, error: BaseException) -> ModelRefusedError:
-        return ModelRefusedError(f"{self.runtime} {self.version()} cannot run {name}: {explain(str(error))}")
+        return ModelRefusedError(f"{self.name} {self.version()} cannot run {name}: {explain(str(error))}")
 
 
 class InterpretedModel:

@@ -5,38 +5,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
-from evenfleet_agent.runtimes.interface import Model, Options
 from evenfleet_agent.runtimes.interpreter import Package
-from evenfleet_shared.manifest import Format
 
-
-class TFLiteRuntime:
-    """`tflite_runtime.interpreter.Interpreter`."""
-
-    name: Final = "tflite"
-    formats: Final[tuple[Format, ...]] = ("tflite",)
-    install: Final = "pip install tflite-runtime 'numpy<2'  (Python 3.9 to 3.11, best in an environment of its own)"
-
-    def __init__(self) -> None:
-        self._package = Package(
-            runtime=self.name,
-            module="tflite_runtime.interpreter",
-            distribution="tflite-runtime",
-            install=self.install,
-            needs_numpy_1=True,
-        )
-
-    def version(self) -> str:
-        """See `Runtime`."""
-        return self._package.version()
-
-    def check(self) -> str:
-        """See `Runtime`."""
-        return self._package.check()
-
-    def load(self, artifact: Path, options: Options, sample_shape: tuple[int, ...] | None) -> Model:
-        """See `Runtime`."""
-        return self._package.load(artifact, options, sample_shape)
+TFLITE: Final = Package(
+    name="tflite",
+    module="tflite_runtime.interpreter",
+    distribution="tflite-runtime",
+    install="pip install tflite-runtime 'numpy<2'  (Python 3.9 to 3.11, best in an environment of its own)",
+    needs_numpy_1=True,
+)

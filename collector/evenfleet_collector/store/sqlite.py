@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -22,7 +23,7 @@ from urllib.parse import quote
 import msgspec
 from sqlite_utils import Database
 
-from evenfleet_collector.cell import Cell, ClassBaseline, ClassKey, Metric
+from evenfleet_collector.cell import Cell, ClassBaseline, ClassKey, Metric, peak_bytes
 from evenfleet_collector.seqs import contiguous, gaps, size
 from evenfleet_collector.store.rows import (
     UNEXPLAINED,
@@ -73,6 +74,9 @@ RECEIPT_LIST: Final = 256
 Connect = Callable[[], sqlite3.Connection]
 
 _LIFE: Final = "device = ? AND counter = ? AND random = ?"
+_NEWEST_POLICY: Final = "SELECT body FROM policies ORDER BY revision DESC LIMIT 1"
+_ASSIGNMENTS: Final = "SELECT device, release FROM assignments"
+_EVENTS: Final = "SELECT id, device, event, release, variant, detail, received_s FROM events"
 _CELL: Final = "device = ? AND release = ? AND variant = ?"
 
 
@@ -321,8 +325,7 @@ class SqliteWriter:
     def events(self, after: int, limit: int) -> Sequence[EventRow]:
         return _event_rows(
             self._all(
-                "SELECT id, device, event, release, variant, detail, received_s FROM events WHERE id > ?"
-                " ORDER BY id LIMIT ?",
+                f"{_EVENTS} WHERE id > ? ORDER BY id LIMIT ?",
                 (after, limit),
             )
         )
@@ -355,11 +358,10 @@ class SqliteWriter:
 
     def manifest(self, release: str) -> Manifest | None:
         row = self._one("SELECT manifest FROM releases WHERE release = ?", (release,))
-        return manifests.decode(row[0], f"release {release[:12]}") if row else None
+        return _manifest(release, row[0]) if row else None
 
     def policy(self) -> Policy:
-        row = self._one("SELECT body FROM policies ORDER BY revision DESC LIMIT 1", ())
-        return msgspec.json.decode(row[0], type=Policy) if row else Policy()
+        return _policy(self._all(_NEWEST_POLICY, ()))
 
     def put_policy(self, policy: Policy, now_s: float) -> None:
         self._run(
@@ -450,7 +452,7 @@ class SqliteWriter:
     # steer
 
     def assignments(self) -> dict[str, str | None]:
-        return dict(self._all("SELECT device, release FROM assignments", ()))
+        return dict(self._all(_ASSIGNMENTS, ()))
 
     def put_assignment(self, device: str, release: str | None, now_s: float) -> None:
         self._run(
@@ -647,8 +649,7 @@ class SqliteReader:
     def events(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[EventRow]:
         return _event_rows(
             self._all(
-                "SELECT id, device, event, release, variant, detail, received_s FROM events"
-                " WHERE device = ? AND id > ? ORDER BY id LIMIT ?",
+                f"{_EVENTS} WHERE device = ? AND id > ? ORDER BY id LIMIT ?",
                 (device, after, limit),
             )
         )
@@ -677,11 +678,10 @@ class SqliteReader:
         ]
 
     def policy(self) -> Policy:
-        rows = self._all("SELECT body FROM policies ORDER BY revision DESC LIMIT 1", ())
-        return msgspec.json.decode(rows[0][0], type=Policy) if rows else Policy()
+        return _policy(self._all(_NEWEST_POLICY, ()))
 
     def assignments(self) -> Mapping[str, str | None]:
-        return dict(self._all("SELECT device, release FROM assignments", ()))
+        return dict(self._all(_ASSIGNMENTS, ()))
 
     def credential(self, device: str) -> str | None:
         rows = self._all("SELECT token_hash FROM credentials WHERE device = ?", (device,))
@@ -764,6 +764,16 @@ _FLAGS: Final = (
 _RELEASES: Final = "SELECT release, model, pushed_s, manifest FROM releases"
 
 
+def _policy(rows: list[tuple[bytes]]) -> Policy:
+    return msgspec.json.decode(rows[0][0], type=Policy) if rows else Policy()
+
+
+# Asked for with every window that is judged; a release never changes.
+@lru_cache(maxsize=16)
+def _manifest(release: str, payload: bytes) -> Manifest:
+    return manifests.decode(payload, f"release {release[:12]}")
+
+
 def _flag_row(row: tuple[Any, ...]) -> FlagRow:
     flag_id, device, device_class, release, variant, metric, reason, opened_s, cleared_s, evidence = row
     return FlagRow(
@@ -782,9 +792,7 @@ def _flag_row(row: tuple[Any, ...]) -> FlagRow:
 
 def _release_row(row: tuple[Any, ...]) -> ReleaseRow:
     release, model, pushed_s, manifest = row
-    return ReleaseRow(
-        release=release, model=model, pushed_s=pushed_s, manifest=manifests.decode(manifest, f"release {release[:12]}")
-    )
+    return ReleaseRow(release=release, model=model, pushed_s=pushed_s, manifest=_manifest(release, manifest))
 
 
 def _event_rows(rows: Iterable[tuple[Any, ...]]) -> list[EventRow]:
@@ -803,7 +811,6 @@ def _window_rows(rows: Iterable[tuple[Any, ...]]) -> list[WindowRow]:
 
 def _window_values(window: Window, backfill: bool, now_s: float) -> tuple[Any, ...]:
     latency, accuracy = window.latency, window.accuracy
-    peak = next((reading.bytes for reading in window.memory if reading.kind == "peak_rss"), None)
     return (
         window.device,
         *window.incarnation,
@@ -818,6 +825,6 @@ def _window_values(window: Window, backfill: bool, now_s: float) -> tuple[Any, .
         latency.n if latency else None,
         accuracy.errors if accuracy else None,
         accuracy.n if accuracy else None,
-        peak,
+        peak_bytes(window),
         msgspec.json.encode(window),
     )

@@ -69,7 +69,7 @@ def test_interpreters_message_becomes_one_line(message, line):
 
 def test_package_that_is_not_installed_names_its_command():
     package = Package(
-        runtime="none", module="no_such_package", distribution="none", install="pip install it", needs_numpy_1=False
+        name="none", module="no_such_package", distribution="none", install="pip install it", needs_numpy_1=False
     )
     with pytest.raises(RuntimeMissingError, match="pip install it"):
         package.version()
