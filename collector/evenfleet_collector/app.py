@@ -171,7 +171,7 @@ class Collector:
             self._windows_came.clear()
             try:
                 more = await self._write(_judged, judge, time.time(), self._connected_since_s)
-                if await self._write(steer.step):
+                if await self._write(steer.step, time.time()):
                     self._rows_to_send.set()
             except StoreError as error:
                 log.error("%s; judging pauses", error)  # noqa: TRY400 - one line, the cause is in it

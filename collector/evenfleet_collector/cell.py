@@ -10,6 +10,8 @@ device that comes later is held to its class at once. Accuracy has its reference
 first window.
 
 * A window enters a bet only if it was counted against the limit in force, by a run that the baseline may be compared with.
+* A window of another file than the release names, or of another golden set, is compared with nothing.
+* A metric whose flag is open is `outside` until the flag is closed, whatever the window does not say of it.
 * Windows of a device that is throttled, or outside in accuracy, make no baseline.
 * A new policy revision starts all evidence anew and no baseline.
 """
@@ -27,8 +29,8 @@ from evenfleet_collector.detect.betting import BetState
 from evenfleet_collector.detect.fixed_set import FixedSetState, FixedSetWhy
 from evenfleet_collector.tolerance import ExceedanceTolerance, Policy, Verdict, comparability_key, differing_keys, log_a
 from evenfleet_shared import sketch
-from evenfleet_shared.manifest import Variant
-from evenfleet_shared.messages import Exceedance, Limit, RunContext, Window
+from evenfleet_shared.manifest import Manifest, Variant
+from evenfleet_shared.messages import Accuracy, Exceedance, Limit, RunContext, Window
 
 Metric = Literal["accuracy", "latency", "memory"]
 Phase = Literal["burn-in", "calibrating", "judged"]
@@ -145,7 +147,7 @@ class CellStep:
 
 
 def step(
-    cell: Cell, window: Window, run: RunContext, variant: Variant, baseline: ClassBaseline | None, policy: Policy
+    cell: Cell, window: Window, run: RunContext, manifest: Manifest, baseline: ClassBaseline | None, policy: Policy
 ) -> CellStep:
     """Judge one more window of a cell.
 
@@ -153,7 +155,7 @@ def step(
         cell: Before the window.
         window: The next one in order.
         run: What it was measured under.
-        variant: Its variant, with the reference result of the release.
+        manifest: Its release, which has the variant.
         baseline: The class's, None while it burns in.
         policy: What is tolerated.
     """
@@ -165,15 +167,18 @@ def step(
             memory=replace(BetState(), flagged=cell.memory.flagged),
         )
     cell = replace(cell, windows=cell.windows + 1)
-    keys = differing_keys(baseline.run, run) if baseline else ()
-    if keys and baseline:
-        return CellStep(cell=cell, metrics=_incomparable(keys, baseline.run, run), changes=())
+    variant = manifest.variant(window.variant)
+    incomparable = _incomparable(window, run, variant, baseline)
+    if incomparable:
+        return CellStep(cell=cell, metrics=withheld(cell, "incomparable", incomparable), changes=())
     metrics: list[MetricVerdict] = []
     changes: list[FlagChange] = []
     if window.accuracy is not None:
-        cell, verdict, change = _judge_accuracy(cell, window, variant, policy)
+        cell, verdict, change = _judge_accuracy(cell, window.accuracy, variant, manifest.golden.digest, policy)
         metrics.append(verdict)
         changes += change
+    elif cell.accuracy.flagged:
+        metrics.append(_withheld(cell, "accuracy", "undetermined", "this window has no accuracy"))
     if may_enter_baseline(cell, window):
         if baseline is None:
             cell = replace(cell, burn_in=cell.burn_in + 1)
@@ -191,6 +196,39 @@ def phase(cell: Cell, baseline: ClassBaseline | None) -> Phase:
     if baseline is None:
         return "burn-in"
     return "judged" if baseline.frozen else "calibrating"
+
+
+def is_flagged(cell: Cell, metric: Metric) -> bool:
+    """Return whether a metric's flag is open."""
+    flagged = {"accuracy": cell.accuracy.flagged, "latency": cell.latency.flagged, "memory": cell.memory.flagged}
+    return flagged[metric]
+
+
+def withheld(cell: Cell | None, verdict: Verdict, reason: str) -> tuple[MetricVerdict, ...]:
+    """Return a verdict on every metric where nothing could be judged: `outside` stays where a flag is open.
+
+    Args:
+        cell: None where none has been judged.
+        verdict: Of the metrics without a flag.
+        reason: Why nothing could be judged.
+    """
+    return tuple(_withheld(cell, metric, verdict, reason) for metric in METRICS)
+
+
+def _withheld(cell: Cell | None, metric: Metric, verdict: Verdict, reason: str) -> MetricVerdict:
+    if cell is not None and is_flagged(cell, metric):
+        return MetricVerdict(metric=metric, verdict="outside", reason=f"its flag is open; {reason}")
+    return MetricVerdict(metric=metric, verdict=verdict, reason=reason)
+
+
+def retired(cell: Cell) -> Cell:
+    """Return a cell whose device no longer runs the variant: should it come back, it starts without evidence."""
+    return replace(cell, latency=BetState(), memory=BetState(), accuracy=FixedSetState())
+
+
+def is_of_release(window: Window, variant: Variant) -> bool:
+    """Return whether a window measured the file that the release has for its variant."""
+    return window.artifact == variant.artifact.sha256
 
 
 def may_enter_baseline(cell: Cell, window: Window) -> bool:
@@ -346,27 +384,29 @@ def tolerance_of(metric: Metric, policy: Policy) -> ExceedanceTolerance:
     return policy.latency if metric == "latency" else policy.memory
 
 
-def _incomparable(keys: Sequence[str], reference: RunContext, run: RunContext) -> tuple[MetricVerdict, ...]:
-    named = ", ".join(f"{key} ({getattr(run, key)} here, {getattr(reference, key)} in its class)" for key in keys)
-    return tuple(
-        MetricVerdict(metric=metric, verdict="incomparable", reason=f"not comparable with its class: {named}")
-        for metric in METRICS
-    )
+def _incomparable(window: Window, run: RunContext, variant: Variant, baseline: ClassBaseline | None) -> str | None:
+    """Return why a window may be compared with nothing, None where it may."""
+    if not is_of_release(window, variant):
+        return (
+            f"not comparable: measured with the file {window.artifact[:12]}…, "
+            f"the release's is {variant.artifact.sha256[:12]}…"
+        )
+    keys = differing_keys(baseline.run, run) if baseline else ()
+    if not keys or baseline is None:
+        return None
+    named = ", ".join(f"{key} ({getattr(run, key)} here, {getattr(baseline.run, key)} in its class)" for key in keys)
+    return f"not comparable with its class: {named}"
 
 
 def _judge_accuracy(
-    cell: Cell, window: Window, variant: Variant, policy: Policy
+    cell: Cell, accuracy: Accuracy, variant: Variant, golden: str, policy: Policy
 ) -> tuple[Cell, MetricVerdict, list[FlagChange]]:
-    accuracy = window.accuracy
-    assert accuracy is not None
+    if accuracy.golden != golden:
+        reason = f"not comparable: measured on the golden set {accuracy.golden[:12]}…, the release's is {golden[:12]}…"
+        return cell, _withheld(cell, "accuracy", "incomparable", reason), []
     if accuracy.n != variant.reference.n:
         reason = f"measured on {accuracy.n} samples, the release's own result is on {variant.reference.n}"
-        flagged = cell.accuracy.flagged
-        return (
-            cell,
-            MetricVerdict(metric="accuracy", verdict="outside" if flagged else "undetermined", reason=reason),
-            [],
-        )
+        return cell, _withheld(cell, "accuracy", "undetermined", reason), []
     state, why = fixed_set.step(
         cell.accuracy,
         n=accuracy.n,

@@ -5,9 +5,13 @@ Decides nothing: `desired` does. Leaves the sending to `outgoing`.
 
 from __future__ import annotations
 
-from evenfleet_collector import desired
-from evenfleet_collector.store import Writer
+from evenfleet_collector import desired, shown
+from evenfleet_collector.containment import Containment
+from evenfleet_collector.store import Transaction, Writer
+from evenfleet_collector.store.rows import SteeredDevice
+from evenfleet_collector.tolerance import Policy
 from evenfleet_shared.manifest import Manifest
+from evenfleet_shared.messages import Desired
 
 
 class Steer:
@@ -16,30 +20,52 @@ class Steer:
     def __init__(self, store: Writer, artifacts_url: str) -> None:
         self._store = store
         self._artifacts_url = artifacts_url
+        self._contained = Containment("steering-failed")
 
-    def step(self) -> int:
-        """Write what devices should be told anew; return to how many."""
+    def step(self, now_s: float) -> int:
+        """Write what devices should be told anew; return to how many.
+
+        Args:
+            now_s: Seconds since 1970, by the collector's clock.
+        """
         with self._store.transaction() as tx:
             assigned = tx.assignments()
             policy = tx.policy()
             manifests: dict[str, Manifest | None] = {}
             changed = 0
             for device in tx.steerable():
-                release = assigned.get(device.device, assigned.get("*"))
-                if release is not None and release not in manifests:
-                    manifests[release] = tx.manifest(release)
-                manifest = manifests.get(release) if release else None
-                wanted = desired.compose(
-                    device.device,
-                    device.formats,
-                    (release, manifest) if release and manifest else None,
-                    tx.limits(release, device.device_class) if release else {},
-                    policy,
-                    self._artifacts_url,
-                    tx.desired(device.device),
-                    device.desired_revision,
-                )
-                if wanted is not None:
-                    tx.put_desired(wanted)
-                    changed += 1
+                with self._contained.part(tx, f"steering {device.device}"):
+                    release = assigned.get(device.device, assigned.get("*"))
+                    if release is not None and release not in manifests:
+                        manifests[release] = tx.manifest(release)
+                    manifest = manifests.get(release) if release else None
+                    told = (release, manifest) if release and manifest else None
+                    changed += self._steer(tx, device, told, policy, now_s)
         return changed
+
+    def _steer(
+        self, tx: Transaction, device: SteeredDevice, told: tuple[str, Manifest] | None, policy: Policy, now_s: float
+    ) -> bool:
+        wanted = desired.compose(
+            device.device,
+            device.formats,
+            told,
+            tx.limits(told[0], device.device_class) if told else {},
+            policy,
+            self._artifacts_url,
+            tx.desired(device.device),
+            device.desired_revision,
+        )
+        if wanted is None:
+            return False
+        tx.put_desired(wanted)
+        _expect(tx, wanted, device.device_class, now_s)
+        return True
+
+
+def _expect(tx: Transaction, desired: Desired, device_class: str, now_s: float) -> None:
+    """Show what a device is to run before anything comes of it, so that what never comes is noticed as silence."""
+    for wanted in desired.variants:
+        if desired.release and not tx.has_row(desired.device, desired.release, wanted.name):
+            reason = "told to run it, nothing measured yet"
+            tx.put_row(shown.waiting(desired.device, device_class, desired.release, wanted.name, reason, now_s))

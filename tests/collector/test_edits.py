@@ -13,6 +13,7 @@ import pytest
 
 from evenfleet_collector import access
 from evenfleet_collector.artifacts import ArtifactFolder
+from evenfleet_collector.cell import Cell, ClassKey
 from evenfleet_collector.edits import StoreEdits
 from evenfleet_collector.store.sqlite import SqliteReader, SqliteWriter, open_reader, open_writer
 from evenfleet_collector.tolerance import Policy
@@ -128,7 +129,10 @@ def test_a_policy_gets_the_next_revision_whatever_it_says(desk: Desk) -> None:
 def test_a_policy_shares_its_budget_among_the_streams_there_are(desk: Desk) -> None:
     with desk.writer.transaction() as tx:
         for number in range(40):
-            tx.put_row(cell_row(f"d{number}", "float32", RELEASE))
+            tx.put_cell(
+                Cell(device=f"d{number}", key=ClassKey(RELEASE, "float32", "bench-x86")),
+                cell_row(f"d{number}", "float32", RELEASE),
+            )
     desk.do(desk.edits.set_policy(Policy()))
 
     assert desk.reader.policy() == replace(Policy(), revision=2, streams=128)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from evenfleet_collector.cell import ClassKey
 from evenfleet_collector.ingest import Arrival, Ingest
 from evenfleet_collector.judge import Judge
+from evenfleet_collector.steer import Steer
 from evenfleet_collector.store.rows import CellRow, FlagRow
 from evenfleet_collector.store.sqlite import FILE_NAME, SqliteReader, SqliteWriter, open_reader, open_writer
 from evenfleet_collector.tolerance import Policy
@@ -32,6 +33,7 @@ NOW_S = 1.7e9
 MANIFEST, _ = small_manifest()
 PAYLOAD = manifests.encode(MANIFEST)
 RELEASE = manifests.digest(PAYLOAD)
+ARTIFACTS = {variant.name: variant.artifact.sha256 for variant in MANIFEST.variants}
 POLICY = Policy(revision=2, burn_in_windows=3, calibration_windows=3)
 STEADY = [1.0] * 20
 SLOW = [2.0] * 20
@@ -93,6 +95,7 @@ class Fleet:
         fields: dict[str, Any] = {
             "release": RELEASE,
             "variant": variant,
+            "artifact": ARTIFACTS.get(variant, "0" * 64),
             "context": messages.context_digest(run),
             "latency": latency(samples_ms),
             "exceedances": exceedances(samples_ms, limits),
@@ -111,6 +114,14 @@ class Fleet:
             for device in devices or (DEVICE,):
                 self.reports(1, device=device)
         assert self.cell(devices[0] if devices else DEVICE).phase == "judged"
+
+    def assigned(self, release: str | None) -> None:
+        """Assign a release, which the collector need not have, and tell the device."""
+        with self.writer.transaction() as tx:
+            if release and release != RELEASE:
+                tx.put_release(release, PAYLOAD, MANIFEST.model, self.now_s)
+            tx.put_assignment(DEVICE, release, self.now_s)
+        Steer(self.writer, "http://127.0.0.1:8080/api/v1/artifacts").step(self.now_s)
 
     def limits(self, variant: str = "float32", device_class: str = RUN.device_class) -> tuple[Limit, ...]:
         with self.writer.transaction() as tx:
@@ -306,18 +317,39 @@ def test_a_window_of_an_unknown_context_is_undetermined_and_the_next_one_recover
     assert (fleet.cell().phase, fleet.cell().windows) == ("burn-in", 1)
 
 
-@pytest.mark.parametrize(
-    ("changes", "missing"), [({"release": "f" * 64}, "f" * 12), ({"variant": "int4"}, f"int4 of {RELEASE[:12]}")]
-)
-def test_a_window_of_an_unknown_release_or_variant_is_undetermined(
-    fleet: Fleet, changes: dict[str, Any], missing: str
+@pytest.mark.parametrize("changes", [{"release": "f" * 64}, {"variant": "int4"}])
+def test_what_is_measured_of_unknown_releases_and_variants_is_counted_and_makes_no_cell(
+    fleet: Fleet, changes: dict[str, Any]
 ) -> None:
+    """A device may make up as many as it likes: they must take no place, and no share of the false-flag budget."""
     fleet.born()
-    fleet.take(fleet.measured(**changes))
+    fleet.take(fleet.measured(**changes), event(fleet.seq(), event="variant-refused", **{"release": RELEASE} | changes))
 
-    (cell,) = fleet.reader.cells()
-    assert cell.verdict == "undetermined"
-    assert missing in cell.reason
+    assert not fleet.reader.cells()
+    assert fleet.reader.stats().ingested["unknown-release"] == 1
+
+
+def test_a_window_of_another_file_than_the_releases_is_incomparable_and_makes_no_baseline(fleet: Fleet) -> None:
+    fleet.born()
+    fleet.reports(5, artifact="e" * 64)
+
+    cell = fleet.cell()
+    assert (cell.verdict, cell.phase) == ("incomparable", "burn-in")
+    assert "e" * 12 in cell.reason
+
+    fleet.reports(2)
+    assert fleet.cell().phase == "burn-in"
+    fleet.reports(1)
+    assert not fleet.limits()[0].limit_ms > 1.2
+
+
+def test_a_pass_over_another_golden_set_is_incomparable(fleet: Fleet) -> None:
+    fleet.born()
+    fleet.reports(5, accuracy=accuracy(4, golden="e" * 64))
+
+    assert fleet.metric("accuracy").verdict == "incomparable"
+    assert "golden set eeee" in fleet.metric("accuracy").reason
+    assert not fleet.flags()
 
 
 def test_a_pass_over_a_set_of_another_size_is_not_compared(fleet: Fleet) -> None:
@@ -621,6 +653,64 @@ def test_the_budget_makes_room_for_every_stream(fleet: Fleet, at_once: bool) -> 
     assert replace(policy, streams=64, revision=2) == POLICY
 
 
+# what fails
+
+
+def test_what_cannot_be_judged_is_passed_over_once_and_everything_else_goes_on(fleet: Fleet) -> None:
+    """One class's baseline is damaged: each of its windows fails, at this start and at every other."""
+    other = replace(RUN, device_class="board")
+    fleet.calibrated()
+    fleet.born("press-02", run=other)
+    damaged = fleet.measured()
+    with sqlite3.connect(fleet.directory / FILE_NAME) as db:
+        db.execute("UPDATE class_baselines SET body = 'damaged'")
+    sound = fleet.measured(device="press-02", run=other)
+    fleet.take(damaged, sound)
+
+    assert fleet.cell("press-02").windows == 1
+    assert fleet.skips() == [(1, damaged.seq, damaged.seq, "failed")]
+    assert (fleet.cell().verdict, fleet.cell().windows) == ("undetermined", 7)
+    assert f"window {damaged.seq} could not be judged" in fleet.cell().reason
+    assert fleet.reader.stats().ingested["judging-failed"] == 1
+
+    fleet.judge = Judge(fleet.writer)
+    fleet.step()
+    assert fleet.reader.stats().ingested["judging-failed"] == 1
+    assert fleet.reader.lag() == 0
+
+
+def test_a_class_whose_baseline_cannot_be_made_does_not_keep_its_devices_from_being_judged(fleet: Fleet) -> None:
+    fleet.born()
+    fleet.reports(2, accuracy=accuracy(1))
+    with sqlite3.connect(fleet.directory / FILE_NAME) as db:
+        db.execute("UPDATE windows SET body = 'damaged' WHERE seq = 2")
+    fleet.reports(3, accuracy=accuracy(1))
+
+    assert fleet.cell().phase == "burn-in"
+    assert fleet.metric("accuracy").verdict == "within"
+    assert not fleet.skips()
+
+
+def test_a_device_that_sends_every_other_number_is_judged_like_any_other(fleet: Fleet) -> None:
+    fleet.born()
+    every_other = [fleet.measured() for _ in range(600)][::2]
+    fleet.take(*every_other)
+
+    assert fleet.cell().windows == 300 - 2  # the last two gaps have not three windows behind them yet
+    assert len(fleet.skips()) == 297
+
+
+def test_one_step_takes_no_more_than_its_share_of_a_long_queue(fleet: Fleet) -> None:
+    fleet.born()
+    Ingest(fleet.writer).save([arrival(fleet.measured()) for _ in range(1200)], fleet.now_s)
+
+    counts = []
+    while fleet.judge.step(fleet.now_s, connected_since_s=None):
+        counts.append(fleet.cell().windows)
+    assert counts == [500, 1000]
+    assert fleet.cell().windows == 1200
+
+
 # silence
 
 
@@ -663,10 +753,108 @@ def test_silence_neither_clears_nor_opens_a_flag(fleet: Fleet) -> None:
     fleet.reports(5, SLOW)
     fleet.now_s += 1e6
     fleet.step(connected_since_s=NOW_S)
-    fleet.reports(1, SLOW)
 
+    assert (fleet.cell().verdict, fleet.metric("latency").verdict) == ("outside", "outside")
+    assert "nothing heard of the device" in fleet.cell().reason
+    assert fleet.metric("memory").verdict == "silent"
+
+    fleet.reports(1, SLOW)
     assert len(fleet.flags(only_open=True)) == 1
     assert fleet.cell().verdict == "outside"
+
+
+def test_a_variant_that_stops_is_silent_though_its_device_goes_on_with_another(fleet: Fleet) -> None:
+    fleet.born()
+    fleet.reports(3)
+    fleet.reports(3, variant="int8")
+    for _ in range(4):
+        fleet.now_s += 300
+        fleet.reports(1)
+        fleet.step(connected_since_s=NOW_S - 1e6)
+
+    assert fleet.cell().verdict == "undetermined"
+    assert fleet.cell(variant="int8").verdict == "silent"
+    assert "no window of this variant" in fleet.cell(variant="int8").reason
+    assert fleet.cell(variant="int8").p95_ms == 1.0
+
+
+def test_a_variant_that_was_to_run_and_never_came_is_silent(fleet: Fleet) -> None:
+    fleet.born()
+    fleet.assigned(RELEASE)
+    assert fleet.cell(variant="int8").verdict == "undetermined"
+    fleet.now_s += 901
+    fleet.reports(1)
+    fleet.step(connected_since_s=NOW_S - 1e6)
+
+    assert fleet.cell(variant="int8").verdict == "silent"
+    assert fleet.cell().verdict == "undetermined"
+
+
+@pytest.mark.parametrize("instead", [None, "f" * 64])
+def test_flags_of_what_is_not_run_any_more_are_closed_once_nothing_comes_of_it(
+    fleet: Fleet, instead: str | None
+) -> None:
+    fleet.calibrated()
+    fleet.assigned(RELEASE)
+    fleet.reports(5, SLOW, accuracy=accuracy(4))
+    assert {flag.metric for flag in fleet.flags(only_open=True)} == {"latency", "accuracy"}
+
+    fleet.assigned(instead)
+    fleet.reports(1, SLOW, accuracy=accuracy(4))
+    assert len(fleet.flags(only_open=True)) == 2  # the device goes on until it has the other release
+    fleet.now_s += 901
+    fleet.step(connected_since_s=NOW_S - 1e6)
+
+    assert not fleet.flags(only_open=True)
+    assert fleet.cell().verdict == "undetermined"
+    assert "not run any more" in fleet.cell().reason
+
+    fleet.assigned(RELEASE)
+    fleet.reports(1)
+    assert fleet.cell().verdict == "undetermined"
+
+
+def test_a_cell_that_was_silent_when_its_release_was_replaced_is_retired_too(fleet: Fleet) -> None:
+    fleet.calibrated()
+    fleet.assigned(RELEASE)
+    fleet.reports(5, SLOW)
+    fleet.now_s += 901
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert len(fleet.flags(only_open=True)) == 1
+
+    fleet.assigned(None)
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert not fleet.flags(only_open=True)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"run": replace(RUN, threads=4)},
+        {"context": "e" * 64},
+        {"artifact": "e" * 64},
+        {"accuracy": accuracy(4, golden="e" * 64)},
+        {"accuracy": None},
+    ],
+)
+def test_an_open_flag_is_outside_whatever_the_next_window_lacks(fleet: Fleet, odd: dict[str, Any]) -> None:
+    fleet.calibrated()
+    fleet.reports(5, SLOW, accuracy=accuracy(4))
+    fleet.born(run=odd.get("run", RUN))
+    fleet.take(fleet.measured(**odd))
+
+    assert len(fleet.flags(only_open=True)) == 2
+    assert fleet.cell().verdict == "outside"
+    assert "accuracy" in fleet.cell().reason
+    assert "latency" in fleet.cell().reason
+
+
+def test_a_refused_variant_keeps_its_open_flag_in_view(fleet: Fleet) -> None:
+    fleet.calibrated()
+    fleet.reports(5, SLOW)
+    fleet.take(event(fleet.seq(), event="variant-refused", release=RELEASE, variant="float32", detail="too new"))
+
+    assert (fleet.cell().verdict, fleet.cell().refusal) == ("outside", "too new")
 
 
 # death

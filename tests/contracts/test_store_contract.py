@@ -348,6 +348,25 @@ def test_windows_of_a_life_are_in_the_order_of_their_numbers(store: Store) -> No
         assert [row.window.seq for row in tx.windows_in(DEVICE, LIFE, 2, 3)] == [2, 3]
 
 
+def test_what_stands_further_on_in_the_log_is_found_by_its_number(store: Store) -> None:
+    with store.writer.transaction() as tx:
+        tx.add_windows([NewWindow(window=window(seq), backfill=False) for seq in (4, 2, 3, 1)], NOW_S)
+        four, two, *_ = tx.arrivals(0, 10)
+
+        assert tx.first_behind(DEVICE, LIFE, 1, 4, four.id) == 1
+        assert tx.first_behind(DEVICE, LIFE, 2, 4, two.id) == 3
+        assert tx.first_behind(DEVICE, LIFE, 4, 4, two.id) is None
+
+
+def test_when_the_next_windows_of_a_life_were_received(store: Store) -> None:
+    with store.writer.transaction() as tx:
+        for seq in (9, 7, 3, 5):
+            tx.add_windows([NewWindow(window=window(seq), backfill=False)], NOW_S + seq)
+
+        assert tx.received_from(DEVICE, LIFE, 4, 2) == [NOW_S + 5, NOW_S + 7]
+        assert tx.received_from(DEVICE, LIFE, 9, 2) == [NOW_S + 9]
+
+
 def test_a_cells_windows_are_those_that_were_judged_in_order_and_not_those_passed_over(store: Store) -> None:
     second = Incarnation(2, "bbbbbbbb")
     with store.writer.transaction() as tx:
@@ -539,22 +558,61 @@ def test_a_cells_state_survives_a_row_that_is_only_shown(store: Store) -> None:
         assert tx.cell(DEVICE, RELEASE, "float32") == cell
         assert tx.cell("shown-only", RELEASE, "float32") is None
         assert tx.class_cells(KEY) == [cell]
-        assert tx.cell_count() == 2
+        assert tx.cell_count() == 1
+        assert tx.has_row("shown-only", RELEASE, "float32")
+        assert not tx.has_row("shown-only", RELEASE, "int8")
 
     (row, _) = store.reader.cells()
     assert row.verdict == "silent"
 
 
-def test_silent_cells_are_those_of_devices_not_heard_of_since(store: Store) -> None:
+def test_quiet_cells_are_those_not_heard_of_since(store: Store) -> None:
     with store.writer.transaction() as tx:
-        for device, seen_s in (("old", NOW_S), ("new", NOW_S + 100)):
-            tx.see_device(device, seen_s)
-            tx.put_row(cell_row(device, "float32", RELEASE))
+        tx.see_device(DEVICE, NOW_S + 100)
+        cell = Cell(device=DEVICE, key=KEY)
+        tx.put_cell(cell, cell_row(DEVICE, "float32", RELEASE))
+        tx.put_row(cell_row(DEVICE, "int8", RELEASE))
+        tx.put_row(cell_row("never-seen", "int8", RELEASE))
+        tx.hear_cell(DEVICE, RELEASE, "int8", NOW_S + 50)
 
-        (row,) = tx.silent_since(NOW_S + 50)
-        assert row.device == "old"
-        tx.put_row(replace(row, verdict="silent"))
-        assert not tx.silent_since(NOW_S + 50)
+        never, heard = tx.quiet_since(NOW_S + 50, 10)
+        assert (heard.row.variant, heard.cell, heard.device_heard_s) == ("float32", cell, NOW_S + 100)
+        assert (never.row.device, never.cell, never.device_heard_s) == ("never-seen", None, None)
+        assert len(tx.quiet_since(NOW_S + 50, 1)) == 1
+        assert not tx.quiet_since(NOW_S, 10)
+
+
+def test_a_cell_that_was_set_aside_is_looked_at_again_when_heard_of_or_told_something(store: Store) -> None:
+    def quiet() -> list[str]:
+        return sorted(one.row.device for one in tx.quiet_since(NOW_S + 1, 10))
+
+    with store.writer.transaction() as tx:
+        for device in ("heard", "told", "left"):
+            tx.put_row(cell_row(device, "float32", RELEASE))
+            tx.set_aside(device, RELEASE, "float32")
+        assert quiet() == []
+
+        tx.hear_cell("heard", RELEASE, "float32", NOW_S)
+        tx.put_desired(
+            Desired(device="told", revision=1, release=None, artifacts_url="http://127.0.0.1", window_length_s=300.0)
+        )
+        assert quiet() == ["heard", "told"]
+
+
+def test_a_part_that_fails_is_undone_and_what_was_before_stays(store: Store) -> None:
+    def fail() -> None:
+        with tx.part():
+            tx.see_device("in-the-part", NOW_S)
+            raise ZeroDivisionError
+
+    with store.writer.transaction() as tx:
+        tx.see_device("before", NOW_S)
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        with tx.part():
+            tx.see_device("in-a-good-part", NOW_S)
+
+    assert [row.device for row in store.reader.devices()] == ["before", "in-a-good-part"]
 
 
 def test_flags_open_and_close(store: Store) -> None:

@@ -26,13 +26,14 @@ from evenfleet_shared.messages import (
     Window,
 )
 from evenfleet_shared.metrics import nearest_rank
-from fakes.stores import run_context
+from fakes.stores import run_context, small_manifest
 
 DEVICE = "press-01"
 LIFE = Incarnation(1, "aaaaaaaa")
 RELEASE = "0" * 64
 SESSION = "5e551011"
 RUN = run_context()
+GOLDEN = small_manifest()[0].golden.digest
 
 
 def digest(text: str) -> str:
@@ -127,7 +128,7 @@ def exceedances(samples_ms: Sequence[float], limits: Sequence[Limit]) -> tuple[E
     )
 
 
-def accuracy(errors: int, n: int = 4, *, golden: str = "0" * 64) -> Accuracy:
+def accuracy(errors: int, n: int = 4, *, golden: str = GOLDEN) -> Accuracy:
     """Return a pass over a set of two classes in which `errors` samples of the first were taken for the second."""
     first = (n + 1) // 2
     return Accuracy(

@@ -196,8 +196,10 @@ class Walk:
                 "The judge bets",
                 (
                     "evenfleet_collector.judge:Judge.step",
+                    "evenfleet_collector.assess:assess",
                     "evenfleet_collector.cell:step",
                     "evenfleet_collector.detect.betting:step",
+                    "evenfleet_collector.shown:judged",
                 ),
                 "In order of (incarnation, seq), behind what has arrived without a gap. The share of samples above the limit "
                 "adds to the evidence, or takes from it. One window is never enough:",

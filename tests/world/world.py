@@ -162,7 +162,7 @@ class CollectorLife:
     def _work(self) -> None:
         while self._judge.step(self._world.now_s, connected_since_s=self._world.now_s - 1e6):
             pass
-        self._steer.step()
+        self._steer.step(self._world.now_s)
         due = outgoing.due(self.store)
         try:
             for one in due:

@@ -21,6 +21,7 @@ from evenfleet_collector.store.rows import (
     IncarnationRow,
     LossRow,
     NewWindow,
+    QuietCell,
     ReleaseRow,
     Stats,
     SteeredDevice,
@@ -120,6 +121,10 @@ class Reader(Protocol):
 class Transaction(Protocol):
     """What the loops may do between one BEGIN and its COMMIT; each method speaks of one kind of row."""
 
+    def part(self) -> AbstractContextManager[None]:
+        """Return a context: what is done within is undone if an error leaves it, what was done before stays."""
+        ...
+
     # ingest: what came
 
     def incarnation(self, device: str, incarnation: Incarnation) -> IncarnationRow:
@@ -208,6 +213,16 @@ class Transaction(Protocol):
         """Return an incarnation's windows numbered `first` to `last`, by number."""
         ...
 
+    def first_behind(
+        self, device: str, incarnation: Incarnation, first: int, last: int, log_position: int
+    ) -> int | None:
+        """Return the lowest of the numbers `first` to `last` whose window stands behind a position of the log."""
+        ...
+
+    def received_from(self, device: str, incarnation: Incarnation, seq: int, limit: int) -> Sequence[float]:
+        """Return when the first `limit` windows numbered `seq` or above were received, by number."""
+        ...
+
     def cell_windows(self, device: str, release: str, variant: str) -> Sequence[WindowRow]:
         """Return a cell's windows in order of incarnation and number, as far as they were judged."""
         ...
@@ -229,7 +244,7 @@ class Transaction(Protocol):
         ...
 
     def cell_count(self) -> int:
-        """Return how many cells there are."""
+        """Return how many cells have been judged."""
         ...
 
     def add_skip(self, device: str, incarnation: Incarnation, first: int, last: int, reason: str) -> None:
@@ -272,12 +287,24 @@ class Transaction(Protocol):
         """Write the judge's state of a cell and what readers see of it; the row's version is given anew."""
         ...
 
-    def silent_since(self, heard_before_s: float) -> Sequence[CellRow]:
-        """Return the cells, not silent yet, whose device was last heard of before then."""
+    def put_row(self, row: CellRow) -> None:
+        """Write what readers see of a cell, its state unchanged; a cell that is new counts as heard of now."""
         ...
 
-    def put_row(self, row: CellRow) -> None:
-        """Write what readers see of a cell, its state unchanged."""
+    def has_row(self, device: str, release: str, variant: str) -> bool:
+        """Return whether readers see anything of a cell."""
+        ...
+
+    def hear_cell(self, device: str, release: str, variant: str, now_s: float) -> None:
+        """Note that a window of a cell came."""
+        ...
+
+    def quiet_since(self, heard_before_s: float, limit: int) -> Sequence[QuietCell]:
+        """Return the cells last heard of before then that were not set aside since."""
+        ...
+
+    def set_aside(self, device: str, release: str, variant: str) -> None:
+        """Leave a cell out of `quiet_since` until it is heard of, or its device is told something new."""
         ...
 
     def open_flag(self, flag: FlagRow) -> None:
@@ -311,7 +338,7 @@ class Transaction(Protocol):
         ...
 
     def put_desired(self, desired: Desired) -> None:
-        """Write what a device should do, to be sent."""
+        """Write what a device should do, to be sent; none of its cells is set aside any more."""
         ...
 
     # access and releases

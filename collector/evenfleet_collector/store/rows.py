@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from evenfleet_collector.cell import Metric, MetricVerdict
+from evenfleet_collector.cell import Cell, Metric, MetricVerdict
 from evenfleet_collector.seqs import Ranges
 from evenfleet_collector.tolerance import Verdict
 from evenfleet_shared.manifest import Format, Manifest
@@ -66,6 +66,15 @@ class CellRow:
     peak_bytes: int | None
     run: RunContext | None
     updated_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuietCell:
+    """A cell of which nothing has come for a while, and when its device was last heard of at all."""
+
+    row: CellRow
+    cell: Cell | None
+    device_heard_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +194,9 @@ class ArrivalRow:
     id: int
     device: str
     incarnation: Incarnation
+    release: str
+    variant: str
+    received_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -169,5 +169,15 @@ def m002_lives_by_when_heard(db: Database) -> None:
     db.table("incarnations").add_column("heard", int, not_null_default=0)
 
 
+@migrations()
+def m003_cells_by_when_heard(db: Database) -> None:
+    """Note when a window of each cell came last, and which cells nothing is waited for from."""
+    cells = db.table("cells")
+    cells.add_column("heard_s", float)
+    cells.add_column("set_aside", int, not_null_default=0)
+    db.execute("UPDATE cells SET heard_s = updated_s")
+    cells.create_index(["set_aside", "heard_s"])
+
+
 def _create(db: Database, name: str, columns: dict[str, Any], *, pk: str | tuple[str, ...]) -> None:
     db.table(name).create(columns, pk=pk)

@@ -37,6 +37,7 @@ from evenfleet_collector.store.rows import (
     IncarnationRow,
     LossRow,
     NewWindow,
+    QuietCell,
     ReleaseRow,
     Stats,
     SteeredDevice,
@@ -128,6 +129,22 @@ class SqliteWriter:
         except sqlite3.Error as error:
             raise StoreError(f"the store refused to write: {error}; nothing of this batch was kept") from error
 
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        try:
+            self._connection.execute("SAVEPOINT part")
+            try:
+                yield
+            except BaseException:
+                # A full disk or a lost file has undone the whole transaction already.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK TO part")
+                    self._connection.execute("RELEASE part")
+                raise
+            self._connection.execute("RELEASE part")
+        except sqlite3.Error as error:
+            raise StoreError(f"the store refused to write: {error}; nothing of this batch was kept") from error
+
     # ingest
 
     def incarnation(self, device: str, incarnation: Incarnation) -> IncarnationRow:
@@ -146,9 +163,9 @@ class SqliteWriter:
             " ON CONFLICT DO UPDATE SET floor = excluded.floor, highest = excluded.highest, heard = excluded.heard",
             (*key, row.floor, row.highest, row.device),
         )
-        before = self._settled(key)
-        gone = [(*key, first) for first, last in before if (first, last) not in row.settled]
-        new = [(*key, first, last) for first, last in row.settled if (first, last) not in before]
+        before, after = set(self._settled(key)), set(row.settled)
+        gone = [(*key, first) for first, _ in before - after]
+        new = [(*key, first, last) for first, last in after - before]
         self._many(f"DELETE FROM settled WHERE {_LIFE} AND first = ?", gone)
         self._many("INSERT INTO settled (device, counter, random, first, last) VALUES (?, ?, ?, ?, ?)", new)
 
@@ -274,9 +291,16 @@ class SqliteWriter:
 
     def arrivals(self, after: int, limit: int) -> Sequence[ArrivalRow]:
         rows = self._all(
-            "SELECT id, device, counter, random FROM windows WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
+            "SELECT id, device, counter, random, release, variant, received_s FROM windows WHERE id > ?"
+            " ORDER BY id LIMIT ?",
+            (after, limit),
         )
-        return [ArrivalRow(id=i, device=device, incarnation=Incarnation(c, r)) for i, device, c, r in rows]
+        return [
+            ArrivalRow(
+                id=i, device=device, incarnation=Incarnation(c, r), release=release, variant=variant, received_s=at
+            )
+            for i, device, c, r, release, variant, at in rows
+        ]
 
     def judging(self, device: str, incarnation: Incarnation) -> int:
         row = self._one(f"SELECT judged_to FROM incarnations WHERE {_LIFE}", (device, *incarnation))
@@ -310,14 +334,31 @@ class SqliteWriter:
             )
         )
 
+    def first_behind(
+        self, device: str, incarnation: Incarnation, first: int, last: int, log_position: int
+    ) -> int | None:
+        row = self._one(
+            f"SELECT seq FROM windows WHERE {_LIFE} AND seq BETWEEN ? AND ? AND id > ? ORDER BY seq LIMIT 1",
+            (device, *incarnation, first, last, log_position),
+        )
+        return int(row[0]) if row else None
+
+    def received_from(self, device: str, incarnation: Incarnation, seq: int, limit: int) -> Sequence[float]:
+        rows = self._all(
+            f"SELECT received_s FROM windows WHERE {_LIFE} AND seq >= ? ORDER BY seq LIMIT ?",
+            (device, *incarnation, seq, limit),
+        )
+        return [received_s for (received_s,) in rows]
+
     def cell_windows(self, device: str, release: str, variant: str) -> Sequence[WindowRow]:
         return _window_rows(
             self._all(
                 "SELECT w.id, w.received_s, w.backfill, w.body FROM windows w JOIN incarnations i"
                 " ON i.device = w.device AND i.counter = w.counter AND i.random = w.random AND w.seq <= i.judged_to"
-                " WHERE w.device = ? AND w.release = ? AND w.variant = ? AND NOT EXISTS (SELECT 1 FROM skips s"
-                " WHERE s.device = w.device AND s.counter = w.counter AND s.random = w.random"
-                " AND w.seq BETWEEN s.first AND s.last) ORDER BY w.counter, w.random, w.seq",
+                # Skips of one life do not overlap: only the last one that begins before a window can hold it.
+                " WHERE w.device = ? AND w.release = ? AND w.variant = ? AND NOT coalesce((SELECT s.last >= w.seq"
+                " FROM skips s WHERE s.device = w.device AND s.counter = w.counter AND s.random = w.random"
+                " AND s.first <= w.seq ORDER BY s.first DESC LIMIT 1), 0) ORDER BY w.counter, w.random, w.seq",
                 (device, release, variant),
             )
         )
@@ -342,7 +383,7 @@ class SqliteWriter:
         return self._one("SELECT 1 FROM devices WHERE device = ?", (device,)) is not None
 
     def cell_count(self) -> int:
-        (count,) = self._one("SELECT count(*) FROM cells", ()) or (0,)
+        (count,) = self._one("SELECT count(*) FROM cells WHERE state IS NOT NULL", ()) or (0,)
         return int(count)
 
     def add_skip(self, device: str, incarnation: Incarnation, first: int, last: int, reason: str) -> None:
@@ -403,10 +444,10 @@ class SqliteWriter:
         (version,) = self._one("SELECT coalesce(max(version), 0) + 1 FROM cells", ()) or (1,)
         row = replace(row, version=version)
         self._run(
-            "INSERT INTO cells (device, release, variant, device_class, verdict, version, updated_s, row)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET device_class = excluded.device_class,"
-            " verdict = excluded.verdict, version = excluded.version, updated_s = excluded.updated_s,"
-            " row = excluded.row",
+            "INSERT INTO cells (device, release, variant, device_class, verdict, version, updated_s, row, heard_s,"
+            " set_aside) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT DO UPDATE SET"
+            " device_class = excluded.device_class, verdict = excluded.verdict, version = excluded.version,"
+            " updated_s = excluded.updated_s, row = excluded.row",
             (
                 row.device,
                 row.release,
@@ -416,16 +457,33 @@ class SqliteWriter:
                 version,
                 row.updated_s,
                 msgspec.json.encode(row),
+                row.updated_s,
             ),
         )
 
-    def silent_since(self, heard_before_s: float) -> Sequence[CellRow]:
+    def has_row(self, device: str, release: str, variant: str) -> bool:
+        return self._one(f"SELECT 1 FROM cells WHERE {_CELL}", (device, release, variant)) is not None
+
+    def hear_cell(self, device: str, release: str, variant: str, now_s: float) -> None:
+        self._run(f"UPDATE cells SET heard_s = ?, set_aside = 0 WHERE {_CELL}", (now_s, device, release, variant))
+
+    def quiet_since(self, heard_before_s: float, limit: int) -> Sequence[QuietCell]:
         rows = self._all(
-            "SELECT c.row FROM cells c JOIN devices d ON d.device = c.device"
-            " WHERE d.last_seen_s < ? AND c.verdict != 'silent' ORDER BY c.device, c.variant",
-            (heard_before_s,),
+            "SELECT c.row, c.state, d.last_seen_s FROM cells c LEFT JOIN devices d ON d.device = c.device"
+            " WHERE c.set_aside = 0 AND c.heard_s < ? ORDER BY c.heard_s, c.device, c.variant LIMIT ?",
+            (heard_before_s, limit),
         )
-        return [msgspec.json.decode(row, type=CellRow) for (row,) in rows]
+        return [
+            QuietCell(
+                row=msgspec.json.decode(row, type=CellRow),
+                cell=msgspec.json.decode(state, type=Cell) if state else None,
+                device_heard_s=heard_s,
+            )
+            for row, state, heard_s in rows
+        ]
+
+    def set_aside(self, device: str, release: str, variant: str) -> None:
+        self._run(f"UPDATE cells SET set_aside = 1 WHERE {_CELL}", (device, release, variant))
 
     def open_flag(self, flag: FlagRow) -> None:
         self._run(
@@ -494,6 +552,7 @@ class SqliteWriter:
             " ON CONFLICT DO UPDATE SET revision = excluded.revision, sent = 0, body = excluded.body",
             (desired.device, desired.revision, msgspec.json.encode(desired)),
         )
+        self._run("UPDATE cells SET set_aside = 0 WHERE device = ?", (desired.device,))
 
     # access and releases
 

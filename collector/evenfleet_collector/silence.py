@@ -1,0 +1,75 @@
+"""Notice what should be heard of and is not, and close the books on what is not run any more.
+
+A step of the judge. Silence is a cell's, not a device's: a device that goes on with one variant may have lost another.
+
+* Only a cell that its device is to run can be silent. One that it is not to run, and of which nothing comes any more,
+  is retired: its flags are closed, and it starts without evidence should it come back.
+* Silence neither opens nor closes a flag.
+* It counts only while the collector itself could hear.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from evenfleet_collector import cell as cells
+from evenfleet_collector import shown
+from evenfleet_collector.store import Transaction
+from evenfleet_collector.store.rows import CellRow, QuietCell
+from evenfleet_collector.tolerance import Policy
+from evenfleet_shared.messages import Desired
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 500
+
+
+def note(tx: Transaction, policy: Policy, now_s: float, connected_since_s: float) -> bool:
+    """Write down which cells are silent and which are retired; return whether there are more.
+
+    Args:
+        tx: The judge's transaction.
+        policy: Says after how long.
+        now_s: Seconds since 1970, by the collector's clock.
+        connected_since_s: Since when the collector can hear devices.
+    """
+    after_s = policy.silent_after_s
+    if now_s - connected_since_s < after_s:
+        return False
+    quiet = tx.quiet_since(now_s - after_s, BATCH)
+    for one in quiet:
+        row = one.row
+        desired = tx.desired(row.device)
+        if desired is not None and not _is_to_run(desired, row):
+            _retire(tx, one, desired, now_s)
+        elif row.refusal is None:
+            tx.put_row(shown.silent(row, one.cell, _reason(one, now_s - after_s, after_s), now_s))
+        tx.set_aside(row.device, row.release, row.variant)
+    return len(quiet) == BATCH
+
+
+def _is_to_run(desired: Desired, row: CellRow) -> bool:
+    return desired.release == row.release and any(wanted.name == row.variant for wanted in desired.variants)
+
+
+def _retire(tx: Transaction, quiet: QuietCell, desired: Desired, now_s: float) -> None:
+    row, cell = quiet.row, quiet.cell
+    told = f"release {desired.release[:12]}…" if desired.release else "nothing"
+    if desired.release == row.release:
+        told = f"other variants of {told}"
+    ended = shown.retired(row, f"not run any more: the device is to run {told}", now_s)
+    if cell is None:
+        tx.put_row(ended)
+        return
+    for metric in cells.METRICS:
+        if cells.is_flagged(cell, metric):
+            log.info("closed, not run any more: %s %s %s", row.device, row.variant, metric)
+            tx.clear_flag(row.device, row.release, row.variant, metric, now_s)
+    tx.put_cell(cells.retired(cell), ended)
+
+
+def _reason(quiet: QuietCell, heard_before_s: float, after_s: float) -> str:
+    if quiet.device_heard_s is None or quiet.device_heard_s < heard_before_s:
+        return f"nothing heard of the device for more than {after_s:g} s"
+    return f"the device is heard of, but no window of this variant came for more than {after_s:g} s"
