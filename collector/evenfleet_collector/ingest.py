@@ -7,6 +7,8 @@ Leaves to `link` where arrivals come from and when they are acknowledged (after 
 * Whatever arrives, the batch it is in goes through: a message that cannot be taken is a dead letter and, where its
   header can be read, a refusal by number, so that its device lets go of it.
 * A number below a device's floor that has not arrived is a loss row: nothing waits for it.
+* What is remembered of one incarnation's numbers is bounded: a message that would make one stretch more than
+  `MAX_STRETCHES` is not taken, and no receipt says it was. Its device sends what the receipt shows missing first.
 * Every batch leaves a receipt due to each device in it, duplicates included, for the receipt before may have been lost.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from evenfleet_collector import seqs
 from evenfleet_collector.store import Transaction, Writer
@@ -21,6 +24,12 @@ from evenfleet_collector.store.rows import UNEXPLAINED, IncarnationRow, LossRow,
 from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import MessageError
 from evenfleet_shared.messages import Context, Header, Incarnation, Numbered, Refusal, State, Window
+
+
+# An agent of ours has at most 1,000 messages under way.
+MAX_STRETCHES: Final = 2048
+
+Settling = Literal["new", "duplicate", "too-many-gaps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +108,10 @@ class _Batch:
 
     def _take(self, message: Numbered, *, backfill: bool) -> None:
         life = self.life(message.device, message.incarnation)
-        if not life.settle(message.seq):
-            self._tx.tally("duplicate", 1)
+        settling = life.settle(message.seq)
+        self._tx.tally("committed" if settling == "new" else settling, 1)
+        if settling != "new":
             return
-        self._tx.tally("committed", 1)
         if isinstance(message, Window):
             life.windows.append(NewWindow(window=message, backfill=backfill))
         elif isinstance(message, Context):
@@ -126,15 +135,18 @@ class _Life:
         self._row = row
         self._now_s = now_s
 
-    def settle(self, seq: int) -> bool:
-        """Count a number as settled; False where it was already."""
+    def settle(self, seq: int) -> Settling:
+        """Count a number as settled, unless it was already, or there is no room to remember it."""
         if seqs.contains(self._row.settled, seq):
-            return False
-        self._row = replace(self._row, settled=seqs.union([*self._row.settled, (seq, seq)]))
-        return True
+            return "duplicate"
+        settled = seqs.add(self._row.settled, seq)
+        if len(settled) > max(MAX_STRETCHES, len(self._row.settled)):
+            return "too-many-gaps"
+        self._row = replace(self._row, settled=settled)
+        return "new"
 
     def refuse(self, seq: int, reason: str) -> None:
-        if seq and self.settle(seq):
+        if seq and self.settle(seq) == "new":
             self._tx.add_refusal(self._row.device, self._row.incarnation, Refusal(seq=seq, reason=reason))
 
     def hear(self, header: Header) -> None:
@@ -147,9 +159,12 @@ class _Life:
         if reason != UNEXPLAINED:
             self._tx.explain_loss(self._loss(first, last, reason))
         lost = seqs.missing(row.settled, first, last)
+        settled = seqs.union([*row.settled, *lost])
+        if len(settled) > max(MAX_STRETCHES, len(row.settled)):
+            return  # what lies below the floor is closed by that, and joins what is there
         for low, high in lost:
             self._tx.add_loss(self._loss(low, high, reason), self._now_s)
-        self._row = replace(row, settled=seqs.union([*row.settled, *lost]))
+        self._row = replace(row, settled=settled)
 
     def write(self) -> None:
         self._tx.add_windows(self.windows, self._now_s)

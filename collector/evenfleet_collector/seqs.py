@@ -6,6 +6,7 @@ many numbers it holds, so it can outlive the messages themselves, and an old dup
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -33,7 +34,29 @@ def contains(ranges: Ranges, seq: int) -> bool:
     >>> contains(((1, 3), (8, 9)), 4), contains(((1, 3), (8, 9)), 8)
     (False, True)
     """
-    return any(first <= seq <= last for first, last in ranges)
+    index = _next(ranges, seq)
+    return index > 0 and seq <= ranges[index - 1][1]
+
+
+def add(ranges: Ranges, seq: int) -> Ranges:
+    """Return the set with one more number, which must not be in it.
+
+    >>> add(((1, 3), (5, 6)), 4), add(((1, 3), (8, 9)), 5), add(((1, 3), (8, 9)), 7)
+    (((1, 6),), ((1, 3), (5, 5), (8, 9)), ((1, 3), (7, 9)))
+    """
+    index = _next(ranges, seq)
+    before, behind = ranges[:index], ranges[index:]
+    first = last = seq
+    if before and before[-1][1] == seq - 1:
+        first, before = before[-1][0], before[:-1]
+    if behind and behind[0][0] == seq + 1:
+        last, behind = behind[0][1], behind[1:]
+    return (*before, (first, last), *behind)
+
+
+def _next(ranges: Ranges, seq: int) -> int:
+    """Return the index of the first range that begins above a number."""
+    return bisect.bisect_left(ranges, (seq + 1,))
 
 
 def contiguous(ranges: Ranges) -> int:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenfleet_collector import seqs
-from evenfleet_collector.ingest import Arrival, Ingest
+from evenfleet_collector.ingest import MAX_STRETCHES, Arrival, Ingest
 from evenfleet_collector.store.sqlite import SqliteReader, SqliteWriter, open_reader, open_writer
 from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import StoreError
@@ -416,3 +416,32 @@ def test_lives_with_the_same_counter_are_told_apart(collector: Collector) -> Non
 
     assert collector.part().contiguous == 2
     assert collector.part(Incarnation(1, "cccccccc")).contiguous == 1
+
+
+def test_a_life_full_of_gaps_takes_bounded_room_and_loses_nothing(collector: Collector) -> None:
+    """Every other number arrives: what there is no room for is not said to be here, and is taken once gaps are closed."""
+    odd = [window(seq) for seq in range(1, 2 * MAX_STRETCHES + 40, 2)]
+    even = [window(seq) for seq in range(2, 2 * MAX_STRETCHES + 40, 2)]
+    collector.save(*odd)
+
+    assert len(collector.seqs) == MAX_STRETCHES
+    assert collector.reader.stats().ingested["too-many-gaps"] == 20
+    with collector.writer.transaction() as tx:
+        assert tx.incarnation(DEVICE, LIFE).settled[-1] == (2 * MAX_STRETCHES - 1, 2 * MAX_STRETCHES - 1)
+
+    collector.save(*even)
+    collector.save(*odd)
+    assert sorted(collector.seqs) == list(range(1, 2 * MAX_STRETCHES + 40))
+    assert collector.part().gaps == ()
+
+
+def test_losses_told_of_a_life_full_of_gaps_take_no_room_either(collector: Collector) -> None:
+    collector.save(*(window(seq) for seq in range(1, 2 * MAX_STRETCHES, 2)))
+    losses = tuple(
+        Loss(incarnation=LIFE, first_seq=10_000 + 2 * n, last_seq=10_000 + 2 * n, reason="outbox-full")
+        for n in range(99)
+    )
+    collector.save(event(2, losses=losses))
+
+    with collector.writer.transaction() as tx:
+        assert len(tx.incarnation(DEVICE, LIFE).settled) <= MAX_STRETCHES
