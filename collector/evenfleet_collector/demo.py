@@ -415,7 +415,7 @@ def _watch(
             expected * _NEEDED_WINDOWS,
             _doing(outcome, expected),
         )
-        if outcome.first_table_s is None and len(outcome.cells) == expected:
+        if outcome.first_table_s is None and _reporting(outcome) == expected:
             outcome.first_table_s = now_s
             show.table(outcome, stage.url)
         if outcome.faults_begun_s is None and _all_judged(outcome, expected):
@@ -440,10 +440,14 @@ def _all_judged(outcome: Outcome, expected: int) -> bool:
     )
 
 
+def _reporting(outcome: Outcome) -> int:
+    return sum(cell.windows > 0 or cell.refusal is not None for cell in outcome.cells)
+
+
 def _doing(outcome: Outcome, expected: int) -> str:
     cells = [cell for cell in outcome.cells if cell.refusal is None]
-    if len(outcome.cells) < expected:
-        return f"loading models: {len(outcome.cells)} of {expected} cells report"
+    if _reporting(outcome) < expected:
+        return f"loading models: {_reporting(outcome)} of {expected} cells report"
     for phase, doing in (("burn-in", "burn-in"), ("calibrating", "calibration")):
         waiting = sum(cell.phase == phase for cell in cells)
         if waiting:

@@ -25,7 +25,6 @@ from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import MessageError
 from evenfleet_shared.messages import Context, Header, Incarnation, Numbered, Refusal, State, Window
 
-
 # An agent of ours has at most 1,000 messages under way.
 MAX_STRETCHES: Final = 2048
 
