@@ -1,6 +1,9 @@
 """Really slow a process's children: stopped for 10 of every 20 ms, until this program is ended.
 
 `python -m evenfleet_collector.slowing PID`. The demo plants a latency fault with it, in a device that knows nothing.
+
+A child that waits for a file lock is left alone: a stop cannot slow it, and each would send it to the end of the queue for
+its turn to measure, where it would never get to the head.
 """
 
 from __future__ import annotations
@@ -8,12 +11,14 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Final
 
 import psutil
 
 STOPPED_S: Final = 0.010
 RUNNING_S: Final = 0.010
+LOCKS: Final = Path("/proc/locks")
 _LOOK_EVERY: Final = 50
 
 
@@ -34,10 +39,25 @@ def main() -> None:
         if beat % _LOOK_EVERY == 0:
             children = _children(parent)
         beat += 1
-        _signal(children, signal.SIGSTOP)
+        waiting = waiting_for_locks(LOCKS.read_text(encoding="ascii"))
+        running = [child for child in children if child.pid not in waiting]
+        _signal(running, signal.SIGSTOP)
         time.sleep(STOPPED_S)
-        _signal(children, signal.SIGCONT)
+        _signal(running, signal.SIGCONT)
         time.sleep(RUNNING_S)
+
+
+def waiting_for_locks(locks: str) -> set[int]:
+    r"""Return the processes that wait for a file lock that another holds.
+
+    Args:
+        locks: The text of ``/proc/locks``, in which a waiter's line has an arrow behind its number.
+
+    >>> waiting_for_locks("1: FLOCK ADVISORY WRITE 12 fe:00:9 0 EOF\n1: -> FLOCK ADVISORY WRITE 34 fe:00:9 0 EOF")
+    {34}
+    """
+    rows = (line.split() for line in locks.splitlines())
+    return {int(words[5]) for words in rows if len(words) > 5 and words[1] == "->"}
 
 
 def _children(parent: psutil.Process) -> list[psutil.Process]:
