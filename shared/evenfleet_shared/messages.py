@@ -275,9 +275,7 @@ class Event(Header):
 
     schema: Literal["event/1"] = "event/1"
     seq: Seq
-    event: Literal[
-        "release-installed", "release-refused", "variant-refused", "runner-failed", "loss", "refused-by-collector"
-    ]
+    event: Literal["release-installed", "release-refused", "variant-refused", "runner-failed", "loss"]
     happened_uptime_s: Seconds
     happened_wall_s: Finite
     release: Digest | None = None
