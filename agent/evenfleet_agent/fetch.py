@@ -26,6 +26,7 @@ from typing import Final, Protocol
 from evenfleet_shared import manifest
 from evenfleet_shared.disk import sync_folder
 from evenfleet_shared.errors import ArtifactError, ReleaseError
+from evenfleet_shared.kinship import die_with_parent
 from evenfleet_shared.manifest import FileRef
 
 TIMEOUT_S: Final = 30.0
@@ -136,7 +137,7 @@ def fetch_release(url: str, release: str, variants: Sequence[str], directory: Pa
 def main(arguments: Sequence[str]) -> int:
     """Run as the child; see the module's docstring."""
     # A supervisor that dies takes its download along: the next one starts it again.
-    _die_with_parent()
+    die_with_parent()
     signal.alarm(int(MAX_FETCH_S))
     url, release, directory, *variants = arguments
     try:
@@ -218,13 +219,6 @@ def _clear(directory: Path) -> None:
         if folder.is_dir():
             for path in folder.iterdir():
                 path.unlink()
-
-
-def _die_with_parent() -> None:
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 if __name__ == "__main__":

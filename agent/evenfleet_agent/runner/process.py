@@ -39,7 +39,7 @@ from evenfleet_agent.runner.protocol import (
 )
 from evenfleet_shared.errors import RunnerError
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 LAST_WORDS_BYTES: Final = 8 * 1024
 _CHUNK_BYTES: Final = 65_536
@@ -240,7 +240,7 @@ class RunnerProcess:
     def _failure(self, what: str) -> RunnerError:
         lines = [line.strip() for line in self._last_words.decode(errors="replace").splitlines() if line.strip()]
         if lines:
-            logger.debug("last words of the %s:\n%s", self._what, "\n".join(lines))
+            log.debug("last words of the %s:\n%s", self._what, "\n".join(lines))
         words = f"; its last words: {' | '.join(lines[-2:])[-300:]}" if lines else ""
         self._last_words = b""
         return RunnerError(f"{self._what} {what}{words}")
