@@ -5,6 +5,8 @@ output: a `FetchResult`. `FetchProcess` is the supervisor's end of it.
 
 * Nothing is used before its size and sha256 are those that the manifest names, and the manifest's those of the release.
 * Paths come from the manifest's own checked pattern, never from the network.
+* A file has its name only once its content is on disk, and the manifest has its own last: after a power cut there is
+  no whole slot with a hole in it.
 * A download that was cut off goes on where it stopped; files that are whole are not fetched again.
 """
 
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from evenfleet_shared import manifest
-from evenfleet_shared.disk import sync_folder
+from evenfleet_shared.disk import put_in_place, write_whole
 from evenfleet_shared.errors import ArtifactError, ReleaseError
 from evenfleet_shared.kinship import die_with_parent
 from evenfleet_shared.manifest import FileRef
@@ -123,15 +124,13 @@ def fetch_release(url: str, release: str, variants: Sequence[str], directory: Pa
             )
         # Renamed last, below: a manifest in a slot says that the slot is whole.
         found = part
-        found.write_bytes(payload)
+        write_whole(part, payload)
     described = manifest.decode(found.read_bytes(), f"release {release[:12]}")
     golden = described.golden
     wanted = [golden.inputs, golden.labels, golden.outputs, *(described.variant(name).artifact for name in variants)]
     for reference in wanted:
         _fetch_file(url, reference, directory)
-    found.replace(whole)
-    for folder in (directory / "artifacts", directory / "golden", directory):
-        sync_folder(folder)
+    put_in_place(found, whole)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -175,7 +174,8 @@ def _fetch_file(url: str, reference: FileRef, directory: Path) -> None:
             # What an earlier try left may be damaged, as by a power cut; the next one begins anew.
             raise OSError(f"what was fetched earlier does not go on: {error}") from None
         raise
-    part.replace(path)
+    # Here, not where it is downloaded: what an earlier process fetched may never have reached the disk.
+    put_in_place(part, path)
 
 
 def _download(url: str, part: Path, have: int, size_bytes: int) -> None:
@@ -187,8 +187,6 @@ def _download(url: str, part: Path, have: int, size_bytes: int) -> None:
             while left > 0 and (chunk := response.read(min(_CHUNK_BYTES, left))):
                 file.write(chunk)
                 left -= len(chunk)
-            file.flush()
-            os.fsync(file.fileno())
     if left:
         raise OSError(f"{url} ended {left} bytes early")
 

@@ -11,7 +11,6 @@ Leaves to `link` how they travel.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from evenfleet_shared import messages
-from evenfleet_shared.disk import sync_folder
+from evenfleet_shared.disk import write_whole
 from evenfleet_shared.errors import StoreError
 from evenfleet_shared.messages import Incarnation, IncarnationReceipt, Loss, Numbered, Receipt
 
@@ -92,14 +91,8 @@ class CounterFile:
         Raises:
             StoreError: The directory cannot be written.
         """
-        draft = self._path.with_suffix(".new")
         try:
-            with draft.open("w", encoding="ascii") as file:
-                file.write(str(counter))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._path)
-            sync_folder(self._path.parent)
+            write_whole(self._path, str(counter).encode("ascii"))
         except OSError as error:
             raise StoreError(
                 f"cannot write {self._path}: {error.strerror}; the agent needs a writable state_dir"

@@ -36,6 +36,7 @@ from evenfleet_agent.runner.protocol import Failed, Loaded, Measure, Measured, R
 from evenfleet_agent.schedule import next_window_s
 from evenfleet_agent.slots import Slots
 from evenfleet_shared import __version__, messages, topics
+from evenfleet_shared.disk import write_whole
 from evenfleet_shared.errors import MessageError, RunnerError, StoreError
 from evenfleet_shared.manifest import Manifest, Variant
 from evenfleet_shared.messages import (
@@ -271,10 +272,8 @@ class Supervisor:
 
     def _keep_desired(self, desired: Desired) -> None:
         """Remember what to run across a restart without a network."""
-        draft = self._desired_path.with_suffix(".new")
         try:
-            draft.write_bytes(messages.encode(desired))
-            draft.replace(self._desired_path)
+            write_whole(self._desired_path, messages.encode(desired))
         except OSError as error:
             log.warning("cannot keep %s: %s; a restart waits for the collector", self._desired_path, error.strerror)
 

@@ -18,6 +18,7 @@ from evenfleet_agent.fetch import FetchProcess, FetchResult, fetch_release
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ArtifactError, ReleaseError
 from fakes.artifact_servers import ArtifactServer, answers, artifact_server, cuts_off, holds, serves
+from fakes.disks import SyncedDisk
 from fakes.stores import small_manifest
 
 MANIFEST, FILES = small_manifest("float32", "int8")
@@ -119,6 +120,31 @@ def test_a_slot_is_not_taken_for_whole_while_another_release_is_on_its_way(serve
 
     with pytest.raises(ReleaseError):
         manifests.load(served.slot)
+
+
+def test_a_release_that_came_outlives_a_power_cut(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SyncedDisk(monkeypatch)
+    served.fetch()
+
+    files = [path for path in served.slot.rglob("*") if path.is_file()]
+    assert len(files) == 6
+    assert [path.name for path in files if not disk.outlives_a_power_cut(path)] == []
+
+
+def test_what_an_earlier_process_downloaded_whole_is_brought_to_disk_all_the_same(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed between the last byte and the sync."""
+    (served.slot / "golden").mkdir()
+    (served.slot / "manifest.json.part").write_bytes(served.payload)
+    (served.slot / "golden/inputs.npy.part").write_bytes(BIG)
+    disk = SyncedDisk(monkeypatch)
+
+    served.fetch()
+
+    assert manifests.digest(BIG) not in served.server.paths
+    for file in ("golden/inputs.npy", "manifest.json"):
+        assert disk.outlives_a_power_cut(served.slot / file)
 
 
 def test_a_download_that_was_cut_off_goes_on_where_it_stopped(served: Served) -> None:

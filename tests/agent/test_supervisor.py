@@ -30,6 +30,7 @@ from evenfleet_shared.messages import (
     Window,
 )
 from fakes.agent_links import FakeLink, Published, again
+from fakes.disks import SyncedDisk
 from fakes.fetchers import FakeFetcher
 from fakes.runners import Bench, loaded, measured, refused, steady
 from fakes.stores import small_manifest
@@ -686,6 +687,14 @@ def test_a_withdrawn_release_stops_the_runners(board: Board) -> None:
     assert board.windows(3) == []
 
 
+def test_what_is_desired_outlives_a_power_cut(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SyncedDisk(monkeypatch)
+    board.link.connect()
+    board.told()
+
+    assert disk.outlives_a_power_cut(board.directory / "desired.json")
+
+
 def test_a_restart_without_a_network_goes_on_measuring(board: Board) -> None:
     board.measures()
     board.windows(1)
@@ -843,7 +852,7 @@ def test_a_receipt_that_cannot_be_written_is_survived(board: Board, caplog: pyte
 def test_a_directory_that_cannot_keep_what_is_desired_is_survived(
     board: Board, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (board.directory / "desired.new").mkdir()
+    (board.directory / "desired.json.new").mkdir()
     board.measures()
 
     assert "a restart waits for the collector" in caplog.text
