@@ -24,9 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from evenfleet_agent.rollout import Cause
 from evenfleet_shared import manifest
 from evenfleet_shared.disk import put_in_place, write_whole
-from evenfleet_shared.errors import ArtifactError, ReleaseError
+from evenfleet_shared.errors import ArtifactError
 from evenfleet_shared.kinship import die_with_parent
 from evenfleet_shared.manifest import FileRef
 
@@ -38,11 +39,15 @@ _CHUNK_BYTES: Final = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """How a download ended; `final` when trying again cannot help."""
+    """How a download ended; why and by whose fault, where it failed."""
 
     ok: bool
-    final: bool = False
+    cause: Cause = "link"
     reason: str = ""
+
+
+class WrongContentError(ArtifactError):
+    """Something came that is not what was asked for: the server's fault, or that of somebody in between."""
 
 
 class Fetcher(Protocol):
@@ -110,7 +115,8 @@ def fetch_release(url: str, release: str, variants: Sequence[str], directory: Pa
         directory: Filled; files in it that belong to the release are kept.
 
     Raises:
-        ArtifactError: What was served is not what was asked for: trying again cannot help.
+        WrongContentError: What was served is not what was asked for.
+        ArtifactError: The release is what was asked for and cannot be used: trying again cannot help.
         OSError: The link or the disk failed.
     """
     whole, part = directory / manifest.MANIFEST_NAME, directory / f"{manifest.MANIFEST_NAME}.part"
@@ -119,7 +125,7 @@ def fetch_release(url: str, release: str, variants: Sequence[str], directory: Pa
         _clear(directory)
         payload = _get(f"{url}/{release}", manifest.MAX_MANIFEST_BYTES)
         if manifest.digest(payload) != release:
-            raise ReleaseError(
+            raise WrongContentError(
                 f"{url}/{release[:12]}… served another file; its sha256 is {manifest.digest(payload)[:12]}…"
             )
         # Renamed last, below: a manifest in a slot says that the slot is whole.
@@ -143,8 +149,10 @@ def main(arguments: Sequence[str]) -> int:
         fetch_release(url, release, variants, Path(directory))
         result = FetchResult(ok=True)
     except ArtifactError as error:
-        result = FetchResult(ok=False, final=True, reason=str(error))
-    except (OSError, http.client.HTTPException) as error:
+        cause: Cause = "content" if isinstance(error, WrongContentError) else "release"
+        result = FetchResult(ok=False, cause=cause, reason=str(error))
+    # ValueError: of an address that urllib cannot take apart.
+    except (OSError, http.client.HTTPException, ValueError) as error:
         result = FetchResult(ok=False, reason=f"cannot fetch release {release[:12]}…: {error}")
     sys.stdout.write(json.dumps(asdict(result)) + "\n")
     return 0
@@ -169,11 +177,14 @@ def _fetch_file(url: str, reference: FileRef, directory: Path) -> None:
     try:
         manifest.check_file(part, reference)
     except ArtifactError as error:
+        found = manifest.file_digest(part)
         part.unlink()
         if have:
             # What an earlier try left may be damaged, as by a power cut; the next one begins anew.
             raise OSError(f"what was fetched earlier does not go on: {error}") from None
-        raise
+        raise WrongContentError(
+            f"{url}/{reference.sha256[:12]}… served another file as {reference.file}; its sha256 is {found[:12]}…"
+        ) from None
     # Here, not where it is downloaded: what an earlier process fetched may never have reached the disk.
     put_in_place(part, path)
 

@@ -314,7 +314,7 @@ class Supervisor:
             self._rollout = before
             if before.running:
                 self._start_stations(before.running)
-            self._step(rollout.FetchFailed(str(error), final=False))
+            self._step(rollout.FetchFailed(str(error), "link"))
 
     def _perform(self, actions: Sequence[rollout.Action]) -> None:
         for action in actions:
@@ -343,7 +343,7 @@ class Supervisor:
             self._step(rollout.Fetched())
         else:
             log.warning("%s", result.reason)
-            self._step(rollout.FetchFailed(result.reason, result.final))
+            self._step(rollout.FetchFailed(result.reason, result.cause))
 
     # the runners
 

@@ -664,18 +664,32 @@ def test_a_release_that_cannot_be_had_is_tried_again_later(board: Board) -> None
     assert len(board.fetcher.started) == 2
 
 
-def test_a_release_that_is_not_what_it_is_named_is_told_and_left_alone(board: Board) -> None:
+def test_a_release_that_cannot_be_used_is_told_and_left_alone(board: Board) -> None:
     board.measures()
     board.link.take()
     board.told(board.desired(revision=2, release=board.other))
-    board.fetcher.fail("another digest", final=True)
+    board.fetcher.fail("no manifest", "release")
     board.turn()
     board.told(board.desired(revision=3, release=board.other))
 
     (event,) = board.sent(Event)
-    assert (event.event, event.release, event.detail) == ("release-refused", board.other, "another digest")
+    assert (event.event, event.release, event.detail) == ("release-refused", board.other, "no manifest")
     assert not board.fetcher.busy
     assert {window.release for window in board.windows(2)} == {board.release}
+
+
+def test_a_login_page_in_the_place_of_a_release_is_waited_out(board: Board) -> None:
+    board.link.connect()
+    board.told()
+    for _ in range(4):
+        board.fetcher.fail("another digest", "content")
+        board.clock.now_s = board.turn()
+        while not board.fetcher.busy:
+            board.clock.now_s = board.turn()
+
+    board.fetcher.finish()
+    board.turn()
+    assert ("release-installed", None) in board.events()
 
 
 def test_a_withdrawn_release_stops_the_runners(board: Board) -> None:

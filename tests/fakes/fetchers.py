@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evenfleet_agent.fetch import FetchResult
+from evenfleet_agent.rollout import Cause
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.manifest import Manifest
 
@@ -44,8 +45,8 @@ class FakeFetcher:
         (directory / manifests.MANIFEST_NAME).write_bytes(manifests.encode(manifest))
         self._end(FetchResult(ok=True))
 
-    def fail(self, reason: str, *, final: bool = False) -> None:
-        self._end(FetchResult(ok=False, final=final, reason=reason))
+    def fail(self, reason: str, cause: Cause = "link") -> None:
+        self._end(FetchResult(ok=False, cause=cause, reason=reason))
 
     def start(self, url: str, release: str, variants: Sequence[str], directory: Path) -> None:
         assert self._under_way is None, "two downloads at once"
