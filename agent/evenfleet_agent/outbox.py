@@ -5,12 +5,14 @@ Leaves to `link` how they travel.
 
 * A message has its number when it is on disk, and keeps it: numbers are never used twice within an incarnation.
 * A message leaves the outbox only when a receipt settles it, or when the ledger says why.
+* A gap in a receipt counts once for each time that the message was really sent again, however many receipts show it.
 * A new incarnation begins at every boot of the device and whenever the file is created anew; the counter that tells
   incarnations apart lies in a file of its own, so that a lost outbox does not begin an old life again.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -29,12 +31,16 @@ COUNTER_NAME: Final = "incarnation"
 # Messages published and not receipted, at most: what a slow collector or a lost receipt can make us hold in memory.
 MAX_UNDER_WAY: Final = 1000
 
-# A gap that a receipt shows is news only of what was sent before the receipt was made.
-GAP_PATIENCE_S: Final = 5.0
 RESEND_FIRST_S: Final = 300.0
 RESEND_MAX_S: Final = 3600.0
-# What never arrives although later messages do cannot be decoded over there, not even its number.
-MAX_GAP_RESENDS: Final = 5
+# A gap that a receipt shows is news only of what was sent some time before the receipt came.
+GAP_PATIENCE_S: Final = 5.0
+# How long a missing message waits to be sent again, by how often it was already, and at last to be given up. What never
+# arrives although later messages do cannot be decoded over there, not even its number; but a queue that is full
+# acknowledges messages and drops them just so, and a slow collector has not come to them yet. So it takes hours, and a
+# queue that is full for one and a half of them, then an hour behind, costs nothing.
+GAP_WAITS_S: Final = (GAP_PATIENCE_S, 60.0, 600.0, 1800.0, 3600.0, 7200.0)
+MAX_GAP_RESENDS: Final = len(GAP_WAITS_S) - 1
 
 # What a message may name; nobody gets there by rebooting.
 MAX_COUNTER: Final = 2**31
@@ -68,7 +74,23 @@ class _Sending:
     sent_s: float
     again_s: float
     wait_s: float
-    gaps_shown: int = 0
+
+
+@dataclass(slots=True)
+class _Gap:
+    """A message that receipts show as missing; kept over reconnections, or a poor link would let it try for ever.
+
+    `since_s` is when it was sent for the last time that counts: `resends` are those that waited for their time, not
+    those that a reconnection brought.
+    """
+
+    since_s: float
+    resends: int = 0
+    shown: bool = True
+
+    @property
+    def due_s(self) -> float:
+        return self.since_s + GAP_WAITS_S[self.resends]
 
 
 class CounterFile:
@@ -194,6 +216,7 @@ class Outbox:
         self._max_bytes = max_bytes
         self._jitter = jitter
         self._sending: dict[Key, _Sending] = {}
+        self._gaps: dict[Key, _Gap] = {}
         self._db = connect()
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
@@ -293,8 +316,10 @@ class Outbox:
         """Note that a message was handed to the broker's client."""
         before = self._sending.get(key)
         wait_s = min(RESEND_MAX_S, before.wait_s * 2) if before else RESEND_FIRST_S
-        gaps_shown = before.gaps_shown if before else 0
-        self._sending[key] = _Sending(now_s, now_s + wait_s * self._jitter(), wait_s, gaps_shown)
+        self._sending[key] = _Sending(now_s, now_s + wait_s * self._jitter(), wait_s)
+        gap = self._gaps.get(key)
+        if gap and gap.shown and gap.resends < MAX_GAP_RESENDS and now_s >= gap.due_s:
+            self._gaps[key] = _Gap(now_s, gap.resends + 1, shown=False)
 
     def reconnected(self) -> None:
         """Make everything due again: what was under way may be lost."""
@@ -390,11 +415,16 @@ class Outbox:
     def _show_gap(self, life: Incarnation, first: int, last: int, now_s: float) -> None:
         for key, sending in list(self._sending.items()):
             missing = key[:2] == life and first <= key[2] <= last
-            if missing and now_s - sending.sent_s >= GAP_PATIENCE_S:
-                sending.gaps_shown += 1
-                sending.again_s = now_s
-                if sending.gaps_shown > MAX_GAP_RESENDS:
-                    self._give_up(life, key[2], key[2], "never-taken", told=False)
+            if not missing or now_s - sending.sent_s < GAP_PATIENCE_S:
+                continue
+            gap = self._gaps.setdefault(key, _Gap(sending.sent_s))
+            gap.shown = True
+            if gap.resends < MAX_GAP_RESENDS:
+                sending.again_s = max(now_s, gap.due_s)
+            elif now_s < gap.due_s:
+                sending.again_s = math.inf  # that was the last time, but for a reconnection
+            else:
+                self._give_up(life, key[2], key[2], "never-taken", told=False)
 
     def _holds(self, key: Key) -> bool:
         return bool(
@@ -405,8 +435,9 @@ class Outbox:
         self._db.execute(
             "DELETE FROM messages WHERE counter = ? AND random = ? AND seq BETWEEN ? AND ?", (*life, first, last)
         )
-        for key in [key for key in self._sending if key[:2] == life and first <= key[2] <= last]:
-            del self._sending[key]
+        for known in (self._sending, self._gaps):
+            for key in [key for key in known if key[:2] == life and first <= key[2] <= last]:
+                del known[key]
 
     def _give_up(self, life: Incarnation, first: int, last: int, reason: str, *, told: bool) -> None:
         self._drop(life, first, last)

@@ -683,8 +683,7 @@ def test_a_login_page_in_the_place_of_a_release_is_waited_out(board: Board) -> N
     board.told()
     for _ in range(4):
         board.fetcher.fail("another digest", "content")
-        board.clock.now_s = board.turn()
-        while not board.fetcher.busy:
+        for _ in range(20):
             board.clock.now_s = board.turn()
 
     board.fetcher.finish()
