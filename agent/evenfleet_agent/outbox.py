@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ GAP_PATIENCE_S: Final = 5.0
 GAP_WAITS_S: Final = (GAP_PATIENCE_S, 60.0, 600.0, 1800.0, 3600.0, 7200.0)
 MAX_GAP_RESENDS: Final = len(GAP_WAITS_S) - 1
 
+# Losses that the collector was told of, one by one; older ones are only counted.
+MAX_TOLD: Final = 256
+
 # What a message may name; nobody gets there by rebooting.
 MAX_COUNTER: Final = 2**31
 
@@ -55,6 +59,7 @@ CREATE TABLE IF NOT EXISTS messages (
 CREATE TABLE IF NOT EXISTS ledger (
     id INTEGER PRIMARY KEY, counter INTEGER, random TEXT, first INTEGER, last INTEGER, reason TEXT,
     told INTEGER DEFAULT 0);
+CREATE TABLE IF NOT EXISTS told_losses (reason TEXT PRIMARY KEY, messages INTEGER);
 """
 
 
@@ -156,12 +161,16 @@ def open_outbox(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """What an outbox holds, and what was given up, told to the collector or not."""
+    """What an outbox holds, and what was given up, told to the collector or not.
+
+    `given_up` counts all messages ever given up by reason, `losses` names those that the ledger still has one by one.
+    """
 
     incarnation: Incarnation | None
     last_seq: int
     messages: int
     bytes: int
+    given_up: dict[str, int]
     losses: tuple[Loss, ...]
 
 
@@ -175,15 +184,23 @@ def look(directory: Path) -> Holding:
         with closing(sqlite3.connect(f"file:{directory / FILE_NAME}?mode=ro", uri=True)) as db:
             life = db.execute("SELECT counter, random, next_seq - 1 FROM life").fetchone()
             held = db.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM messages").fetchone()
-            ledger = db.execute("SELECT counter, random, first, last, reason FROM ledger ORDER BY id").fetchall()
+            # In one statement, or the agent might move a row from one table to the other in between.
+            rows = db.execute(
+                "SELECT id, counter, random, first, last, reason FROM ledger"
+                " UNION ALL SELECT NULL, NULL, NULL, 1, messages, reason FROM told_losses ORDER BY 1"
+            ).fetchall()
     except sqlite3.Error as error:
         raise StoreError(str(error)) from None
+    given_up: Counter[str] = Counter()
+    for *_, first, last, reason in rows:
+        given_up[reason] += last - first + 1
     return Holding(
         incarnation=Incarnation(life[0], life[1]) if life else None,
         last_seq=life[2] if life else 0,
         messages=held[0],
         bytes=held[1],
-        losses=_losses(ledger),
+        given_up=dict(given_up),
+        losses=_losses([row[1:] for row in rows if row[0] is not None]),
     )
 
 
@@ -338,6 +355,8 @@ class Outbox:
         with self._transaction():
             for part in receipt.incarnations:
                 self._settle_life(part, now_s)
+            if any(part.refused for part in receipt.incarnations):
+                self._count_old_losses()
             held_bytes = self._count_bytes()
         self._bytes = held_bytes
         strangers = (part.incarnation.counter for part in receipt.incarnations if self._is_later(part.incarnation))
@@ -366,6 +385,7 @@ class Outbox:
                     "UPDATE ledger SET told = 1 WHERE counter = ? AND random = ? AND first = ? AND last = ?",
                     (*loss.incarnation, loss.first_seq, loss.last_seq),
                 )
+            self._count_old_losses()
 
     def close(self) -> None:
         """Close the file."""
@@ -451,6 +471,19 @@ class Outbox:
             "INSERT INTO ledger (counter, random, first, last, reason, told) VALUES (?, ?, ?, ?, ?, ?)",
             (*life, first, last, reason, int(told)),
         )
+
+    def _count_old_losses(self) -> None:
+        """Keep of the losses that were told only the newest one by one, so that the ledger does not grow for years."""
+        old = self._db.execute(
+            "SELECT id, reason, last - first + 1 FROM ledger WHERE told = 1 ORDER BY id DESC LIMIT -1 OFFSET ?",
+            (MAX_TOLD,),
+        ).fetchall()
+        for row, reason, count in old:
+            self._db.execute(
+                "INSERT INTO told_losses VALUES (?, ?) ON CONFLICT (reason) DO UPDATE SET messages = messages + ?",
+                (reason, count, count),
+            )
+            self._db.execute("DELETE FROM ledger WHERE id = ?", (row,))
 
     def _make_room(self, new_bytes: int) -> int:
         """Give up the oldest messages until the rest fits; the new one always stays."""

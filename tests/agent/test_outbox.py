@@ -22,10 +22,12 @@ from evenfleet_agent.outbox import (
     GAP_WAITS_S,
     MAX_COUNTER,
     MAX_GAP_RESENDS,
+    MAX_TOLD,
     MAX_UNDER_WAY,
     CounterFile,
     Key,
     Outbox,
+    look,
     open_outbox,
 )
 from evenfleet_shared import messages
@@ -443,6 +445,38 @@ def test_losses_are_told_at_most_as_many_at_a_time_as_an_event_holds(tmp_path: P
     assert len(found) == 256
     outbox.told(found)
     assert len(outbox.ledger()) == 300 - 256
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_ledger_of_years_stays_small_and_its_totals_exact(tmp_path: Path, refused: bool) -> None:
+    outbox = opened(tmp_path, max_bytes=1 << 20 if refused else 10)
+    for _ in range(MAX_TOLD + 50):
+        fill(outbox, 2)
+        last = outbox.last_seq
+        if refused:
+            outbox.settle(receipt(outbox, last, refused=(Refusal(seq=last - 1, reason="invalid"),)), 0.0)
+        outbox.told(outbox.ledger())
+    outbox._max_bytes = 10
+    fill(outbox, 4)
+    untold = outbox.ledger()
+
+    found = look(tmp_path)
+
+    assert len(found.losses) == MAX_TOLD + 1
+    assert found.losses[-1:] == tuple(untold)
+    assert sum(found.given_up.values()) + found.messages == outbox.last_seq - (MAX_TOLD + 50) * refused
+    assert set(found.given_up) == ({"outbox-full", "refused-invalid"} if refused else {"outbox-full"})
+
+
+def test_losses_that_nobody_could_be_told_of_stay_one_by_one(tmp_path: Path) -> None:
+    outbox = opened(tmp_path)
+    for boot in range(MAX_TOLD + 20):
+        outbox.close()
+        outbox = opened(tmp_path, boot=f"boot-{boot}", max_bytes=10)
+        fill(outbox, 1)
+    outbox.told([])
+
+    assert len(look(tmp_path).losses) == MAX_TOLD + 19
 
 
 # disks
