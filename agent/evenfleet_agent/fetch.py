@@ -54,7 +54,11 @@ class Fetcher(Protocol):
     """Something that brings releases into slots, one at a time."""
 
     def start(self, url: str, release: str, variants: Sequence[str], directory: Path) -> None:
-        """Begin."""
+        """Begin.
+
+        Raises:
+            OSError: No process can be started; nothing is under way.
+        """
 
     def fileno(self) -> int | None:
         """Return a descriptor that becomes readable when there is a result; None while nothing is under way."""

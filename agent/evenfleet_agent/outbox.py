@@ -23,7 +23,7 @@ from typing import Final
 
 from evenfleet_shared import messages
 from evenfleet_shared.disk import write_whole
-from evenfleet_shared.errors import StoreError
+from evenfleet_shared.errors import MessageError, StoreError
 from evenfleet_shared.messages import Incarnation, IncarnationReceipt, Loss, Numbered, Receipt
 
 FILE_NAME: Final = "outbox.sqlite"
@@ -306,9 +306,14 @@ class Outbox:
     def due(self, now_s: float, limit: int) -> list[Entry]:
         """Return messages to send now, the oldest first: never sent since the last (re)connection, or overdue.
 
+        What the disk has damaged is given up, or it would keep what is behind it from ever being sent.
+
         Args:
             now_s: Monotonic seconds.
             limit: At most so many.
+
+        Raises:
+            StoreError: The disk cannot be read, or what is damaged cannot be given up.
         """
         waiting = [key for key, sending in self._sending.items() if now_s < sending.again_s]
         limit = min(limit, MAX_UNDER_WAY - len(waiting))
@@ -316,6 +321,7 @@ class Outbox:
             return []
         blocked = set(waiting)
         entries = []
+        damaged: list[Key] = []
         with self._reported("read"):
             # Numbers are few beside payloads: they are listed first, and only what is due is read.
             keys = self._db.execute(
@@ -326,7 +332,12 @@ class Outbox:
                     "SELECT kind, payload FROM messages WHERE counter = ? AND random = ? AND seq = ?", key
                 ).fetchone()
                 floor = self.floor(Incarnation(key[0], key[1]))
-                entries.append(Entry(key, kind, messages.with_floor(payload, floor)))
+                try:
+                    entries.append(Entry(key, kind, messages.with_floor(payload, floor)))
+                except MessageError:
+                    damaged.append(key)
+        if damaged:
+            self._give_up_damaged(damaged)
         return entries
 
     def sent(self, key: Key, now_s: float) -> None:
@@ -471,6 +482,13 @@ class Outbox:
             "INSERT INTO ledger (counter, random, first, last, reason, told) VALUES (?, ?, ?, ?, ?, ?)",
             (*life, first, last, reason, int(told)),
         )
+
+    def _give_up_damaged(self, damaged: list[Key]) -> None:
+        with self._transaction():
+            for counter, random, seq in damaged:
+                self._give_up(Incarnation(counter, random), seq, seq, "damaged", told=False)
+            held_bytes = self._count_bytes()
+        self._bytes = held_bytes
 
     def _count_old_losses(self) -> None:
         """Keep of the losses that were told only the newest one by one, so that the ledger does not grow for years."""

@@ -358,3 +358,11 @@ def test_a_download_that_is_given_up_leaves_no_child_and_no_result(served: Serve
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     fetcher.stop()
+
+
+def test_a_child_that_cannot_be_started_leaves_nothing_under_way(tmp_path: Path) -> None:
+    fetcher = FetchProcess()
+    with pytest.raises(OSError, match="too long"):
+        fetcher.start("http://" + "x" * 1_000_000, "0" * 64, (), tmp_path)
+
+    assert (fetcher.fileno(), fetcher.result()) == (None, None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -16,7 +18,7 @@ from evenfleet_agent.config import AgentSettings, MeasureSettings, RuntimeSettin
 from evenfleet_agent.outbox import Outbox, open_outbox
 from evenfleet_agent.runner.protocol import Failed, RunnerSpec
 from evenfleet_agent.slots import Slots
-from evenfleet_agent.supervisor import RESTART_MAX_S, Supervisor
+from evenfleet_agent.supervisor import RESTART_MAX_S, STORE_RETRY_S, Supervisor
 from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import RunnerError
 from evenfleet_shared.messages import (
@@ -145,6 +147,12 @@ class Board:
         incarnation = self.outbox.incarnation
         whole = IncarnationReceipt(incarnation=incarnation, **({"contiguous": self.outbox.last_seq} | part))
         self.link.deliver(Receipt(device=DEVICE, last_counter=incarnation.counter, incarnations=(whole,)))
+        self.turn()
+
+    def receipted_blindly(self) -> None:
+        """Let the collector say that it has nothing: what a receipt says where the outbox cannot be asked."""
+        whole = IncarnationReceipt(incarnation=self.outbox.incarnation, contiguous=0)
+        self.link.deliver(Receipt(device=DEVICE, last_counter=1, incarnations=(whole,)))
         self.turn()
 
     def sent(self, kind: type) -> list[Any]:
@@ -602,9 +610,13 @@ def test_a_runner_that_measures_again_is_forgiven(board: Board) -> None:
         {"samples_ms": b"123"},
         {"samples_ms": b"\xff" * 8},
         {"samples_ms": b"\x00\x00\x00\x00\x00\x00\xf0\xbf"},
+        {"samples_ms": array("d", [1e308, 1e308]).tobytes()},
+        {"init_ms": math.nan},
+        {"first_ms": math.inf},
+        {"left_out_ms": -1.0},
     ],
 )
-def test_a_runner_that_answers_nonsense_is_a_runner_that_failed(board: Board, nonsense: dict[str, bytes]) -> None:
+def test_a_runner_that_answers_nonsense_is_a_runner_that_failed(board: Board, nonsense: dict[str, Any]) -> None:
     board.measures()
     board.link.take()
 
@@ -619,6 +631,52 @@ def test_a_runner_that_answers_nonsense_is_a_runner_that_failed(board: Board, no
     assert board.events() == [("runner-failed", "float32"), ("runner-failed", "int8")]
     board.bench.on_measure = steady()
     assert len(board.windows(2)) >= 2
+
+
+def test_a_variant_that_is_refused_when_it_is_measured_is_told_once_too(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    board.bench.on_measure = lambda spec, _: refused() if "int8" in spec.artifact else measured(spec, [1.0] * 20)
+    told: set[int] = set()
+    for _ in range(5):
+        board.clock.now_s += LENGTH_S
+        board.turn()
+        told |= {event.seq for event in board.sent(Event)}
+
+    assert len(told) == 1
+    assert [spec.artifact.rpartition("/")[2] for spec in board.bench.running] == ["float32.tflite"]
+
+
+def test_a_reason_that_is_no_text_is_told_as_well_as_it_can_be(board: Board, caplog: pytest.LogCaptureFixture) -> None:
+    """A directory whose name is not UTF-8, in an error of the system."""
+    caplog.set_level(logging.CRITICAL)  # the test's own report could not hold it
+    board.bench.on_load = lambda _: RunnerError("cannot read /var/\udcff/model")
+    board.measures()
+
+    details = [event.detail for event in board.sent(Event) if event.event == "runner-failed"]
+    assert details == ["cannot read /var/?/model"] * 2
+
+
+def test_a_name_that_is_wanted_twice_is_one_runner(board: Board) -> None:
+    board.measures(board.desired(variants=(DesiredVariant(name="int8"), DesiredVariant(name="int8"))))
+
+    assert len(board.bench.running) == 1
+    board.told(board.desired(revision=2, release=None, variants=()))
+    assert board.bench.running == []
+
+
+def test_a_release_that_was_taken_off_the_disk_fails_its_runners_and_nothing_else(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    shutil.rmtree(board.directory / "slots")
+    board.bench.on_measure = lambda *_: RunnerError("killed by signal 9")
+    board.clock.now_s += LENGTH_S
+    board.turn()
+    board.clock.now_s += 1.0
+    board.turn()
+
+    details = {event.detail for event in board.sent(Event)}
+    assert details == {"killed by signal 9", "the running release is no longer on disk"}
 
 
 # releases
@@ -662,6 +720,24 @@ def test_a_release_that_cannot_be_had_is_tried_again_later(board: Board) -> None
     board.clock.now_s = due_s
     board.turn()
     assert len(board.fetcher.started) == 2
+
+
+def test_a_download_for_which_there_is_no_process_left_is_tried_again_later(board: Board) -> None:
+    board.link.connect()
+    board.fetcher.start_error = BlockingIOError(11, "Resource temporarily unavailable")
+    board.told()
+    due_s = board.turn()
+    assert due_s == board.clock.now_s + 1.0
+    assert board.fetcher.started == []
+
+    board.clock.now_s = due_s
+    board.turn()
+    board.fetcher.start_error = None
+    board.clock.now_s += 2.0
+    board.turn()
+    board.fetcher.finish()
+    board.turn()
+    assert ("release-installed", None) in board.events()
 
 
 def test_a_release_that_cannot_be_used_is_told_and_left_alone(board: Board) -> None:
@@ -847,6 +923,96 @@ def test_a_full_disk_is_survived_and_told_in_the_log(board: Board, caplog: pytes
     board.link.take()
     windows = board.windows(1)
     assert [window.seq for window in windows] == [last_seq + 1, last_seq + 2]
+
+
+def test_a_full_disk_is_told_once_and_so_is_its_end(board: Board, caplog: pytest.LogCaptureFixture) -> None:
+    board.measures()
+    before = board.outbox.last_seq
+    pages = board.outbox._db.execute("PRAGMA page_count").fetchone()[0]
+    board.outbox._db.execute(f"PRAGMA max_page_count = {pages}")
+    board.windows(50)
+    (said,) = [record.message for record in caplog.records if "full" in record.message]
+    assert "is not kept" in said
+    kept = board.outbox.last_seq - before
+
+    caplog.clear()
+    board.outbox._db.execute("PRAGMA max_page_count = 100000")
+    board.windows(2)
+    (said,) = [record.message for record in caplog.records]
+    assert said == f"the outbox can be written again; {50 * 2 - kept} messages were not kept"
+
+
+@pytest.mark.parametrize("table", ["messages", "ledger", "life"])
+def test_a_disk_that_cannot_be_read_ends_nothing_is_told_once_and_loses_nothing(
+    board: Board, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    board.measures()
+    board.windows(2)
+    board.link.take()
+    held = {entry.key for entry in board.outbox.due(1e9, 1000)}
+    board.outbox._db.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
+    board.link.disconnect()
+    board.turn()
+    for _ in range(20):
+        board.link.connect()
+        board.windows(1)
+        board.receipted_blindly()
+    said = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert 1 <= len(said) == len(set(said)) <= 4
+
+    board.outbox._db.execute(f"ALTER TABLE elsewhere RENAME TO {table}")
+    board.clock.now_s += STORE_RETRY_S
+    board.link.take()
+    board.link.connect()
+    board.turn()
+    assert held <= {entry.key for entry in board.outbox.due(1e9, 1000)}
+    assert [one.message.seq for one in board.link.take() if one.kind == "event"]
+
+
+def test_a_disk_that_fails_is_not_asked_at_every_turn(board: Board) -> None:
+    board.measures()
+    board.outbox._db.execute("ALTER TABLE ledger RENAME TO elsewhere")
+    board.turn()
+    board.outbox._db.execute("ALTER TABLE elsewhere RENAME TO ledger")
+    board.link.take()
+    board.clock.now_s += LENGTH_S
+    due_s = board.turn()
+    assert (board.link.take(), due_s) == ([], board.clock.now_s + LENGTH_S)
+
+    board.clock.now_s += STORE_RETRY_S - LENGTH_S
+    board.turn()
+    assert len(board.sent(Window)) >= 2
+
+
+def test_stopping_on_a_disk_that_fails_says_gone_without_numbers(board: Board) -> None:
+    board.measures()
+    board.outbox._db.execute("DROP TABLE messages")
+
+    board.supervisor.stop()
+
+    assert board.link.farewell is not None
+    gone = board.link.farewell.message
+    assert (gone.status, gone.seq, gone.floor) == ("gone", 0, 1)
+    assert board.bench.running == []
+
+
+def test_what_the_disk_has_damaged_is_given_up_and_told_and_the_rest_is_sent(board: Board) -> None:
+    board.measures()
+    board.receipted()
+    board.link.disconnect()
+    board.windows(2)
+    damaged = board.outbox.floor()
+    for seq, left in ((damaged, b"\x00" * 100), (damaged + 1, b'{"schema": "win'), (damaged + 2, b"[1]")):
+        board.outbox._db.execute("UPDATE messages SET payload = ? WHERE seq = ?", (left, seq))
+
+    board.link.connect()
+    board.turn()
+    board.turn()
+
+    sent = [one.message for one in board.link.take() if one.kind != "state"]
+    assert min(message.seq for message in sent) == damaged + 3
+    losses = [loss for message in sent if isinstance(message, Event) for loss in message.losses]
+    assert [(loss.first_seq, loss.last_seq, loss.reason) for loss in losses] == [(damaged, damaged + 2, "damaged")]
 
 
 def test_a_receipt_that_cannot_be_written_is_survived(board: Board, caplog: pytest.LogCaptureFixture) -> None:

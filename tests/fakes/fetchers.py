@@ -12,12 +12,13 @@ from evenfleet_shared.manifest import Manifest
 
 
 class FakeFetcher:
-    """A `Fetcher`; `finish` and `fail` end what is under way."""
+    """A `Fetcher`; `finish` and `fail` end what is under way, and `start_error` is what beginning ends in."""
 
     def __init__(self) -> None:
         self._releases: dict[str, tuple[Manifest, dict[str, bytes]]] = {}
         self._under_way: tuple[str, tuple[str, ...], Path] | None = None
         self._result: FetchResult | None = None
+        self.start_error: OSError | None = None
         self.started: list[tuple[str, tuple[str, ...]]] = []
 
     def add(self, manifest: Manifest, files: dict[str, bytes]) -> str:
@@ -50,6 +51,8 @@ class FakeFetcher:
 
     def start(self, url: str, release: str, variants: Sequence[str], directory: Path) -> None:
         assert self._under_way is None, "two downloads at once"
+        if self.start_error is not None:
+            raise self.start_error
         self._under_way = (release, tuple(variants), directory)
         self.started.append((release, tuple(variants)))
 
