@@ -37,6 +37,7 @@ from evenfleet_agent.runner import Runner
 from evenfleet_agent.runner.protocol import Failed, Loaded, Measure, Measured, Refused, Response, RunnerSpec
 from evenfleet_agent.schedule import next_window_s
 from evenfleet_agent.slots import Slots
+from evenfleet_agent.standing import StandingFile
 from evenfleet_shared import __version__, messages, topics
 from evenfleet_shared.disk import write_whole
 from evenfleet_shared.errors import MessageError, RunnerError, StoreError
@@ -118,6 +119,7 @@ class Supervisor:
         *,
         state_dir: Path,
         outbox: Outbox,
+        standing: StandingFile,
         link: Link,
         slots: Slots,
         fetcher: Fetcher,
@@ -127,6 +129,7 @@ class Supervisor:
         self._settings = settings
         self._desired_path = state_dir / DESIRED_NAME
         self._outbox = outbox
+        self._standing = standing
         self._link = link
         self._slots = slots
         self._fetcher = fetcher
@@ -157,6 +160,7 @@ class Supervisor:
                 self._rollout = rollout.resumed(running)
                 self._perform((rollout.StartRunners(running),))
             self._follow(self._desired)
+        self._standing.disconnected("no broker has answered yet", self._clock.monotonic_s())
         self._link.open()
 
     def turn(self) -> float:
@@ -191,6 +195,7 @@ class Supervisor:
         for station in self._stations.values():
             station.runner.stop()
         self._link.close(self._state("gone", self._session or "00000000"))
+        self._standing.disconnected("the agent was told to stop", self._clock.monotonic_s())
         self._outbox.close()
 
     def will(self, session: str) -> bytes:
@@ -206,6 +211,7 @@ class Supervisor:
         if isinstance(event, Connected):
             log.info("connected to the broker")
             self._session, self._offline_reason = event.session, None
+            self._standing.connected(self._clock.monotonic_s())
             self._outbox.reconnected()
             # What the collector was told may be gone: from a full outbox, or with the collector's disk.
             self._told_contexts.clear()
@@ -215,6 +221,7 @@ class Supervisor:
             if self._session or event.reason != self._offline_reason:
                 log.warning("no broker session: %s; measuring goes on, messages wait in the outbox", event.reason)
             self._session, self._offline_reason = None, event.reason
+            self._standing.disconnected(event.reason, self._clock.monotonic_s())
         else:
             self._on_received(event)
 
@@ -236,6 +243,7 @@ class Supervisor:
             self._follow(message)
 
     def _on_receipt(self, receipt: Receipt) -> None:
+        self._standing.receipted(self._clock.monotonic_s())
         try:
             begun = self._outbox.settle(receipt, self._clock.monotonic_s())
         except StoreError as error:

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from evenfleet_agent import standing as standings
 from evenfleet_agent.config import AgentSettings, MeasureSettings, RuntimeSettings
 from evenfleet_agent.outbox import Outbox, open_outbox
 from evenfleet_agent.runner.protocol import Failed, RunnerSpec
 from evenfleet_agent.slots import Slots
+from evenfleet_agent.standing import StandingFile
 from evenfleet_agent.supervisor import RESTART_MAX_S, STORE_RETRY_S, Supervisor
 from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import RunnerError
@@ -93,6 +95,7 @@ class Board:
             settings,
             state_dir=self.directory,
             outbox=self.outbox,
+            standing=StandingFile(self.directory / standings.FILE_NAME, f"boot-{self.boots}"),
             link=self.link,
             slots=Slots(self.directory / "slots"),
             fetcher=self.fetcher,
@@ -211,6 +214,31 @@ def test_why_there_is_no_session_is_said_once(board: Board, caplog: pytest.LogCa
         "no broker session: bad password",
         "no broker session: bad password",
     ]
+
+
+def test_how_the_session_stands_is_left_on_disk(board: Board) -> None:
+    def left() -> tuple[bool, float, str | None, float | None]:
+        found = standings.read(board.directory / standings.FILE_NAME)
+        assert found is not None
+        return found.connected, found.since_s, found.reason, found.receipt_s
+
+    assert left() == (False, 1000.0, "no broker has answered yet", None)
+    board.clock.now_s = 1010.0
+    board.link.connect()
+    board.turn()
+    assert left() == (True, 1010.0, None, None)
+
+    board.clock.now_s = 1020.0
+    board.receipted()
+    board.clock.now_s = 1030.0
+    board.receipted()
+    board.link.disconnect("bad password")
+    board.turn()
+    assert left() == (False, 1030.0, "bad password", 1020.0)
+
+    board.supervisor.stop()
+    assert left()[2] == "the agent was told to stop"
+    board.boot()
 
 
 def test_nothing_is_published_without_a_session(board: Board) -> None:
