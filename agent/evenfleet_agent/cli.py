@@ -215,7 +215,8 @@ def measure(
             if data is not None:
                 inputs_file, labels_file = measuring.write_data(data, Path(directory))
                 template = msgspec.structs.replace(template, inputs_file=inputs_file, labels_file=labels_file)
-            for target in measuring.find_targets(model, runtime=runtime, template=template, variants=variant):
+            targets = measuring.find_targets(model, runtime=runtime, template=template, variants=variant, data=data)
+            for target in targets:
                 outcomes.append(measuring.measure(target, request, runner, progress))  # noqa: PERF401 - minutes each
     finally:
         runner.stop()

@@ -184,7 +184,7 @@ def load(request: Load, voice: Voice) -> tuple[Session, Loaded]:
     # before every window takes six times as long as the window's own samples.
     gc.collect()
     gc.freeze()
-    not_scored = golden.why_not_scored(data, rows)
+    not_scored = golden.why_not_scored(data, rows, model.outputs[0])
     session = Session(
         model=model,
         data=data,
@@ -329,7 +329,7 @@ def _evaluate(session: Session, voice: Voice) -> Evaluation:
         parts.append(golden.flatten(model.read(), len(values[0])))
         voice.alive("evaluating")
     evaluation, session.correct = golden.evaluate(
-        data, np.concatenate(parts), output_scale=model.outputs[0].scale, before=session.correct
+        data, np.concatenate(parts), output=model.outputs[0], before=session.correct
     )
     return evaluation
 
