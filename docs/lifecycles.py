@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from evenfleet_agent import rollout
-from evenfleet_agent.rollout import Fetched, FetchFailed, Offer, Offered, RetryDue, Rollout, Withdrawn
+from evenfleet_agent.rollout import Fetched, FetchFailed, Offer, Offered, RetryDue, Rollout, Vanished, Withdrawn
 
 PAGE: Final = Path(__file__).with_suffix(".md")
 
@@ -36,6 +36,7 @@ _EVENTS: Final = {
     _LAST_TRY: FetchFailed("wrong sha256", "content"),
     "the release is unusable": FetchFailed("no variant int4", "release"),
     "retry is due": RetryDue(),
+    "the running release has gone from the disk": Vanished(),
 }
 # Which releases there are to speak of in a phase.
 _OFFERS: Final = {
@@ -70,7 +71,7 @@ download is tried again after {first_s:g} s, then twice as long each time, up to
 such as the page of a proxy with status 200, is asked for again after {wrong_first_s:g} s, then twice as long each time, and
 held against the release the {max_wrong}th time.
 
-Cannot happen, for nothing is being fetched in these phases: {impossible}.
+Cannot happen, for nothing is being fetched, or nothing runs, in these phases: {impossible}.
 """
 
 

@@ -115,7 +115,9 @@ def status(file: Path, as_json: bool) -> None:
         since = "" if found.connected_s is None else f" for {_duration(found.connected_s)}"
         click.echo(f"broker       {'connected' if found.connected else 'no session'}{since}", nl=False)
         click.echo("" if found.connected else f": {found.reason}")
-        receipt = "none since the device started" if found.receipt_s is None else f"{_duration(found.receipt_s)} ago"
+        receipt = (
+            "none since the device started" if found.receipt_s is None else f"at most {_duration(found.receipt_s)} ago"
+        )
         click.echo(f"receipt      {receipt}")
         click.echo(f"release      {found.release or 'none'}")
         click.echo(f"incarnation  {found.incarnation.counter if found.incarnation else 'none'}")

@@ -80,8 +80,13 @@ class RetryDue:
     """It is time to try again."""
 
 
-Event = Union[Offered, Withdrawn, Fetched, FetchFailed, RetryDue]
-EVENTS: Final[tuple[type[Event], ...]] = (Offered, Withdrawn, Fetched, FetchFailed, RetryDue)
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """The running release is no longer whole on disk."""
+
+
+Event = Union[Offered, Withdrawn, Fetched, FetchFailed, RetryDue, Vanished]
+EVENTS: Final[tuple[type[Event], ...]] = (Offered, Withdrawn, Fetched, FetchFailed, RetryDue, Vanished)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +205,14 @@ def _retry(state: Rollout, event: Event, now_s: float) -> Step:
     return replace(state, retry_s=None), (StartFetch(state.target),)
 
 
+def _fetch_again(state: Rollout, event: Event, now_s: float) -> Step:
+    """Fetch what ran; where another release is on its way, wait for that one."""
+    if state.target is not None:
+        return replace(state, phase="fetching", running=None), (StopRunners(),)
+    assert state.running is not None
+    return Rollout(phase="fetching", target=state.running), (StopRunners(), StartFetch(state.running))
+
+
 def _clear(state: Rollout, event: Event, now_s: float) -> Step:
     stop_fetch = (StopFetch(),) if state.target else ()
     stop_runners = (StopRunners(),) if state.running else ()
@@ -216,14 +229,17 @@ TABLE: Final[dict[tuple[Phase, type[Event]], Callable[[Rollout, Event, float], S
     ("fetching", RetryDue): _retry,
     ("running", Offered): _keep_or_update,
     ("running", Withdrawn): _clear,
+    ("running", Vanished): _fetch_again,
     ("updating", Offered): _fetch_other,
     ("updating", Withdrawn): _clear,
     ("updating", Fetched): _install,
     ("updating", FetchFailed): _fail,
     ("updating", RetryDue): _retry,
+    ("updating", Vanished): _fetch_again,
 }
 
-# Nothing is being fetched in these phases.
+# Nothing is being fetched in the first two of these phases, and nothing runs in the others.
 IMPOSSIBLE: Final = frozenset(
-    (phase, event) for phase in ("empty", "running") for event in (Fetched, FetchFailed, RetryDue)
+    [(phase, event) for phase in ("empty", "running") for event in (Fetched, FetchFailed, RetryDue)]
+    + [(phase, Vanished) for phase in ("empty", "fetching")]
 )

@@ -128,11 +128,14 @@ def status(settings: AgentSettings) -> Status:
 
     Raises:
         ConfigError: No agent ever ran there.
+        StoreError: What it left cannot be read, on a full disk for example.
     """
     state_dir = Path(settings.state_dir)
     try:
         holding = outboxes.look(state_dir)
     except StoreError as error:
+        if (state_dir / outboxes.FILE_NAME).exists():
+            raise StoreError(f"cannot read {state_dir / outboxes.FILE_NAME}: {error}") from None
         raise ConfigError(f"no agent has run with state_dir {state_dir}: {error}") from None
     release = Slots(state_dir / "slots").release()
     running = _is_locked(state_dir)

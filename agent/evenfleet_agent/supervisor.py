@@ -430,6 +430,10 @@ class Supervisor:
             turn = self._queue.popleft()
             if turn.measuring and not turn.station.ready:
                 continue
+            if not turn.measuring and not self._slots.has(turn.station.variant):
+                log.error("the running release is no longer whole on disk; fetching it again")
+                self._step(rollout.Vanished())
+                return
             self._turn = turn
             try:
                 if turn.measuring:
@@ -491,8 +495,7 @@ class Supervisor:
 
     def _spec(self, variant: Variant) -> RunnerSpec:
         slot = self._slots.current()
-        if slot is None:
-            raise RunnerError("the running release is no longer on disk")
+        assert slot is not None
         assert self._manifest is not None
         golden = self._manifest.golden
         settings = self._settings

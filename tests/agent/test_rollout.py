@@ -29,6 +29,7 @@ from evenfleet_agent.rollout import (
     StopFetch,
     StopRunners,
     Switch,
+    Vanished,
     Withdrawn,
     step,
 )
@@ -182,6 +183,20 @@ def test_another_offer_begins_with_a_clean_slate() -> None:
     assert (state.phase, state.refused) == ("fetching", None)
 
 
+def test_a_running_release_that_has_gone_from_the_disk_is_fetched_again() -> None:
+    state, actions = after(Offered(ONE), Fetched(), Vanished())
+
+    assert (state.phase, state.running, state.target) == ("fetching", None, ONE)
+    assert actions == (StopRunners(), StartFetch(ONE))
+
+
+def test_a_release_that_has_gone_while_the_next_one_comes_is_not_fetched_again() -> None:
+    state, actions = after(Offered(ONE), Fetched(), Offered(TWO), TRANSIENT, Vanished())
+
+    assert (state.phase, state.running, state.target, actions) == ("fetching", None, TWO, (StopRunners(),))
+    assert state.retry_s == 101.0
+
+
 def test_a_withdrawal_ends_everything() -> None:
     assert after(Withdrawn()) == (Rollout(), ())
     assert after(Offered(ONE), Withdrawn()) == (Rollout(), (StopFetch(),))
@@ -232,6 +247,12 @@ class Walk(RuleBasedStateMachine):
     @rule()
     def retried(self) -> None:
         self.happens(RetryDue())
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def vanished(self) -> None:
+        self.current = None
+        self.happens(Vanished())
 
     @rule()
     def restarted(self) -> None:

@@ -53,6 +53,12 @@ def test_a_directory_that_no_agent_ran_in_is_said_to_be_so(tmp_path: Path) -> No
     assert not (tmp_path / "nothing").exists()
 
 
+def test_an_outbox_that_cannot_be_read_is_said_to_be_so(tmp_path: Path) -> None:
+    (tmp_path / "outbox.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match=r"cannot read .*outbox\.sqlite: file is not a database"):
+        service.status(settings(tmp_path))
+
+
 def test_the_status_of_an_agent_that_has_ended_is_what_it_left(tmp_path: Path) -> None:
     fill(tmp_path, 3, max_bytes=10)
 
@@ -119,7 +125,7 @@ def test_the_command_says_all_of_it_to_a_person_and_to_a_program(tmp_path: Path)
     for line in (
         "agent        running",
         "broker       no session for 6 minutes: no broker answers at broker:1883",
-        "receipt      6 minutes ago",
+        "receipt      at most 6 minutes ago",
         "given up     2 messages: outbox-full",
     ):
         assert line in said.stdout.splitlines()

@@ -41,7 +41,7 @@ class FakeFetcher:
         (directory / manifests.MANIFEST_NAME).unlink(missing_ok=True)
         for reference in (*wanted, golden.inputs, golden.labels, golden.outputs):
             path = directory / reference.file
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(files[reference.file])
         (directory / manifests.MANIFEST_NAME).write_bytes(manifests.encode(manifest))
         self._end(FetchResult(ok=True))
