@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -444,9 +444,9 @@ class Outbox:
             self._show_gap(life, first, last, now_s)
 
     def _show_gap(self, life: Incarnation, first: int, last: int, now_s: float) -> None:
-        for key, sending in list(self._sending.items()):
-            missing = key[:2] == life and first <= key[2] <= last
-            if not missing or now_s - sending.sent_s < GAP_PATIENCE_S:
+        for key in _within(self._sending, life, first, last):
+            sending = self._sending[key]
+            if now_s - sending.sent_s < GAP_PATIENCE_S:
                 continue
             gap = self._gaps.setdefault(key, _Gap(sending.sent_s))
             gap.shown = True
@@ -466,9 +466,10 @@ class Outbox:
         self._db.execute(
             "DELETE FROM messages WHERE counter = ? AND random = ? AND seq BETWEEN ? AND ?", (*life, first, last)
         )
-        for known in (self._sending, self._gaps):
-            for key in [key for key in known if key[:2] == life and first <= key[2] <= last]:
-                del known[key]
+        for key in _within(self._sending, life, first, last):
+            del self._sending[key]
+        for key in _within(self._gaps, life, first, last):
+            del self._gaps[key]
 
     def _give_up(self, life: Incarnation, first: int, last: int, reason: str, *, told: bool) -> None:
         self._drop(life, first, last)
@@ -519,6 +520,13 @@ class Outbox:
             self._give_up(Incarnation(row[0], row[1]), row[2], row[2], "outbox-full", told=False)
             freed += row[3]
         return freed
+
+
+def _within(known: Collection[Key], life: Incarnation, first: int, last: int) -> list[Key]:
+    """Return the keys of a range; a receipt may name hundreds of short ones, and one that never ends."""
+    if last - first < len(known):
+        return [key for seq in range(first, last + 1) if (key := (*life, seq)) in known]
+    return [key for key in known if key[:2] == life and first <= key[2] <= last]
 
 
 def _losses(rows: list[tuple[int, str, int, int, str]]) -> tuple[Loss, ...]:
