@@ -6,11 +6,12 @@ apart; what comes out is drawn. A test holds the page equal to what this returns
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from evenfleet_agent import rollout
-from evenfleet_agent.rollout import Fetched, FetchFailed, Offer, Offered, RetryDue, Rollout, Withdrawn
+from evenfleet_agent.rollout import Fetched, FetchFailed, Offer, Offered, RetryDue, Rollout, Vanished, Withdrawn
 
 PAGE: Final = Path(__file__).with_suffix(".md")
 
@@ -21,6 +22,8 @@ _STATES: Final = {
     "running": Rollout(phase="running", running=_RUNNING, refused=_REFUSED.release),
     "updating": Rollout(phase="updating", running=_RUNNING, target=_TARGET),
 }
+# The same event as the one before it, in a state in which it was the last try.
+_LAST_TRY: Final = "something else came, for the last time"
 _EVENTS: Final = {
     "the running release is offered": Offered(_RUNNING),
     "the release being fetched is offered": Offered(_TARGET),
@@ -28,9 +31,12 @@ _EVENTS: Final = {
     "the refused release is offered": Offered(_REFUSED),
     "no release is wanted": Withdrawn(),
     "fetched": Fetched(),
-    "fetching failed, try again": FetchFailed("no answer", final=False),
-    "fetching failed for good": FetchFailed("wrong sha256", final=True),
+    "fetching failed": FetchFailed("no answer", "link"),
+    "something else came": FetchFailed("wrong sha256", "content"),
+    _LAST_TRY: FetchFailed("wrong sha256", "content"),
+    "the release is unusable": FetchFailed("no variant int4", "release"),
     "retry is due": RetryDue(),
+    "the running release has gone from the disk": Vanished(),
 }
 # Which releases there are to speak of in a phase.
 _OFFERS: Final = {
@@ -61,9 +67,11 @@ stateDiagram-v2
 {rows}
 
 After a restart a device is `running` if its slot holds the release that it was last told to run, and `empty` if not. A failed
-download is tried again after {first_s:g} s, then twice as long each time, up to {max_s:g} s.
+download is tried again after {first_s:g} s, then twice as long each time, up to {max_s:g} s. What is not what was asked for,
+such as the page of a proxy with status 200, is asked for again after {wrong_first_s:g} s, then twice as long each time, and
+held against the release the {max_wrong}th time.
 
-Cannot happen, for nothing is being fetched in these phases: {impossible}.
+Cannot happen, for nothing is being fetched, or nothing runs, in these phases: {impossible}.
 """
 
 
@@ -77,7 +85,8 @@ def render() -> str:
                 continue
             if isinstance(event, Offered) and event.offer not in _OFFERS[phase]:
                 continue
-            after, actions = rollout.step(state, event, 0.0)
+            before = replace(state, wrong=rollout.MAX_WRONG - 1) if label == _LAST_TRY else state
+            after, actions = rollout.step(before, event, 0.0)
             does = ", ".join(type(action).__name__ for action in actions)
             waits = after.retry_s is not None
             rows.append(f"| `{phase}` | {label} | `{after.phase}` | {does or ('wait' if waits else 'nothing')} |")
@@ -89,6 +98,8 @@ def render() -> str:
         rows="\n".join(rows),
         first_s=rollout.RETRY_FIRST_S,
         max_s=rollout.RETRY_MAX_S,
+        wrong_first_s=rollout.WRONG_FIRST_S,
+        max_wrong=rollout.MAX_WRONG,
         impossible=", ".join(f"`{event}` while `{phase}`" for phase, event in impossible),
     )
 

@@ -5,6 +5,8 @@ output: a `FetchResult`. `FetchProcess` is the supervisor's end of it.
 
 * Nothing is used before its size and sha256 are those that the manifest names, and the manifest's those of the release.
 * Paths come from the manifest's own checked pattern, never from the network.
+* A file has its name only once its content is on disk, and the manifest has its own last: after a power cut there is
+  no whole slot with a hole in it.
 * A download that was cut off goes on where it stopped; files that are whole are not fetched again.
 """
 
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,9 +24,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from evenfleet_agent.rollout import Cause
 from evenfleet_shared import manifest
-from evenfleet_shared.disk import sync_folder
-from evenfleet_shared.errors import ArtifactError, ReleaseError
+from evenfleet_shared.disk import put_in_place, write_whole
+from evenfleet_shared.errors import ArtifactError
+from evenfleet_shared.kinship import die_with_parent
 from evenfleet_shared.manifest import FileRef
 
 TIMEOUT_S: Final = 30.0
@@ -36,18 +39,26 @@ _CHUNK_BYTES: Final = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """How a download ended; `final` when trying again cannot help."""
+    """How a download ended; why and by whose fault, where it failed."""
 
     ok: bool
-    final: bool = False
+    cause: Cause = "link"
     reason: str = ""
+
+
+class WrongContentError(ArtifactError):
+    """Something came that is not what was asked for: the server's fault, or that of somebody in between."""
 
 
 class Fetcher(Protocol):
     """Something that brings releases into slots, one at a time."""
 
     def start(self, url: str, release: str, variants: Sequence[str], directory: Path) -> None:
-        """Begin."""
+        """Begin.
+
+        Raises:
+            OSError: No process can be started; nothing is under way.
+        """
 
     def fileno(self) -> int | None:
         """Return a descriptor that becomes readable when there is a result; None while nothing is under way."""
@@ -108,7 +119,8 @@ def fetch_release(url: str, release: str, variants: Sequence[str], directory: Pa
         directory: Filled; files in it that belong to the release are kept.
 
     Raises:
-        ArtifactError: What was served is not what was asked for: trying again cannot help.
+        WrongContentError: What was served is not what was asked for.
+        ArtifactError: The release is what was asked for and cannot be used: trying again cannot help.
         OSError: The link or the disk failed.
     """
     whole, part = directory / manifest.MANIFEST_NAME, directory / f"{manifest.MANIFEST_NAME}.part"
@@ -117,34 +129,34 @@ def fetch_release(url: str, release: str, variants: Sequence[str], directory: Pa
         _clear(directory)
         payload = _get(f"{url}/{release}", manifest.MAX_MANIFEST_BYTES)
         if manifest.digest(payload) != release:
-            raise ReleaseError(
+            raise WrongContentError(
                 f"{url}/{release[:12]}… served another file; its sha256 is {manifest.digest(payload)[:12]}…"
             )
         # Renamed last, below: a manifest in a slot says that the slot is whole.
         found = part
-        found.write_bytes(payload)
+        write_whole(part, payload)
     described = manifest.decode(found.read_bytes(), f"release {release[:12]}")
     golden = described.golden
     wanted = [golden.inputs, golden.labels, golden.outputs, *(described.variant(name).artifact for name in variants)]
     for reference in wanted:
         _fetch_file(url, reference, directory)
-    found.replace(whole)
-    for folder in (directory / "artifacts", directory / "golden", directory):
-        sync_folder(folder)
+    put_in_place(found, whole)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run as the child; see the module's docstring."""
     # A supervisor that dies takes its download along: the next one starts it again.
-    _die_with_parent()
+    die_with_parent()
     signal.alarm(int(MAX_FETCH_S))
     url, release, directory, *variants = arguments
     try:
         fetch_release(url, release, variants, Path(directory))
         result = FetchResult(ok=True)
     except ArtifactError as error:
-        result = FetchResult(ok=False, final=True, reason=str(error))
-    except (OSError, http.client.HTTPException) as error:
+        cause: Cause = "content" if isinstance(error, WrongContentError) else "release"
+        result = FetchResult(ok=False, cause=cause, reason=str(error))
+    # ValueError: of an address that urllib cannot take apart.
+    except (OSError, http.client.HTTPException, ValueError) as error:
         result = FetchResult(ok=False, reason=f"cannot fetch release {release[:12]}…: {error}")
     sys.stdout.write(json.dumps(asdict(result)) + "\n")
     return 0
@@ -169,12 +181,16 @@ def _fetch_file(url: str, reference: FileRef, directory: Path) -> None:
     try:
         manifest.check_file(part, reference)
     except ArtifactError as error:
+        found = manifest.file_digest(part)
         part.unlink()
         if have:
             # What an earlier try left may be damaged, as by a power cut; the next one begins anew.
             raise OSError(f"what was fetched earlier does not go on: {error}") from None
-        raise
-    part.replace(path)
+        raise WrongContentError(
+            f"{url}/{reference.sha256[:12]}… served another file as {reference.file}; its sha256 is {found[:12]}…"
+        ) from None
+    # Here, not where it is downloaded: what an earlier process fetched may never have reached the disk.
+    put_in_place(part, path)
 
 
 def _download(url: str, part: Path, have: int, size_bytes: int) -> None:
@@ -186,8 +202,6 @@ def _download(url: str, part: Path, have: int, size_bytes: int) -> None:
             while left > 0 and (chunk := response.read(min(_CHUNK_BYTES, left))):
                 file.write(chunk)
                 left -= len(chunk)
-            file.flush()
-            os.fsync(file.fileno())
     if left:
         raise OSError(f"{url} ended {left} bytes early")
 
@@ -218,13 +232,6 @@ def _clear(directory: Path) -> None:
         if folder.is_dir():
             for path in folder.iterdir():
                 path.unlink()
-
-
-def _die_with_parent() -> None:
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 if __name__ == "__main__":

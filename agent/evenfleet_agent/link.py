@@ -187,7 +187,10 @@ class MqttLink:
     def _on_disconnect(
         self, client: Client, userdata: Any, flags: DisconnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
-        self._put(Disconnected(str(code), refused=False))
+        # A broker of MQTT 3.1.1 says nothing when it ends a connection, and the client calls that an unspecified error.
+        why = "" if code == "Unspecified error" else f": {code}"
+        host, port = self._address
+        self._put(Disconnected(f"the connection to {host}:{port} was lost{why}", refused=False))
 
     def _on_publish(
         self, client: Client, userdata: Any, mid: int, code: ReasonCode, properties: Properties | None

@@ -51,17 +51,23 @@ _QUANTILES: Final = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.9
 _INPUT_NAMES: Final = ("x_test", "x", "X_test", "X", "inputs")
 _LABEL_NAMES: Final = ("y_test", "y", "Y_test", "Y", "labels")
 _POLL_S: Final = 0.2
+# No model has as many classes, and every number up to here is one in every type.
+_MAX_LABEL: Final = 2**24
 
 Progress = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One model to measure; the runtimes are tried in turn until one is installed."""
+    """One model to measure; the runtimes are tried in turn until one is installed.
+
+    `data` is where the samples come from, as the user knows it; None for made-up ones.
+    """
 
     name: str
     runtimes: tuple[str, ...]
     spec: RunnerSpec
+    data: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +126,7 @@ def find_targets(
     runtime: str,
     template: RunnerSpec,
     variants: Sequence[str] = (),
+    data: Path | None = None,
 ) -> list[Target]:
     """Return what there is to measure at a path.
 
@@ -128,6 +135,7 @@ def find_targets(
         runtime: A runtime's name, or ``auto``.
         template: What every target has: threads, data and so on.
         variants: Of a release; none is all that the runtime can take.
+        data: What the template's samples were taken from.
 
     Raises:
         ConfigError: It is none of these, or the arguments do not go together.
@@ -136,12 +144,13 @@ def find_targets(
     if not model.exists():
         raise ConfigError(f"{model} does not exist; expected a .tflite file, a SavedModel or a release")
     if model.is_dir() and (model / manifest.MANIFEST_NAME).exists():
-        return _release_targets(model, runtime, template, variants)
+        return _release_targets(model, runtime, template, variants, data)
     if variants:
         raise ConfigError(f"{model} is not a release, so it has no variants to choose from; leave --variant away")
     model_format = _sniff(model)
     spec = msgspec.structs.replace(template, artifact=str(model), format=model_format)
-    return [Target(name=model.name, runtimes=_candidates(runtime, model_format), spec=spec)]
+    candidates = _candidates(runtime, model_format)
+    return [Target(name=model.name, runtimes=candidates, spec=spec, data=None if data is None else str(data))]
 
 
 def measure(target: Target, request: Measure, runner: Runner, progress: Progress) -> Result | Failure:
@@ -164,13 +173,13 @@ def measure(target: Target, request: Measure, runner: Runner, progress: Progress
                 refused = refused or loaded
                 if loaded.kind == "runtime":
                     continue
-                return Failure(name=target.name, kind=loaded.kind, reason=loaded.reason)
+                return _failure(target, loaded)
             if not isinstance(loaded, Loaded):
                 raise _unexpected(loaded)
             runner.send(request)
             measured = _await_answer(runner, target.name, progress)
             if isinstance(measured, Refused):
-                return Failure(name=target.name, kind=measured.kind, reason=measured.reason)
+                return _failure(target, measured)
             if not isinstance(measured, Measured):
                 raise _unexpected(measured)
             return _result(target, spec, loaded, measured)
@@ -179,7 +188,7 @@ def measure(target: Target, request: Measure, runner: Runner, progress: Progress
         finally:
             runner.stop()
     assert refused is not None  # a target has at least one runtime
-    return Failure(name=target.name, kind=refused.kind, reason=refused.reason)
+    return _failure(target, refused)
 
 
 def check_runtimes(python: str | None) -> dict[str, Checked | Failure]:
@@ -225,14 +234,17 @@ def write_data(file: Path, directory: Path) -> tuple[str, str | None]:
         The files of the samples and of the labels, None without labels.
 
     Raises:
-        DataError: It is no .npz of numbers, or has no samples.
+        DataError: It is no .npz of numbers, has no samples, or labels that do not go with them.
     """
     import numpy as np
 
+    if file.exists() and not file.is_file():
+        raise DataError(f"{file} is not a file; expected an .npz with x and y")
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise DataError(f"{file} is a single array; expected an .npz with x and y")
+        arrays = np.load(file, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise DataError(f"{file} is a single array; expected an .npz with x and y")
+        with arrays:
             inputs = _first_of(arrays, _INPUT_NAMES)
             labels = _first_of(arrays, _LABEL_NAMES)
             if inputs is None:
@@ -246,12 +258,17 @@ def write_data(file: Path, directory: Path) -> tuple[str, str | None]:
     except (ValueError, EOFError, zipfile.BadZipFile, AttributeError):
         # numpy's own words advise to unpickle the file.
         raise DataError(f"{file} is not a whole .npz of plain numbers; pickled objects are not read") from None
+    except MemoryError:
+        raise DataError(f"{file} says that it holds more than this machine has memory for; use fewer samples") from None
+    _check_samples(inputs, file)
+    if labels is not None:
+        labels = _class_numbers(labels, len(inputs), file)
     inputs_file = directory / "inputs.npy"
     np.save(inputs_file, inputs, allow_pickle=False)
     if labels is None:
         return str(inputs_file), None
     labels_file = directory / "labels.npy"
-    np.save(labels_file, _class_numbers(labels, file), allow_pickle=False)
+    np.save(labels_file, labels, allow_pickle=False)
     return str(inputs_file), str(labels_file)
 
 
@@ -287,7 +304,17 @@ def progress_line() -> Iterator[Progress]:
         sys.stderr.flush()
 
 
-def _release_targets(directory: Path, runtime: str, template: RunnerSpec, variants: Sequence[str]) -> list[Target]:
+def _failure(target: Target, refused: Refused) -> Failure:
+    # The runner was given copies in a temporary directory, which say nothing to whoever reads this.
+    of_data = target.data is not None and refused.kind == "data"
+    return Failure(
+        name=target.name, kind=refused.kind, reason=f"{target.data}: {refused.reason}" if of_data else refused.reason
+    )
+
+
+def _release_targets(
+    directory: Path, runtime: str, template: RunnerSpec, variants: Sequence[str], data: Path | None
+) -> list[Target]:
     release, _ = manifest.load(directory)
     chosen = [release.variant(name) for name in variants] or [
         variant
@@ -312,7 +339,14 @@ def _release_targets(directory: Path, runtime: str, template: RunnerSpec, varian
                 outputs_file=str(directory / golden.outputs.file),
                 reference_correct=release.variant(release.reference_variant).reference.correct,
             )
-        targets.append(Target(name=variant.name, runtimes=_candidates(runtime, variant.format), spec=spec))
+        targets.append(
+            Target(
+                name=variant.name,
+                runtimes=_candidates(runtime, variant.format),
+                spec=spec,
+                data=str(directory / "golden" if data is None else data),
+            )
+        )
     return targets
 
 
@@ -322,6 +356,10 @@ def _sniff(model: Path) -> Format:
             return "saved_model"
         raise ConfigError(
             f"{model} is neither a SavedModel nor a release: it has no saved_model.pb and no {manifest.MANIFEST_NAME}"
+        )
+    if not model.is_file():
+        raise ConfigError(
+            f"{model} is neither a file nor a directory; expected a .tflite file, a SavedModel or a release"
         )
     try:
         with model.open("rb") as file:
@@ -409,7 +447,22 @@ def _first_of(arrays: Any, names: Sequence[str]) -> Any:
     return next((arrays[name] for name in names if name in arrays.files), None)
 
 
-def _class_numbers(labels: Any, file: Path) -> Any:
+def _check_samples(inputs: Any, file: Path) -> None:
+    import numpy as np
+
+    if not inputs.ndim or not len(inputs) or inputs.dtype.kind not in "iufb":
+        raise DataError(
+            f"{file}: x must hold real numbers, one entry per sample, found {inputs.dtype} of shape {list(inputs.shape)}"
+        )
+    # Models take no more than float32 has.
+    if inputs.dtype.kind == "f" and not (np.abs(inputs) <= np.finfo(np.float32).max).all():
+        raise DataError(
+            f"{file}: x holds NaN, infinite values or such that float32 has no room for; clean the data first"
+        )
+
+
+def _class_numbers(labels: Any, samples: int, file: Path) -> Any:
+    """Return labels as whole numbers, where they are such, one-hot rows, or a column of one."""
     import numpy as np
 
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -421,6 +474,12 @@ def _class_numbers(labels: Any, file: Path) -> Any:
     if labels.ndim != 1 or labels.dtype.kind not in "iufb" or not (labels == np.rint(labels)).all():
         raise DataError(
             f"{file}: labels must be whole numbers, one per sample, found {labels.dtype} of shape {list(labels.shape)}"
+        )
+    if len(labels) != samples:
+        raise DataError(f"{file}: there are {samples} samples and {len(labels)} labels; expected one label per sample")
+    if labels.min() < 0 or labels.max() > _MAX_LABEL:
+        raise DataError(
+            f"{file}: labels must be from 0 to {_MAX_LABEL}, found {labels.min():.0f} to {labels.max():.0f}"
         )
     return labels.astype(np.int64)
 

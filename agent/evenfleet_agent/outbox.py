@@ -5,23 +5,25 @@ Leaves to `link` how they travel.
 
 * A message has its number when it is on disk, and keeps it: numbers are never used twice within an incarnation.
 * A message leaves the outbox only when a receipt settles it, or when the ledger says why.
+* A gap in a receipt counts once for each time that the message was really sent again, however many receipts show it.
 * A new incarnation begins at every boot of the device and whenever the file is created anew; the counter that tells
   incarnations apart lies in a file of its own, so that a lost outbox does not begin an old life again.
 """
 
 from __future__ import annotations
 
-import os
+import math
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from evenfleet_shared import messages
-from evenfleet_shared.disk import sync_folder
-from evenfleet_shared.errors import StoreError
+from evenfleet_shared.disk import write_whole
+from evenfleet_shared.errors import MessageError, StoreError
 from evenfleet_shared.messages import Incarnation, IncarnationReceipt, Loss, Numbered, Receipt
 
 FILE_NAME: Final = "outbox.sqlite"
@@ -30,12 +32,19 @@ COUNTER_NAME: Final = "incarnation"
 # Messages published and not receipted, at most: what a slow collector or a lost receipt can make us hold in memory.
 MAX_UNDER_WAY: Final = 1000
 
-# A gap that a receipt shows is news only of what was sent before the receipt was made.
-GAP_PATIENCE_S: Final = 5.0
 RESEND_FIRST_S: Final = 300.0
 RESEND_MAX_S: Final = 3600.0
-# What never arrives although later messages do cannot be decoded over there, not even its number.
-MAX_GAP_RESENDS: Final = 5
+# A gap that a receipt shows is news only of what was sent some time before the receipt came.
+GAP_PATIENCE_S: Final = 5.0
+# How long a missing message waits to be sent again, by how often it was already, and at last to be given up. What never
+# arrives although later messages do cannot be decoded over there, not even its number; but a queue that is full
+# acknowledges messages and drops them just so, and a slow collector has not come to them yet. So it takes hours, and a
+# queue that is full for one and a half of them, then an hour behind, costs nothing.
+GAP_WAITS_S: Final = (GAP_PATIENCE_S, 60.0, 600.0, 1800.0, 3600.0, 7200.0)
+MAX_GAP_RESENDS: Final = len(GAP_WAITS_S) - 1
+
+# Losses that the collector was told of, one by one; older ones are only counted.
+MAX_TOLD: Final = 256
 
 # What a message may name; nobody gets there by rebooting.
 MAX_COUNTER: Final = 2**31
@@ -50,6 +59,7 @@ CREATE TABLE IF NOT EXISTS messages (
 CREATE TABLE IF NOT EXISTS ledger (
     id INTEGER PRIMARY KEY, counter INTEGER, random TEXT, first INTEGER, last INTEGER, reason TEXT,
     told INTEGER DEFAULT 0);
+CREATE TABLE IF NOT EXISTS told_losses (reason TEXT PRIMARY KEY, messages INTEGER);
 """
 
 
@@ -69,7 +79,23 @@ class _Sending:
     sent_s: float
     again_s: float
     wait_s: float
-    gaps_shown: int = 0
+
+
+@dataclass(slots=True)
+class _Gap:
+    """A message that receipts show as missing; kept over reconnections, or a poor link would let it try for ever.
+
+    `since_s` is when it was sent for the last time that counts: `resends` are those that waited for their time, not
+    those that a reconnection brought.
+    """
+
+    since_s: float
+    resends: int = 0
+    shown: bool = True
+
+    @property
+    def due_s(self) -> float:
+        return self.since_s + GAP_WAITS_S[self.resends]
 
 
 class CounterFile:
@@ -92,14 +118,8 @@ class CounterFile:
         Raises:
             StoreError: The directory cannot be written.
         """
-        draft = self._path.with_suffix(".new")
         try:
-            with draft.open("w", encoding="ascii") as file:
-                file.write(str(counter))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._path)
-            sync_folder(self._path.parent)
+            write_whole(self._path, str(counter).encode("ascii"))
         except OSError as error:
             raise StoreError(
                 f"cannot write {self._path}: {error.strerror}; the agent needs a writable state_dir"
@@ -141,12 +161,16 @@ def open_outbox(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """What an outbox holds, and what was given up, told to the collector or not."""
+    """What an outbox holds, and what was given up, told to the collector or not.
+
+    `given_up` counts all messages ever given up by reason, `losses` names those that the ledger still has one by one.
+    """
 
     incarnation: Incarnation | None
     last_seq: int
     messages: int
     bytes: int
+    given_up: dict[str, int]
     losses: tuple[Loss, ...]
 
 
@@ -160,15 +184,23 @@ def look(directory: Path) -> Holding:
         with closing(sqlite3.connect(f"file:{directory / FILE_NAME}?mode=ro", uri=True)) as db:
             life = db.execute("SELECT counter, random, next_seq - 1 FROM life").fetchone()
             held = db.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM messages").fetchone()
-            ledger = db.execute("SELECT counter, random, first, last, reason FROM ledger ORDER BY id").fetchall()
+            # In one statement, or the agent might move a row from one table to the other in between.
+            rows = db.execute(
+                "SELECT id, counter, random, first, last, reason FROM ledger"
+                " UNION ALL SELECT NULL, NULL, NULL, 1, messages, reason FROM told_losses ORDER BY 1"
+            ).fetchall()
     except sqlite3.Error as error:
         raise StoreError(str(error)) from None
+    given_up: Counter[str] = Counter()
+    for *_, first, last, reason in rows:
+        given_up[reason] += last - first + 1
     return Holding(
         incarnation=Incarnation(life[0], life[1]) if life else None,
         last_seq=life[2] if life else 0,
         messages=held[0],
         bytes=held[1],
-        losses=_losses(ledger),
+        given_up=dict(given_up),
+        losses=_losses([row[1:] for row in rows if row[0] is not None]),
     )
 
 
@@ -201,6 +233,7 @@ class Outbox:
         self._max_bytes = max_bytes
         self._jitter = jitter
         self._sending: dict[Key, _Sending] = {}
+        self._gaps: dict[Key, _Gap] = {}
         self._db = connect()
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
@@ -273,9 +306,14 @@ class Outbox:
     def due(self, now_s: float, limit: int) -> list[Entry]:
         """Return messages to send now, the oldest first: never sent since the last (re)connection, or overdue.
 
+        What the disk has damaged is given up, or it would keep what is behind it from ever being sent.
+
         Args:
             now_s: Monotonic seconds.
             limit: At most so many.
+
+        Raises:
+            StoreError: The disk cannot be read, or what is damaged cannot be given up.
         """
         waiting = [key for key, sending in self._sending.items() if now_s < sending.again_s]
         limit = min(limit, MAX_UNDER_WAY - len(waiting))
@@ -283,6 +321,7 @@ class Outbox:
             return []
         blocked = set(waiting)
         entries = []
+        damaged: list[Key] = []
         with self._reported("read"):
             # Numbers are few beside payloads: they are listed first, and only what is due is read.
             keys = self._db.execute(
@@ -293,15 +332,22 @@ class Outbox:
                     "SELECT kind, payload FROM messages WHERE counter = ? AND random = ? AND seq = ?", key
                 ).fetchone()
                 floor = self.floor(Incarnation(key[0], key[1]))
-                entries.append(Entry(key, kind, messages.with_floor(payload, floor)))
+                try:
+                    entries.append(Entry(key, kind, messages.with_floor(payload, floor)))
+                except MessageError:
+                    damaged.append(key)
+        if damaged:
+            self._give_up_damaged(damaged)
         return entries
 
     def sent(self, key: Key, now_s: float) -> None:
         """Note that a message was handed to the broker's client."""
         before = self._sending.get(key)
         wait_s = min(RESEND_MAX_S, before.wait_s * 2) if before else RESEND_FIRST_S
-        gaps_shown = before.gaps_shown if before else 0
-        self._sending[key] = _Sending(now_s, now_s + wait_s * self._jitter(), wait_s, gaps_shown)
+        self._sending[key] = _Sending(now_s, now_s + wait_s * self._jitter(), wait_s)
+        gap = self._gaps.get(key)
+        if gap and gap.shown and gap.resends < MAX_GAP_RESENDS and now_s >= gap.due_s:
+            self._gaps[key] = _Gap(now_s, gap.resends + 1, shown=False)
 
     def reconnected(self) -> None:
         """Make everything due again: what was under way may be lost."""
@@ -320,6 +366,8 @@ class Outbox:
         with self._transaction():
             for part in receipt.incarnations:
                 self._settle_life(part, now_s)
+            if any(part.refused for part in receipt.incarnations):
+                self._count_old_losses()
             held_bytes = self._count_bytes()
         self._bytes = held_bytes
         strangers = (part.incarnation.counter for part in receipt.incarnations if self._is_later(part.incarnation))
@@ -348,6 +396,7 @@ class Outbox:
                     "UPDATE ledger SET told = 1 WHERE counter = ? AND random = ? AND first = ? AND last = ?",
                     (*loss.incarnation, loss.first_seq, loss.last_seq),
                 )
+            self._count_old_losses()
 
     def close(self) -> None:
         """Close the file."""
@@ -395,13 +444,18 @@ class Outbox:
             self._show_gap(life, first, last, now_s)
 
     def _show_gap(self, life: Incarnation, first: int, last: int, now_s: float) -> None:
-        for key, sending in list(self._sending.items()):
-            missing = key[:2] == life and first <= key[2] <= last
-            if missing and now_s - sending.sent_s >= GAP_PATIENCE_S:
-                sending.gaps_shown += 1
-                sending.again_s = now_s
-                if sending.gaps_shown > MAX_GAP_RESENDS:
-                    self._give_up(life, key[2], key[2], "never-taken", told=False)
+        for key in _within(self._sending, life, first, last):
+            sending = self._sending[key]
+            if now_s - sending.sent_s < GAP_PATIENCE_S:
+                continue
+            gap = self._gaps.setdefault(key, _Gap(sending.sent_s))
+            gap.shown = True
+            if gap.resends < MAX_GAP_RESENDS:
+                sending.again_s = max(now_s, gap.due_s)
+            elif now_s < gap.due_s:
+                sending.again_s = math.inf  # that was the last time, but for a reconnection
+            else:
+                self._give_up(life, key[2], key[2], "never-taken", told=False)
 
     def _holds(self, key: Key) -> bool:
         return bool(
@@ -412,8 +466,10 @@ class Outbox:
         self._db.execute(
             "DELETE FROM messages WHERE counter = ? AND random = ? AND seq BETWEEN ? AND ?", (*life, first, last)
         )
-        for key in [key for key in self._sending if key[:2] == life and first <= key[2] <= last]:
+        for key in _within(self._sending, life, first, last):
             del self._sending[key]
+        for key in _within(self._gaps, life, first, last):
+            del self._gaps[key]
 
     def _give_up(self, life: Incarnation, first: int, last: int, reason: str, *, told: bool) -> None:
         self._drop(life, first, last)
@@ -427,6 +483,26 @@ class Outbox:
             "INSERT INTO ledger (counter, random, first, last, reason, told) VALUES (?, ?, ?, ?, ?, ?)",
             (*life, first, last, reason, int(told)),
         )
+
+    def _give_up_damaged(self, damaged: list[Key]) -> None:
+        with self._transaction():
+            for counter, random, seq in damaged:
+                self._give_up(Incarnation(counter, random), seq, seq, "damaged", told=False)
+            held_bytes = self._count_bytes()
+        self._bytes = held_bytes
+
+    def _count_old_losses(self) -> None:
+        """Keep of the losses that were told only the newest one by one, so that the ledger does not grow for years."""
+        old = self._db.execute(
+            "SELECT id, reason, last - first + 1 FROM ledger WHERE told = 1 ORDER BY id DESC LIMIT -1 OFFSET ?",
+            (MAX_TOLD,),
+        ).fetchall()
+        for row, reason, count in old:
+            self._db.execute(
+                "INSERT INTO told_losses VALUES (?, ?) ON CONFLICT (reason) DO UPDATE SET messages = messages + ?",
+                (reason, count, count),
+            )
+            self._db.execute("DELETE FROM ledger WHERE id = ?", (row,))
 
     def _make_room(self, new_bytes: int) -> int:
         """Give up the oldest messages until the rest fits; the new one always stays."""
@@ -444,6 +520,13 @@ class Outbox:
             self._give_up(Incarnation(row[0], row[1]), row[2], row[2], "outbox-full", told=False)
             freed += row[3]
         return freed
+
+
+def _within(known: Collection[Key], life: Incarnation, first: int, last: int) -> list[Key]:
+    """Return the keys of a range; a receipt may name hundreds of short ones, and one that never ends."""
+    if last - first < len(known):
+        return [key for seq in range(first, last + 1) if (key := (*life, seq)) in known]
+    return [key for key in known if key[:2] == life and first <= key[2] <= last]
 
 
 def _losses(rows: list[tuple[int, str, int, int, str]]) -> tuple[Loss, ...]:

@@ -4,7 +4,9 @@ Pure. `step` takes the state and one event and returns the next state and the ac
 performs them and reports back as events, so a power cut between any two actions is just a missing event.
 
 * The running release goes on until the next one is whole on disk.
-* A release that is not what it is named (`FetchFailed.final`) is refused until another one is offered.
+* A release that cannot be run (`FetchFailed.cause`) is refused until another one is offered. What came in its place is
+  held against it only when it came `MAX_WRONG` times in a quarter of an hour: a hotel's login page or a proxy's error page
+  comes with status 200 too.
 * Every pair of phase and event is in `TABLE` or in `IMPOSSIBLE`.
 """
 
@@ -19,6 +21,12 @@ PHASES: Final[tuple[Phase, ...]] = ("empty", "fetching", "running", "updating")
 
 RETRY_FIRST_S: Final = 1.0
 RETRY_MAX_S: Final = 300.0
+WRONG_FIRST_S: Final = 60.0
+MAX_WRONG: Final = 5
+
+# Why a release is not here: `link`, the network, the server or the disk failed; `content`, something came that is not what
+# was asked for, perhaps from somebody in between; `release`, it is what was asked for and cannot be run.
+Cause = Literal["link", "content", "release"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,7 @@ class Rollout:
     target: Offer | None = None
     refused: str | None = None
     failures: int = 0
+    wrong: int = 0
     retry_s: float | None = None
 
 
@@ -60,10 +69,10 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class FetchFailed:
-    """The target is not there; `final` when trying again cannot help."""
+    """The target is not there."""
 
     reason: str
-    final: bool
+    cause: Cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +80,13 @@ class RetryDue:
     """It is time to try again."""
 
 
-Event = Union[Offered, Withdrawn, Fetched, FetchFailed, RetryDue]
-EVENTS: Final[tuple[type[Event], ...]] = (Offered, Withdrawn, Fetched, FetchFailed, RetryDue)
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """The running release is no longer whole on disk."""
+
+
+Event = Union[Offered, Withdrawn, Fetched, FetchFailed, RetryDue, Vanished]
+EVENTS: Final[tuple[type[Event], ...]] = (Offered, Withdrawn, Fetched, FetchFailed, RetryDue, Vanished)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +189,13 @@ def _fail(state: Rollout, event: Event, now_s: float) -> Step:
     """Refuse for good, or wait twice as long as the last time and try again."""
     assert isinstance(event, FetchFailed)
     assert state.target is not None
-    if event.final:
+    wrong = state.wrong + (event.cause == "content")
+    if event.cause == "release" or wrong >= MAX_WRONG:
+        times = f", {wrong} times" if event.cause == "content" else ""
         refused = replace(resumed(state.running), refused=state.target.release)
-        return refused, (Report("release-refused", state.target.release, event.reason),)
+        return refused, (Report("release-refused", state.target.release, f"{event.reason}{times}"),)
+    if event.cause == "content":
+        return replace(state, wrong=wrong, retry_s=now_s + WRONG_FIRST_S * 2**state.wrong), ()
     wait_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2**state.failures)
     return replace(state, failures=min(state.failures + 1, 30), retry_s=now_s + wait_s), ()
 
@@ -185,6 +203,14 @@ def _fail(state: Rollout, event: Event, now_s: float) -> Step:
 def _retry(state: Rollout, event: Event, now_s: float) -> Step:
     assert state.target is not None
     return replace(state, retry_s=None), (StartFetch(state.target),)
+
+
+def _fetch_again(state: Rollout, event: Event, now_s: float) -> Step:
+    """Fetch what ran; where another release is on its way, wait for that one."""
+    if state.target is not None:
+        return replace(state, phase="fetching", running=None), (StopRunners(),)
+    assert state.running is not None
+    return Rollout(phase="fetching", target=state.running), (StopRunners(), StartFetch(state.running))
 
 
 def _clear(state: Rollout, event: Event, now_s: float) -> Step:
@@ -203,14 +229,17 @@ TABLE: Final[dict[tuple[Phase, type[Event]], Callable[[Rollout, Event, float], S
     ("fetching", RetryDue): _retry,
     ("running", Offered): _keep_or_update,
     ("running", Withdrawn): _clear,
+    ("running", Vanished): _fetch_again,
     ("updating", Offered): _fetch_other,
     ("updating", Withdrawn): _clear,
     ("updating", Fetched): _install,
     ("updating", FetchFailed): _fail,
     ("updating", RetryDue): _retry,
+    ("updating", Vanished): _fetch_again,
 }
 
-# Nothing is being fetched in these phases.
+# Nothing is being fetched in the first two of these phases, and nothing runs in the others.
 IMPOSSIBLE: Final = frozenset(
-    (phase, event) for phase in ("empty", "running") for event in (Fetched, FetchFailed, RetryDue)
+    [(phase, event) for phase in ("empty", "running") for event in (Fetched, FetchFailed, RetryDue)]
+    + [(phase, Vanished) for phase in ("empty", "fetching")]
 )

@@ -20,12 +20,14 @@ from typing import Final
 
 from evenfleet_agent import config
 from evenfleet_agent import outbox as outboxes
+from evenfleet_agent import standing as standings
 from evenfleet_agent.config import AgentSettings
 from evenfleet_agent.fetch import FetchProcess
 from evenfleet_agent.link import MqttLink
 from evenfleet_agent.outbox import open_outbox
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.slots import Slots
+from evenfleet_agent.standing import StandingFile
 from evenfleet_agent.supervisor import Supervisor, SystemClock, boot_word, new_word, run
 from evenfleet_shared.disk import held
 from evenfleet_shared.errors import ConfigError, EvenfleetError, StoreError
@@ -36,14 +38,24 @@ _LOCK_NAME: Final = "agent.lock"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """An agent seen from outside: whether it runs, and what its outbox holds."""
+    """An agent seen from outside: whether it runs, how it stands with its collector, and what its outbox holds.
+
+    `connected_s` is how long it has had its broker session, or none, whose reason is in `reason`; `receipt_s` how long ago
+    the last receipt came, to the minute. None is not known, or not since the device's start. `given_up` counts by reason
+    all messages that were ever given up, and `losses` names the latest of them.
+    """
 
     running: bool
+    connected: bool
+    connected_s: float | None
+    reason: str | None
+    receipt_s: float | None
     incarnation: Incarnation | None
     last_seq: int
     waiting_messages: int
     waiting_bytes: int
     release: str | None
+    given_up: dict[str, int]
     losses: tuple[Loss, ...]
 
 
@@ -57,6 +69,7 @@ def serve(settings: AgentSettings) -> None:
     state_dir = Path(settings.state_dir)
     with _only_agent(state_dir), _wake_pipe() as (wake, wake_up):
         stopping = False
+        boot = boot_word()
 
         def stop(*_: object) -> None:
             nonlocal stopping
@@ -68,7 +81,7 @@ def serve(settings: AgentSettings) -> None:
             signal.signal(number, stop)
         outbox = open_outbox(
             state_dir,
-            boot=boot_word(),
+            boot=boot,
             new_random=new_word,
             max_bytes=settings.outbox.max_bytes,
             jitter=lambda: random.uniform(0.8, 1.2),  # noqa: S311 - spreads a fleet's resends, keeps no secret
@@ -88,6 +101,7 @@ def serve(settings: AgentSettings) -> None:
             settings,
             state_dir=state_dir,
             outbox=outbox,
+            standing=StandingFile(state_dir / standings.FILE_NAME, boot),
             link=link,
             slots=Slots(state_dir / "slots"),
             fetcher=FetchProcess(),
@@ -114,20 +128,34 @@ def status(settings: AgentSettings) -> Status:
 
     Raises:
         ConfigError: No agent ever ran there.
+        StoreError: What it left cannot be read, on a full disk for example.
     """
     state_dir = Path(settings.state_dir)
     try:
         holding = outboxes.look(state_dir)
     except StoreError as error:
+        if (state_dir / outboxes.FILE_NAME).exists():
+            raise StoreError(f"cannot read {state_dir / outboxes.FILE_NAME}: {error}") from None
         raise ConfigError(f"no agent has run with state_dir {state_dir}: {error}") from None
     release = Slots(state_dir / "slots").release()
+    running = _is_locked(state_dir)
+    standing = standings.read(state_dir / standings.FILE_NAME)
+    if standing and standing.boot != boot_word():
+        standing = None
+    now_s = SystemClock().monotonic_s()
+    reason = standing.reason if standing else "not known"
     return Status(
-        running=_is_locked(state_dir),
+        running=running,
+        connected=running and standing is not None and standing.connected,
+        connected_s=now_s - standing.since_s if running and standing else None,
+        reason=reason if running else "the agent does not run",
+        receipt_s=now_s - standing.receipt_s if standing and standing.receipt_s is not None else None,
         incarnation=holding.incarnation,
         last_seq=holding.last_seq,
         waiting_messages=holding.messages,
         waiting_bytes=holding.bytes,
         release=release[1] if release else None,
+        given_up=holding.given_up,
         losses=holding.losses,
     )
 

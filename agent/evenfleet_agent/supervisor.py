@@ -6,6 +6,8 @@ Imports no runtime and no numpy: what those cost is in the runners, and ends wit
 * One thing is measured at a time, for two runners would measure each other.
 * Whatever a runner does, the loop goes on: a runner that fails is reported, and started again after a growing pause.
 * A message is in the outbox before it is published, and stays until its receipt.
+* A disk that is full or fails ends nothing: what cannot be kept is not kept, what cannot be read waits, and the log says
+  so once for each reason.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Final, Protocol
 
 from evenfleet_agent import host, rollout, window
 from evenfleet_agent.config import AgentSettings
-from evenfleet_agent.fetch import Fetcher
+from evenfleet_agent.fetch import Fetcher, FetchResult
 from evenfleet_agent.host import thermal
 from evenfleet_agent.host.thermal import Throttling
 from evenfleet_agent.link import Connected, Disconnected, Link, LinkEvent, Received
@@ -35,7 +37,9 @@ from evenfleet_agent.runner import Runner
 from evenfleet_agent.runner.protocol import Failed, Loaded, Measure, Measured, Refused, Response, RunnerSpec
 from evenfleet_agent.schedule import next_window_s
 from evenfleet_agent.slots import Slots
+from evenfleet_agent.standing import StandingFile
 from evenfleet_shared import __version__, messages, topics
+from evenfleet_shared.disk import write_whole
 from evenfleet_shared.errors import MessageError, RunnerError, StoreError
 from evenfleet_shared.manifest import Manifest, Variant
 from evenfleet_shared.messages import (
@@ -58,6 +62,8 @@ SEND_BATCH: Final = 50
 RESTART_FIRST_S: Final = 1.0
 RESTART_MAX_S: Final = 300.0
 IDLE_S: Final = 60.0
+# A failing disk is not asked again at every turn.
+STORE_RETRY_S: Final = 30.0
 DESIRED_NAME: Final = "desired.json"
 
 
@@ -113,6 +119,7 @@ class Supervisor:
         *,
         state_dir: Path,
         outbox: Outbox,
+        standing: StandingFile,
         link: Link,
         slots: Slots,
         fetcher: Fetcher,
@@ -122,6 +129,7 @@ class Supervisor:
         self._settings = settings
         self._desired_path = state_dir / DESIRED_NAME
         self._outbox = outbox
+        self._standing = standing
         self._link = link
         self._slots = slots
         self._fetcher = fetcher
@@ -139,6 +147,10 @@ class Supervisor:
         self._offline_reason: str | None = None
         self._contexts: dict[str, RunContext] = {}
         self._told_contexts: set[tuple[Incarnation, str]] = set()
+        # What is wrong with the disk, by what it was asked for.
+        self._store_troubles: dict[str, str] = {}
+        self._store_retry_s = -math.inf
+        self._not_kept = 0
 
     def start(self) -> None:
         """Take up what the last process left, and connect."""
@@ -148,6 +160,7 @@ class Supervisor:
                 self._rollout = rollout.resumed(running)
                 self._perform((rollout.StartRunners(running),))
             self._follow(self._desired)
+        self._standing.disconnected("no broker has answered yet", self._clock.monotonic_s())
         self._link.open()
 
     def turn(self) -> float:
@@ -166,8 +179,7 @@ class Supervisor:
         self._restart_failed(now_s)
         self._begin_window(now_s)
         self._next_turn()
-        self._tell_losses()
-        self._send(now_s)
+        self._exchange(now_s)
         return self._next_due_s(now_s)
 
     def waitables(self) -> list[int]:
@@ -183,6 +195,7 @@ class Supervisor:
         for station in self._stations.values():
             station.runner.stop()
         self._link.close(self._state("gone", self._session or "00000000"))
+        self._standing.disconnected("the agent was told to stop", self._clock.monotonic_s())
         self._outbox.close()
 
     def will(self, session: str) -> bytes:
@@ -198,6 +211,7 @@ class Supervisor:
         if isinstance(event, Connected):
             log.info("connected to the broker")
             self._session, self._offline_reason = event.session, None
+            self._standing.connected(self._clock.monotonic_s())
             self._outbox.reconnected()
             # What the collector was told may be gone: from a full outbox, or with the collector's disk.
             self._told_contexts.clear()
@@ -207,6 +221,7 @@ class Supervisor:
             if self._session or event.reason != self._offline_reason:
                 log.warning("no broker session: %s; measuring goes on, messages wait in the outbox", event.reason)
             self._session, self._offline_reason = None, event.reason
+            self._standing.disconnected(event.reason, self._clock.monotonic_s())
         else:
             self._on_received(event)
 
@@ -228,19 +243,33 @@ class Supervisor:
             self._follow(message)
 
     def _on_receipt(self, receipt: Receipt) -> None:
+        self._standing.receipted(self._clock.monotonic_s())
         try:
             begun = self._outbox.settle(receipt, self._clock.monotonic_s())
         except StoreError as error:
-            log.error("%s; the next receipt says the same again", error)  # noqa: TRY400 - one line, the cause is in it
+            self._store_fails("receipt", error, "the next receipt says the same again")
             return
+        self._store_works("receipt")
         if begun:
             log.warning("the collector knows a later incarnation of this device; began %d", self._outbox.incarnation[0])
             if self._session:
                 self._link.publish("state", self._state("birth", self._session), retain=True)
 
-    def _send(self, now_s: float) -> None:
-        if self._session is None:
+    def _exchange(self, now_s: float) -> None:
+        # Losses are not told while nobody can hear: each event would take the place of more messages, which would be
+        # losses to tell.
+        if self._session is None or now_s < self._store_retry_s:
             return
+        try:
+            self._tell_losses()
+            self._send(now_s)
+        except StoreError as error:
+            self._store_retry_s = now_s + STORE_RETRY_S
+            self._store_fails("send", error, "messages wait")
+        else:
+            self._store_works("send")
+
+    def _send(self, now_s: float) -> None:
         while entries := self._outbox.due(now_s, SEND_BATCH):
             for entry in entries:
                 if not self._link.publish(entry.kind, entry.payload):
@@ -248,7 +277,14 @@ class Supervisor:
                 self._outbox.sent(entry.key, now_s)
 
     def _state(self, status: str, session: str) -> bytes:
-        return self._encode_state(status, session, seq=self._outbox.last_seq, floor=self._outbox.floor())
+        try:
+            seq, floor = self._outbox.last_seq, self._outbox.floor()
+        except StoreError as error:
+            self._store_fails("state", error, "the collector is told no numbers")
+            seq, floor = 0, 1
+        else:
+            self._store_works("state")
+        return self._encode_state(status, session, seq=seq, floor=floor)
 
     def _encode_state(self, status: str, session: str, *, seq: int, floor: int) -> bytes:
         return messages.encode(
@@ -271,10 +307,8 @@ class Supervisor:
 
     def _keep_desired(self, desired: Desired) -> None:
         """Remember what to run across a restart without a network."""
-        draft = self._desired_path.with_suffix(".new")
         try:
-            draft.write_bytes(messages.encode(desired))
-            draft.replace(self._desired_path)
+            write_whole(self._desired_path, messages.encode(desired))
         except OSError as error:
             log.warning("cannot keep %s: %s; a restart waits for the collector", self._desired_path, error.strerror)
 
@@ -315,7 +349,7 @@ class Supervisor:
             self._rollout = before
             if before.running:
                 self._start_stations(before.running)
-            self._step(rollout.FetchFailed(str(error), final=False))
+            self._step(rollout.FetchFailed(str(error), "link"))
 
     def _perform(self, actions: Sequence[rollout.Action]) -> None:
         for action in actions:
@@ -323,7 +357,11 @@ class Supervisor:
                 assert self._desired is not None
                 offer = action.offer
                 log.info("fetching release %s", offer.release[:12])
-                self._fetcher.start(self._desired.artifacts_url, offer.release, offer.variants, self._slots.idle())
+                try:
+                    self._fetcher.start(self._desired.artifacts_url, offer.release, offer.variants, self._slots.idle())
+                except OSError as error:
+                    # No process or no memory is left; what there was of the offer stands.
+                    self._fetch_failed(FetchResult(ok=False, reason=f"cannot start the download: {error.strerror}"))
             elif isinstance(action, rollout.StopFetch):
                 self._fetcher.stop()
             elif isinstance(action, rollout.Switch):
@@ -343,8 +381,11 @@ class Supervisor:
         if result.ok:
             self._step(rollout.Fetched())
         else:
-            log.warning("%s", result.reason)
-            self._step(rollout.FetchFailed(result.reason, result.final))
+            self._fetch_failed(result)
+
+    def _fetch_failed(self, result: FetchResult) -> None:
+        log.warning("%s", result.reason)
+        self._step(rollout.FetchFailed(result.reason, result.cause))
 
     # the runners
 
@@ -389,6 +430,10 @@ class Supervisor:
             turn = self._queue.popleft()
             if turn.measuring and not turn.station.ready:
                 continue
+            if not turn.measuring and not self._slots.has(turn.station.variant):
+                log.error("the running release is no longer whole on disk; fetching it again")
+                self._step(rollout.Vanished())
+                return
             self._turn = turn
             try:
                 if turn.measuring:
@@ -425,6 +470,7 @@ class Supervisor:
             )
         elif isinstance(answer, Refused):
             station.runner.stop()
+            station.ready = False
             log.warning("variant %s is refused here: %s", station.variant.name, answer.reason)
             self._tell("variant-refused", release=self._release, variant=station.variant.name, detail=answer.reason)
         elif isinstance(answer, Measured):
@@ -552,13 +598,9 @@ class Supervisor:
             self._told_contexts.add(key)
 
     def _tell_losses(self) -> None:
-        # Not while nobody can hear: each event would take the place of more messages, which would be losses to tell.
-        losses = self._outbox.ledger() if self._session else []
+        losses = self._outbox.ledger()
         if losses and self._tell("loss", losses=tuple(losses)):
-            try:
-                self._outbox.told(losses)
-            except StoreError as error:
-                log.error("%s; these losses are told once more", error)  # noqa: TRY400 - one line, the cause is in it
+            self._outbox.told(losses)  # or they are told once more
 
     def _tell(
         self,
@@ -580,7 +622,8 @@ class Supervisor:
                 happened_wall_s=self._clock.wall_s(),
                 release=release or None,
                 variant=variant,
-                detail=detail[:500],
+                # A path that is no UTF-8 may stand in it.
+                detail=detail.encode(errors="replace").decode()[:500],
                 losses=losses,
             )
 
@@ -591,12 +634,28 @@ class Supervisor:
             self._outbox.append(kind, make)
         except StoreError as error:
             # The disk is full or failing: the device goes on, and the next window tries again.
-            log.error("%s; this %s is not kept", error, kind)  # noqa: TRY400 - one line, the cause is in it
+            self._not_kept += 1
+            self._store_fails("keep", error, f"this {kind} is not kept, nor what comes until the disk works again")
             return False
+        if self._not_kept:
+            log.warning("the outbox can be written again; %d messages were not kept", self._not_kept)
+            self._not_kept = 0
+        self._store_works("keep")
         return True
+
+    def _store_fails(self, doing: str, error: StoreError, consequence: str) -> None:
+        """Log what is wrong with the disk when it begins or changes, not each time."""
+        if self._store_troubles.get(doing) != str(error):
+            self._store_troubles[doing] = str(error)
+            log.error("%s; %s", error, consequence)
+
+    def _store_works(self, doing: str) -> None:
+        self._store_troubles.pop(doing, None)
 
     def _next_due_s(self, now_s: float) -> float:
         due = [now_s + IDLE_S]
+        if self._session and self._store_retry_s > now_s:
+            due.append(self._store_retry_s)
         if self._rollout.retry_s is not None:
             due.append(self._rollout.retry_s)
         due += [station.restart_s for station in self._stations.values() if station.restart_s is not None]
@@ -646,7 +705,8 @@ def boot_word() -> str:
 
 def _offer(desired: Desired) -> Offer:
     assert desired.release is not None
-    return Offer(desired.release, tuple(wanted.name for wanted in desired.variants))
+    # A name that comes twice would be two runners for one variant.
+    return Offer(desired.release, tuple(dict.fromkeys(wanted.name for wanted in desired.variants)))
 
 
 def _read_desired(path: Path) -> Desired | None:

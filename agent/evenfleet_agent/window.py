@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from evenfleet_agent.runner.protocol import Evaluation, Measured
 from evenfleet_shared import sketch
-from evenfleet_shared.messages import Accuracy, Exceedance, Latency, Limit, MemoryReading
+from evenfleet_shared.messages import MAX_MS, Accuracy, Exceedance, Latency, Limit, MemoryReading
 from evenfleet_shared.metrics import MIN_RUNS_FOR_P99, nearest_rank
 
 
@@ -66,13 +66,19 @@ def ordered_samples_ms(measured: Measured) -> list[float]:
     """
     samples = array("d")
     samples.frombytes(measured.samples_ms)
-    if not samples or not all(math.isfinite(value) and value >= 0.0 for value in samples):
+    if not samples or not all(_is_duration(value) for value in samples):
         raise ValueError("a window needs samples that are durations")
     return sorted(samples)
 
 
 def latency(measured: Measured, ordered: Sequence[float]) -> Latency:
-    """Return the latency figures of samples in rising order."""
+    """Return the latency figures of samples in rising order.
+
+    Raises:
+        ValueError: What was measured beside them is no duration.
+    """
+    if not all(_is_duration(value) for value in (measured.init_ms, measured.first_ms, measured.left_out_ms)):
+        raise ValueError("init_ms, first_ms and left_out_ms must be durations")
     n = len(ordered)
     return Latency(
         n=n,
@@ -111,3 +117,8 @@ def accuracy(evaluation: Evaluation, golden: str) -> Accuracy | None:
         prediction_digest=evaluation.prediction_digest,
         agreement=evaluation.agreement,
     )
+
+
+def _is_duration(value_ms: float) -> bool:
+    # False for NaN too, which the collector would refuse the whole window for.
+    return 0.0 <= value_ms <= MAX_MS

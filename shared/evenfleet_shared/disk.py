@@ -1,4 +1,4 @@
-"""Two things that both sides ask of a disk: that a rename outlives a power cut, and that a directory has one user.
+"""What both sides ask of a disk: that a file is whole after a power cut or not there, and that a directory has one user.
 
 Raises what the system raises; whoever calls knows what the directory is for and words the error.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -23,6 +23,40 @@ def sync_folder(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def put_in_place(draft: Path, path: Path) -> None:
+    """Rename a finished draft to `path`, in the same directory, with its content on disk before and its name after.
+
+    Without the first a power cut leaves a file of the right name and size that is full of zeros.
+
+    Raises:
+        OSError: There is no such draft, or the disk failed; what was at `path` is still there unless the last step failed.
+    """
+    descriptor = os.open(draft, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
+def write_whole(path: Path, payload: bytes) -> None:
+    """Replace a file's content, whole or not at all, whenever the power is cut.
+
+    Raises:
+        OSError: The directory cannot be written; what was at `path` is still there.
+    """
+    draft = path.with_name(f"{path.name}.new")
+    try:
+        draft.write_bytes(payload)
+        put_in_place(draft, path)
+    except OSError:
+        # On a full disk a half-written draft would take the room that others wait for.
+        with suppress(OSError):
+            draft.unlink()
+        raise
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from msgspec import Meta
 from evenfleet_shared.errors import MessageError
 
 MAX_MESSAGE_BYTES: Final = 256 * 1024
+MAX_MS: Final = 1e9
 
 # `$` alone would let a trailing newline through.
 DeviceId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)")]
@@ -32,7 +33,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$(?!\n)")]
 Text = Annotated[str, Meta(max_length=500)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seq = Annotated[int, Meta(ge=1, le=2**53)]
-Milliseconds = Annotated[float, Meta(ge=0.0, le=1e9)]
+Milliseconds = Annotated[float, Meta(ge=0.0, le=MAX_MS)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e12)]
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
@@ -275,9 +276,7 @@ class Event(Header):
 
     schema: Literal["event/1"] = "event/1"
     seq: Seq
-    event: Literal[
-        "release-installed", "release-refused", "variant-refused", "runner-failed", "loss", "refused-by-collector"
-    ]
+    event: Literal["release-installed", "release-refused", "variant-refused", "runner-failed", "loss"]
     happened_uptime_s: Seconds
     happened_wall_s: Finite
     release: Digest | None = None
@@ -404,10 +403,16 @@ def with_floor(payload: bytes, floor: int) -> bytes:
     """Return an encoded uplink message with its `floor` brought up to date.
 
     An outbox writes a message once and sends it later, when it may have let go of older ones.
+
+    Raises:
+        MessageError: These are not the bytes that `encode` returned: the disk that they were on is failing.
     """
-    fields = msgspec.json.decode(payload)
-    fields["floor"] = floor
-    return msgspec.json.encode(fields)
+    try:
+        fields = msgspec.json.decode(payload, type=dict[str, Any])
+        fields["floor"] = floor
+        return msgspec.json.encode(fields)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise MessageError("encoding", str(error)[:300]) from None
 
 
 def decode_header(payload: bytes) -> Header:

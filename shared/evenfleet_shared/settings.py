@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,9 @@ T = TypeVar("T")
 
 ENVIRONMENT_PREFIX = "EVENFLEET_"
 
+# Where msgspec says that a value is wrong.
+_PLACE = re.compile(r"at `\$\.([\w.]+)")
+
 
 def load(settings_type: type[T], file: Path | None, environment: Mapping[str, str], overrides: Mapping[str, Any]) -> T:
     """Return the settings.
@@ -37,26 +41,34 @@ def load(settings_type: type[T], file: Path | None, environment: Mapping[str, st
         overrides: From the command line, as ``{"window.length_s": 5.0}``; None leaves the setting as it is.
 
     Raises:
-        ConfigError: A file that cannot be read, an unknown key (the near match is named) or a value out of bounds.
+        ConfigError: A file that cannot be read, an unknown key (the near match is named), a value where a table belongs
+            or the reverse, or a value out of bounds; the file or the variable that it comes from is named.
     """
     values: dict[str, Any] = {}
     source = str(file) if file else "the command line"
     if file:
         values = _read(file)
+        # Before anything is put into its tables: they may not be tables.
+        _refuse_unknown(settings_type, values, source, "")
+    sources: dict[str, str] = {}
     for name, text in environment.items():
         if name.startswith(ENVIRONMENT_PREFIX):
             path = name[len(ENVIRONMENT_PREFIX) :].lower().split("__")
             if _knows(settings_type, path):
+                _refuse_table(settings_type, path, name)
                 _put(values, path, text)
+                sources[".".join(path)] = name
     for dotted, value in overrides.items():
         if value is not None:
             _put(values, dotted.split("."), value)
+            sources[dotted] = "the command line"
     _refuse_unknown(settings_type, values, source, "")
     try:
         # Not strict: the environment has only text.
         return msgspec.convert(values, settings_type, strict=False)
     except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError(f"{source}: {error}") from None
+        at = _PLACE.search(str(error))
+        raise ConfigError(f"{sources.get(at[1], source) if at else source}: {error}") from None
 
 
 def example(settings_type: type[Any], comments: Mapping[str, str]) -> str:
@@ -84,6 +96,17 @@ def _knows(settings_type: type[Any], path: list[str]) -> bool:
     if path[0] not in names:
         return False
     return len(path) == 1 or (path[0] in tables and _knows(tables[path[0]], path[1:]))
+
+
+def _refuse_table(settings_type: type[Any], path: list[str], variable: str) -> None:
+    """Refuse a variable that gives text to a whole table; `path` is known."""
+    for name in path:
+        table = _tables(settings_type).get(name)
+        if table is None:
+            return
+        settings_type = table
+    settings = ", ".join(f"{variable}__{field.name.upper()}" for field in dataclasses.fields(settings_type))
+    raise ConfigError(f"{variable}: {'.'.join(path)} is a table of settings, found text; set {settings}")
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any) -> None:

@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import pytest
 
-from evenfleet_agent.link import MAX_HELD, Connected, Disconnected, MqttLink
+from evenfleet_agent.link import MAX_HELD, Connected, Disconnected, LinkEvent, MqttLink
 
 CONNACK = b"\x20\x02\x00\x00"
 
@@ -76,6 +77,9 @@ def broker() -> Iterator[Broker]:
     broker.listener.close()
 
 
+Event = TypeVar("Event", bound=LinkEvent)
+
+
 @dataclass
 class Ends:
     """A link, and the wake-ups that it asked for."""
@@ -83,9 +87,12 @@ class Ends:
     link: MqttLink
     woken: threading.Event
 
-    def until(self, kind: type) -> None:
+    def until(self, kind: type[Event]) -> Event:
         deadline_s = time.monotonic() + 20.0
-        while not any(isinstance(event, kind) for event in self.link.events()):
+        while True:
+            for event in self.link.events():
+                if isinstance(event, kind):
+                    return event
             assert self.woken.wait(max(0.0, deadline_s - time.monotonic())), f"no {kind.__name__}"
             self.woken.clear()
 
@@ -106,6 +113,14 @@ def ends(broker: Broker) -> Iterator[Ends]:
     link.open()
     yield Ends(link, woken)
     link.close(b"farewell")
+
+
+def test_a_connection_that_ends_is_said_to_be_lost_and_to_whom(broker: Broker, ends: Ends) -> None:
+    ends.until(Connected)
+    broker.hang_up()
+
+    host, port = broker.address
+    assert ends.until(Disconnected).reason == f"the connection to {host}:{port} was lost"
 
 
 def test_what_is_not_acknowledged_fills_the_client_once_however_often_the_broker_hangs_up(

@@ -14,10 +14,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from evenfleet_agent.fetch import FetchProcess, FetchResult, fetch_release
+from evenfleet_agent.fetch import FetchProcess, FetchResult, WrongContentError, fetch_release
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ArtifactError, ReleaseError
 from fakes.artifact_servers import ArtifactServer, answers, artifact_server, cuts_off, holds, serves
+from fakes.disks import SyncedDisk
 from fakes.stores import small_manifest
 
 MANIFEST, FILES = small_manifest("float32", "int8")
@@ -121,6 +122,31 @@ def test_a_slot_is_not_taken_for_whole_while_another_release_is_on_its_way(serve
         manifests.load(served.slot)
 
 
+def test_a_release_that_came_outlives_a_power_cut(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SyncedDisk(monkeypatch)
+    served.fetch()
+
+    files = [path for path in served.slot.rglob("*") if path.is_file()]
+    assert len(files) == 6
+    assert [path.name for path in files if not disk.outlives_a_power_cut(path)] == []
+
+
+def test_what_an_earlier_process_downloaded_whole_is_brought_to_disk_all_the_same(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed between the last byte and the sync."""
+    (served.slot / "golden").mkdir()
+    (served.slot / "manifest.json.part").write_bytes(served.payload)
+    (served.slot / "golden/inputs.npy.part").write_bytes(BIG)
+    disk = SyncedDisk(monkeypatch)
+
+    served.fetch()
+
+    assert manifests.digest(BIG) not in served.server.paths
+    for file in ("golden/inputs.npy", "manifest.json"):
+        assert disk.outlives_a_power_cut(served.slot / file)
+
+
 def test_a_download_that_was_cut_off_goes_on_where_it_stopped(served: Served) -> None:
     served.server.faults = [serves(served.payload), cuts_off(300_000)]
     failing(served, OSError, f"{len(BIG) - 300_000} bytes early")
@@ -185,18 +211,20 @@ def test_nobody_there_is_tried_again(tmp_path: Path) -> None:
         fetch_release(url, "0" * 64, (), tmp_path)
 
 
-def test_another_manifest_than_the_one_named_is_refused(served: Served) -> None:
+def test_another_manifest_than_the_one_named_is_not_taken(served: Served) -> None:
     served.server.faults = [serves(served.payload + b" ")]
 
-    failing(served, ArtifactError, "served another file")
+    failing(served, WrongContentError, "served another file")
+    served.fetch()
+    assert served.is_whole()
 
 
 @pytest.mark.parametrize("other", [b"x" * len(BIG), BIG[:-1] + b"x"])
-def test_an_artifact_that_is_not_the_one_named_is_refused_and_not_kept(served: Served, other: bytes) -> None:
+def test_an_artifact_that_is_not_the_one_named_is_not_taken_and_not_kept(served: Served, other: bytes) -> None:
     served.server.faults = [serves(served.payload), serves(other)]
 
-    failing(served, ArtifactError, "it was changed")
-    assert not (served.slot / "golden/inputs.npy").exists()
+    failing(served, WrongContentError, r"served another file as golden/inputs\.npy; its sha256 is")
+    assert not list(served.slot.glob("golden/*"))
 
 
 def test_no_more_of_an_artifact_is_taken_than_was_said(served: Served) -> None:
@@ -279,18 +307,23 @@ def test_the_child_brings_a_release_and_says_so(served: Served) -> None:
     assert (fetcher.fileno(), fetcher.result()) == (None, None)
 
 
-@pytest.mark.parametrize(("release", "final"), [("0" * 64, False), (None, True)])
-def test_the_child_says_whether_trying_again_can_help(served: Served, release: str | None, final: bool) -> None:
-    if final:
-        served.server.faults = [serves(b"something else")]
+@pytest.mark.parametrize("cause", ["link", "content", "release"])
+def test_the_child_says_by_whose_fault_it_failed(served: Served, cause: str) -> None:
+    release, url = served.release, served.server.url
+    if cause == "content":
+        served.server.faults = [serves(b"<html>Welcome to our hotel</html>")]
+    elif cause == "release":
+        release = served.server.add(b"not a manifest")
+    else:
+        url = "http://[::1"  # no address at all
     fetcher = FetchProcess()
-    fetcher.start(served.server.url, release or served.release, VARIANTS, served.slot)
+    fetcher.start(url, release, VARIANTS, served.slot)
 
     result = result_of(fetcher)
 
-    assert (result.ok, result.final) == (False, final)
+    assert (result.ok, result.cause) == (False, cause)
     assert "\n" not in result.reason
-    assert result.reason
+    assert "no word" not in result.reason
 
 
 def test_a_child_that_is_killed_is_a_failure_to_be_tried_again(served: Served) -> None:
@@ -302,7 +335,7 @@ def test_a_child_that_is_killed_is_a_failure_to_be_tried_again(served: Served) -
     os.kill(fetcher._child.pid, signal.SIGKILL)
 
     result = result_of(fetcher)
-    assert (result.ok, result.final) == (False, False)
+    assert (result.ok, result.cause) == (False, "link")
     assert "-9" in result.reason
 
     served.server.go_on.set()
@@ -325,3 +358,11 @@ def test_a_download_that_is_given_up_leaves_no_child_and_no_result(served: Serve
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     fetcher.stop()
+
+
+def test_a_child_that_cannot_be_started_leaves_nothing_under_way(tmp_path: Path) -> None:
+    fetcher = FetchProcess()
+    with pytest.raises(OSError, match="too long"):
+        fetcher.start("http://" + "x" * 1_000_000, "0" * 64, (), tmp_path)
+
+    assert (fetcher.fileno(), fetcher.result()) == (None, None)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from evenfleet_agent import cli, runtimes
 from evenfleet_agent import measure as measuring
@@ -128,12 +132,66 @@ def test_one_hot_labels_become_class_numbers(tmp_path):
         ({"x": np.zeros((2, 4)), "y": np.array([np.nan, 1.0])}, "whole numbers"),
         ({"x": np.zeros((2, 4)), "y": np.array([[1, 1], [1, 0]])}, "one-hot"),
         ({"x": np.zeros((2, 4)), "y": np.array(["a", "b"])}, "whole numbers"),
+        ({"x": np.zeros((2, 4)), "y": np.array([0, 1, 2])}, "2 samples and 3 labels"),
+        ({"x": np.zeros((2, 4)), "y": np.array([0, -1])}, "found -1 to 0"),
+        ({"x": np.zeros((2, 4)), "y": np.array([0, 2**62])}, f"found 0 to {2**62}"),
+        ({"x": np.zeros((2, 4)), "y": np.int64(3)}, "one per sample"),
+        ({"x": np.array(["a", "b"])}, "real numbers, one entry per sample, found <U1"),
+        ({"x": np.zeros((2, 4), dtype=complex)}, "real numbers, one entry per sample, found complex128"),
+        ({"x": np.zeros((0, 4))}, r"found float64 of shape \[0, 4\]"),
+        ({"x": np.float32(1)}, r"found float32 of shape \[\]"),
+        ({"x": np.array([[1.0, np.nan]])}, "NaN"),
+        ({"x": np.array([[1.0, -np.inf]])}, "infinite"),
+        ({"x": np.array([[1.0, 1e300]])}, "float32 has no room for"),
     ],
 )
-def test_data_that_cannot_be_used_are_refused(tmp_path, arrays, message):
+def test_data_that_cannot_be_used_are_refused_by_the_name_of_their_file(tmp_path, arrays, message):
+    (tmp_path / "copies").mkdir()
     np.savez(tmp_path / "d.npz", **arrays)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=message) as refused:
+        measuring.write_data(tmp_path / "d.npz", tmp_path / "copies")
+    assert str(refused.value).startswith(str(tmp_path / "d.npz"))
+    assert "copies" not in str(refused.value)
+
+
+def test_single_array_is_refused(tmp_path):
+    np.save(tmp_path / "d.npy", np.zeros((2, 4)))
+    with pytest.raises(DataError, match=r"d\.npy is a single array"):
+        measuring.write_data(tmp_path / "d.npy", tmp_path)
+
+
+def test_array_that_claims_more_than_there_is_memory_for_is_refused(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**14,)})
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue() + bytes(1000))
+    with pytest.raises(DataError, match=r"d\.npz says that it holds more"):
         measuring.write_data(tmp_path / "d.npz", tmp_path)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "pipe"])
+def test_what_is_no_file_is_refused_at_once_and_not_read(tmp_path, path):
+    """Reading /dev/zero as a tar never ends, and neither does waiting for a writer of a pipe."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="neither a file nor a directory"):
+        targets(tmp_path / path)
+    with pytest.raises(DataError, match="is not a file"):
+        measuring.write_data(tmp_path / path, tmp_path)
+
+
+def test_samples_that_the_model_cannot_take_are_told_by_the_name_that_the_user_gave_them(tmp_path, runner):
+    np.savez(tmp_path / "d.npz", x=np.zeros((2, 7), dtype=np.float32))
+    (tmp_path / "copies").mkdir()
+    inputs, _ = measuring.write_data(tmp_path / "d.npz", tmp_path / "copies")
+    template = replace(TEMPLATE, inputs_file=inputs)
+    model = tiny_models.classifier(tmp_path / "m.tflite")
+    (target,) = measuring.find_targets(model, runtime="auto", template=template, data=tmp_path / "d.npz")
+
+    failure = measuring.measure(target, Measure(samples=5), runner, silent)
+
+    assert isinstance(failure, measuring.Failure)
+    assert failure.kind == "data"
+    assert failure.reason.startswith(f"{tmp_path / 'd.npz'}: input ")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"garbage", b"PK\3\4garbage"])

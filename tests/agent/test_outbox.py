@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count, pairwise
 from pathlib import Path
@@ -19,12 +19,15 @@ from evenfleet_agent.outbox import (
     COUNTER_NAME,
     FILE_NAME,
     GAP_PATIENCE_S,
+    GAP_WAITS_S,
     MAX_COUNTER,
     MAX_GAP_RESENDS,
+    MAX_TOLD,
     MAX_UNDER_WAY,
     CounterFile,
     Key,
     Outbox,
+    look,
     open_outbox,
 )
 from evenfleet_shared import messages
@@ -299,17 +302,75 @@ def test_a_gap_is_news_only_of_what_was_sent_before_the_receipt_was_made(outbox:
     assert due(outbox, GAP_PATIENCE_S) == [1, 2]
 
 
-def test_what_never_arrives_though_later_ones_do_is_given_up_after_five_more_tries(outbox: Outbox) -> None:
+def gap_shown(
+    outbox: Outbox, seqs: Iterable[int], until_s: float, *, every_s: float = 10.0, since_s: float = 0.0
+) -> int:
+    """Let receipts show gaps for some time while what is due is sent; returns how often the first one was sent."""
+    gaps = tuple((seq, seq) for seq in seqs)
+    tries = 0
+    now_s = since_s
+    while now_s < until_s:
+        tries += gaps[0][0] in send(outbox, now_s)
+        now_s += every_s
+        outbox.settle(receipt(outbox, 0, gaps=gaps), now_s)
+    return tries
+
+
+GIVEN_UP_S = sum(GAP_WAITS_S) + 100.0
+
+
+def test_what_never_arrives_though_later_ones_do_is_given_up_after_five_more_tries_and_hours(outbox: Outbox) -> None:
     """Not even its number can be read over there, so nobody will ever refuse it."""
     fill(outbox, 2)
-    tries = 0
-    for now_s in range(0, 1000, 10):
-        tries += 1 in send(outbox, float(now_s))
-        outbox.settle(receipt(outbox, 0, gaps=((1, 1),)), now_s + 9.0)
+    tries = gap_shown(outbox, [1], until_s=3 * 3600.0)
+    assert losses(outbox) == []
 
+    tries += gap_shown(outbox, [1], since_s=3 * 3600.0, until_s=GIVEN_UP_S)
     assert tries == 1 + MAX_GAP_RESENDS
     assert losses(outbox) == [(1, 1, "never-taken")]
     assert outbox.floor() == 2
+
+
+@pytest.mark.parametrize("every_s", [0.01, 1.0])
+def test_a_gap_counts_for_each_time_sent_again_and_not_for_each_receipt(outbox: Outbox, every_s: float) -> None:
+    """A busy device has many receipts a minute, and all of them show the same gap."""
+    fill(outbox, 2)
+
+    assert gap_shown(outbox, [1], until_s=60.0, every_s=every_s) == 2
+    assert losses(outbox) == []
+
+
+def test_a_queue_that_is_full_for_an_hour_and_a_half_costs_nothing(outbox: Outbox) -> None:
+    """It acknowledges what it drops. Some messages find room, so that receipts come and show what is missing."""
+    fill(outbox, 50)
+    taken: set[int] = set()
+    now_s = 0.0
+    while now_s < 3 * 3600.0:
+        for seq in send(outbox, now_s):
+            if now_s > 5400.0 or seq % 7 == 0:
+                taken.add(seq)
+        now_s += 60.0
+        fill(outbox, 1)
+        missing = [(seq, seq) for seq in range(1, max(taken)) if seq not in taken]
+        contiguous = missing[0][0] - 1 if missing else max(taken)
+        outbox.settle(receipt(outbox, contiguous, gaps=tuple(missing[:256])), now_s)
+
+    assert losses(outbox) == []
+    assert set(range(1, 51)) <= taken
+
+
+def test_a_poor_connection_neither_hastens_giving_up_nor_puts_it_off_for_ever(outbox: Outbox) -> None:
+    """All is sent again with each reconnection, and that proves nothing; but what was proven is not forgotten."""
+    fill(outbox, 2)
+    for minute in range(59):
+        gap_shown(outbox, [1], since_s=minute * 60.0, until_s=minute * 60.0 + 60.0)
+        outbox.reconnected()
+    assert losses(outbox) == []
+
+    for minute in range(60, 300):
+        gap_shown(outbox, [1], since_s=minute * 60.0, until_s=minute * 60.0 + 60.0)
+        outbox.reconnected()
+    assert losses(outbox) == [(1, 1, "never-taken")]
 
 
 def test_no_more_is_under_way_than_memory_is_for(outbox: Outbox) -> None:
@@ -377,17 +438,45 @@ def test_a_loss_that_was_told_is_not_told_again_and_a_later_one_is(tmp_path: Pat
 
 def test_losses_are_told_at_most_as_many_at_a_time_as_an_event_holds(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
-    fill(outbox, 1000)
-    for seq in range(1, 1000, 2):
-        send(outbox, seq * 100.0)
-    for now_s in range(200_000, 200_100, 10):
-        send(outbox, float(now_s))
-        outbox.settle(receipt(outbox, 0, gaps=tuple((seq, seq) for seq in range(1, 600, 2))), now_s + 9.0)
+    fill(outbox, 600)
+    gap_shown(outbox, range(1, 600, 2), until_s=2 * GIVEN_UP_S, every_s=600.0)
 
     found = outbox.ledger()
     assert len(found) == 256
     outbox.told(found)
     assert len(outbox.ledger()) == 300 - 256
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_ledger_of_years_stays_small_and_its_totals_exact(tmp_path: Path, refused: bool) -> None:
+    outbox = opened(tmp_path, max_bytes=1 << 20 if refused else 10)
+    for _ in range(MAX_TOLD + 50):
+        fill(outbox, 2)
+        last = outbox.last_seq
+        if refused:
+            outbox.settle(receipt(outbox, last, refused=(Refusal(seq=last - 1, reason="invalid"),)), 0.0)
+        outbox.told(outbox.ledger())
+    outbox._max_bytes = 10
+    fill(outbox, 4)
+    untold = outbox.ledger()
+
+    found = look(tmp_path)
+
+    assert len(found.losses) == MAX_TOLD + 1
+    assert found.losses[-1:] == tuple(untold)
+    assert sum(found.given_up.values()) + found.messages == outbox.last_seq - (MAX_TOLD + 50) * refused
+    assert set(found.given_up) == ({"outbox-full", "refused-invalid"} if refused else {"outbox-full"})
+
+
+def test_losses_that_nobody_could_be_told_of_stay_one_by_one(tmp_path: Path) -> None:
+    outbox = opened(tmp_path)
+    for boot in range(MAX_TOLD + 20):
+        outbox.close()
+        outbox = opened(tmp_path, boot=f"boot-{boot}", max_bytes=10)
+        fill(outbox, 1)
+    outbox.told([])
+
+    assert len(look(tmp_path).losses) == MAX_TOLD + 19
 
 
 # disks

@@ -11,6 +11,7 @@ from evenfleet_agent import rollout
 from evenfleet_agent.rollout import (
     EVENTS,
     IMPOSSIBLE,
+    MAX_WRONG,
     PHASES,
     RETRY_MAX_S,
     TABLE,
@@ -28,6 +29,7 @@ from evenfleet_agent.rollout import (
     StopFetch,
     StopRunners,
     Switch,
+    Vanished,
     Withdrawn,
     step,
 )
@@ -35,8 +37,9 @@ from evenfleet_agent.rollout import (
 ONE = Offer("1" * 64, ("float32",))
 TWO = Offer("2" * 64, ("float32", "int8"))
 ONE_MORE_VARIANT = Offer("1" * 64, ("float32", "int8"))
-FINAL = FetchFailed("digest", final=True)
-TRANSIENT = FetchFailed("no route", final=False)
+FINAL = FetchFailed("no manifest", "release")
+TRANSIENT = FetchFailed("no route", "link")
+WRONG = FetchFailed("digest", "content")
 
 
 def after(*events: Event, state: Rollout | None = None) -> tuple[Rollout, tuple[Action, ...]]:
@@ -56,7 +59,7 @@ def test_every_pair_is_in_the_table_or_impossible_and_not_in_both() -> None:
 
 @pytest.mark.parametrize(("phase", "event"), sorted(IMPOSSIBLE, key=str))
 def test_what_cannot_happen_is_a_programming_mistake(phase: rollout.Phase, event: type[Event]) -> None:
-    happened = FetchFailed("x", final=True) if event is FetchFailed else event()  # type: ignore[call-arg]
+    happened = FetchFailed("x", "release") if event is FetchFailed else event()  # type: ignore[call-arg]
 
     with pytest.raises(ValueError, match=f"cannot happen while {phase}"):
         step(Rollout(phase=phase, running=ONE if phase == "running" else None), happened, 0.0)
@@ -101,9 +104,9 @@ def test_going_back_to_what_runs_only_stops_the_download() -> None:
     assert (state, actions) == (Rollout(phase="running", running=ONE), (StopFetch(),))
 
 
-def test_a_release_that_is_not_what_it_is_named_is_told_and_not_fetched_again() -> None:
+def test_a_release_that_cannot_be_used_is_told_and_not_fetched_again() -> None:
     state, actions = after(Offered(ONE), FINAL)
-    assert (state.phase, actions) == ("empty", (Report("release-refused", ONE.release, "digest"),))
+    assert (state.phase, actions) == ("empty", (Report("release-refused", ONE.release, "no manifest"),))
 
     assert after(Offered(ONE), state=state) == (state, ())
     assert after(Offered(ONE_MORE_VARIANT), state=state) == (state, ())
@@ -113,7 +116,7 @@ def test_a_refused_update_leaves_the_running_release_alone() -> None:
     state, actions = after(Offered(ONE), Fetched(), Offered(TWO), FINAL)
 
     assert (state.phase, state.running, state.refused) == ("running", ONE, TWO.release)
-    assert actions == (Report("release-refused", TWO.release, "digest"),)
+    assert actions == (Report("release-refused", TWO.release, "no manifest"),)
     assert after(Offered(TWO), state=state)[1] == ()
 
 
@@ -143,6 +146,55 @@ def test_a_year_of_failures_is_no_overflow() -> None:
         state, _ = after(TRANSIENT, RetryDue(), state=state)
 
     assert after(TRANSIENT, state=state)[0].retry_s == 100.0 + RETRY_MAX_S
+
+
+def test_something_else_in_the_place_of_a_release_is_held_against_it_the_fifth_time_after_a_quarter_of_an_hour() -> (
+    None
+):
+    """A hotel's login page comes with status 200, and goes away."""
+    state, _ = after(Offered(ONE))
+    now_s = 0.0
+    for _ in range(4):
+        state, actions = step(state, WRONG, now_s)
+        assert (state.phase, actions) == ("fetching", ())
+        assert state.retry_s is not None
+        now_s = state.retry_s
+        state, _ = step(state, RetryDue(), now_s)
+    state, actions = step(state, WRONG, now_s)
+
+    assert now_s == 900.0
+    assert (state.phase, state.refused) == ("empty", ONE.release)
+    assert actions == (Report("release-refused", ONE.release, "digest, 5 times"),)
+
+
+def test_a_link_that_fails_in_between_is_not_held_against_the_release_and_forgives_nothing() -> None:
+    state, _ = after(Offered(ONE), *([WRONG, RetryDue()] * 2), *([TRANSIENT, RetryDue()] * 20))
+    assert state.phase == "fetching"
+
+    state, _ = after(*([WRONG, RetryDue()] * 2), state=state)
+    assert state.phase == "fetching"
+    assert after(WRONG, state=state)[0].refused == ONE.release
+
+
+def test_another_offer_begins_with_a_clean_slate() -> None:
+    wrong_four_times = after(Offered(ONE), *([WRONG, RetryDue()] * 4))[0]
+    state, _ = after(Offered(TWO), *([WRONG, RetryDue()] * 4), state=wrong_four_times)
+
+    assert (state.phase, state.refused) == ("fetching", None)
+
+
+def test_a_running_release_that_has_gone_from_the_disk_is_fetched_again() -> None:
+    state, actions = after(Offered(ONE), Fetched(), Vanished())
+
+    assert (state.phase, state.running, state.target) == ("fetching", None, ONE)
+    assert actions == (StopRunners(), StartFetch(ONE))
+
+
+def test_a_release_that_has_gone_while_the_next_one_comes_is_not_fetched_again() -> None:
+    state, actions = after(Offered(ONE), Fetched(), Offered(TWO), TRANSIENT, Vanished())
+
+    assert (state.phase, state.running, state.target, actions) == ("fetching", None, TWO, (StopRunners(),))
+    assert state.retry_s == 101.0
 
 
 def test_a_withdrawal_ends_everything() -> None:
@@ -183,18 +235,24 @@ class Walk(RuleBasedStateMachine):
         self.happens(Fetched())
 
     @precondition(lambda self: self.fetching)
-    @rule(final=st.booleans())
-    def failed(self, final: bool) -> None:
+    @rule(failure=st.sampled_from([FINAL, TRANSIENT, WRONG]))
+    def failed(self, failure: FetchFailed) -> None:
         assert self.fetching is not None
-        if final:
+        if failure == FINAL or (failure == WRONG and self.state.wrong == MAX_WRONG - 1):
             self.refused = self.fetching.release
         self.fetching = None
-        self.happens(FetchFailed("x", final=final))
+        self.happens(failure)
 
     @precondition(lambda self: self.state.retry_s is not None)
     @rule()
     def retried(self) -> None:
         self.happens(RetryDue())
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def vanished(self) -> None:
+        self.current = None
+        self.happens(Vanished())
 
     @rule()
     def restarted(self) -> None:

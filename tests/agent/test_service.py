@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from evenfleet_agent import service
+from evenfleet_agent import standing as standings
 from evenfleet_agent.config import AgentSettings, BrokerSettings, RuntimeSettings
 from evenfleet_agent.outbox import open_outbox
 from evenfleet_agent.service import Status
+from evenfleet_agent.standing import StandingFile
+from evenfleet_agent.supervisor import boot_word
 from evenfleet_shared.errors import ConfigError, StoreError
 from evenfleet_shared.messages import Event, Incarnation
 
@@ -48,6 +53,12 @@ def test_a_directory_that_no_agent_ran_in_is_said_to_be_so(tmp_path: Path) -> No
     assert not (tmp_path / "nothing").exists()
 
 
+def test_an_outbox_that_cannot_be_read_is_said_to_be_so(tmp_path: Path) -> None:
+    (tmp_path / "outbox.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match=r"cannot read .*outbox\.sqlite: file is not a database"):
+        service.status(settings(tmp_path))
+
+
 def test_the_status_of_an_agent_that_has_ended_is_what_it_left(tmp_path: Path) -> None:
     fill(tmp_path, 3, max_bytes=10)
 
@@ -57,6 +68,69 @@ def test_the_status_of_an_agent_that_has_ended_is_what_it_left(tmp_path: Path) -
     assert (found.running, found.incarnation, found.last_seq) == (False, Incarnation(1, "aaaaaaaa"), 3)
     assert (found.waiting_messages, found.release) == (1, None)
     assert [(loss.first_seq, loss.last_seq, loss.reason) for loss in found.losses] == [(1, 2, "outbox-full")]
+
+
+def test_the_status_of_an_agent_that_runs_says_how_its_session_stands(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    file = StandingFile(tmp_path / standings.FILE_NAME, boot_word())
+    lock = os.open(tmp_path / "agent.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    found = service.status(settings(tmp_path))
+    assert (found.connected, found.connected_s, found.reason, found.receipt_s) == (False, None, "not known", None)
+
+    now_s = time.monotonic()
+    file.receipted(now_s - 120.0)
+    file.connected(now_s - 3600.0)
+    found = service.status(settings(tmp_path))
+    assert (found.connected, found.reason) == (True, None)
+    assert found.connected_s == pytest.approx(3600.0, abs=10.0)
+    assert found.receipt_s == pytest.approx(120.0, abs=10.0)
+
+    file.disconnected("no broker answers", now_s)
+    assert service.status(settings(tmp_path)).reason == "no broker answers"
+
+    # It was killed, and could not say that the session is gone.
+    file.connected(now_s)
+    os.close(lock)
+    found = service.status(settings(tmp_path))
+    assert (found.running, found.connected, found.reason) == (False, False, "the agent does not run")
+    assert found.receipt_s is not None
+
+
+def test_what_is_left_of_another_boot_says_nothing_of_this_one(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    file = StandingFile(tmp_path / standings.FILE_NAME, "another boot")
+    file.receipted(1e9)
+    file.connected(1e9)
+
+    found = service.status(settings(tmp_path))
+    assert (found.connected, found.receipt_s) == (False, None)
+
+
+def test_the_command_says_all_of_it_to_a_person_and_to_a_program(tmp_path: Path) -> None:
+    fill(tmp_path, 3, max_bytes=10)
+    file = tmp_path / "agent.toml"
+    file.write_text(f'device = "press-01"\nstate_dir = "{tmp_path}"')
+    standing = StandingFile(tmp_path / standings.FILE_NAME, boot_word())
+    standing.disconnected("no broker answers at broker:1883", time.monotonic() - 400.0)
+    standing.receipted(time.monotonic() - 400.0)
+    lock = os.open(tmp_path / "agent.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+    said = run("status", "--config", str(file))
+    as_json = json.loads(run("status", "--json", "--config", str(file)).stdout)
+    os.close(lock)
+
+    assert (said.returncode, said.stderr) == (0, "")
+    for line in (
+        "agent        running",
+        "broker       no session for 6 minutes: no broker answers at broker:1883",
+        "receipt      at most 6 minutes ago",
+        "given up     2 messages: outbox-full",
+    ):
+        assert line in said.stdout.splitlines()
+    assert (as_json["connected"], as_json["given_up"]) == (False, {"outbox-full": 2})
+    assert as_json["receipt_s"] > 399.0
 
 
 def test_asking_changes_nothing_for_the_agent_that_runs(tmp_path: Path) -> None:

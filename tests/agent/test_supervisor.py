@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -12,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from evenfleet_agent import standing as standings
 from evenfleet_agent.config import AgentSettings, MeasureSettings, RuntimeSettings
 from evenfleet_agent.outbox import Outbox, open_outbox
 from evenfleet_agent.runner.protocol import Failed, RunnerSpec
 from evenfleet_agent.slots import Slots
-from evenfleet_agent.supervisor import RESTART_MAX_S, Supervisor
+from evenfleet_agent.standing import StandingFile
+from evenfleet_agent.supervisor import RESTART_MAX_S, STORE_RETRY_S, Supervisor
 from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import RunnerError
 from evenfleet_shared.messages import (
@@ -30,6 +34,7 @@ from evenfleet_shared.messages import (
     Window,
 )
 from fakes.agent_links import FakeLink, Published, again
+from fakes.disks import SyncedDisk
 from fakes.fetchers import FakeFetcher
 from fakes.runners import Bench, loaded, measured, refused, steady
 from fakes.stores import small_manifest
@@ -90,6 +95,7 @@ class Board:
             settings,
             state_dir=self.directory,
             outbox=self.outbox,
+            standing=StandingFile(self.directory / standings.FILE_NAME, f"boot-{self.boots}"),
             link=self.link,
             slots=Slots(self.directory / "slots"),
             fetcher=self.fetcher,
@@ -144,6 +150,12 @@ class Board:
         incarnation = self.outbox.incarnation
         whole = IncarnationReceipt(incarnation=incarnation, **({"contiguous": self.outbox.last_seq} | part))
         self.link.deliver(Receipt(device=DEVICE, last_counter=incarnation.counter, incarnations=(whole,)))
+        self.turn()
+
+    def receipted_blindly(self) -> None:
+        """Let the collector say that it has nothing: what a receipt says where the outbox cannot be asked."""
+        whole = IncarnationReceipt(incarnation=self.outbox.incarnation, contiguous=0)
+        self.link.deliver(Receipt(device=DEVICE, last_counter=1, incarnations=(whole,)))
         self.turn()
 
     def sent(self, kind: type) -> list[Any]:
@@ -202,6 +214,31 @@ def test_why_there_is_no_session_is_said_once(board: Board, caplog: pytest.LogCa
         "no broker session: bad password",
         "no broker session: bad password",
     ]
+
+
+def test_how_the_session_stands_is_left_on_disk(board: Board) -> None:
+    def left() -> tuple[bool, float, str | None, float | None]:
+        found = standings.read(board.directory / standings.FILE_NAME)
+        assert found is not None
+        return found.connected, found.since_s, found.reason, found.receipt_s
+
+    assert left() == (False, 1000.0, "no broker has answered yet", None)
+    board.clock.now_s = 1010.0
+    board.link.connect()
+    board.turn()
+    assert left() == (True, 1010.0, None, None)
+
+    board.clock.now_s = 1020.0
+    board.receipted()
+    board.clock.now_s = 1030.0
+    board.receipted()
+    board.link.disconnect("bad password")
+    board.turn()
+    assert left() == (False, 1030.0, "bad password", 1020.0)
+
+    board.supervisor.stop()
+    assert left()[2] == "the agent was told to stop"
+    board.boot()
 
 
 def test_nothing_is_published_without_a_session(board: Board) -> None:
@@ -601,9 +638,13 @@ def test_a_runner_that_measures_again_is_forgiven(board: Board) -> None:
         {"samples_ms": b"123"},
         {"samples_ms": b"\xff" * 8},
         {"samples_ms": b"\x00\x00\x00\x00\x00\x00\xf0\xbf"},
+        {"samples_ms": array("d", [1e308, 1e308]).tobytes()},
+        {"init_ms": math.nan},
+        {"first_ms": math.inf},
+        {"left_out_ms": -1.0},
     ],
 )
-def test_a_runner_that_answers_nonsense_is_a_runner_that_failed(board: Board, nonsense: dict[str, bytes]) -> None:
+def test_a_runner_that_answers_nonsense_is_a_runner_that_failed(board: Board, nonsense: dict[str, Any]) -> None:
     board.measures()
     board.link.take()
 
@@ -618,6 +659,59 @@ def test_a_runner_that_answers_nonsense_is_a_runner_that_failed(board: Board, no
     assert board.events() == [("runner-failed", "float32"), ("runner-failed", "int8")]
     board.bench.on_measure = steady()
     assert len(board.windows(2)) >= 2
+
+
+def test_a_variant_that_is_refused_when_it_is_measured_is_told_once_too(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    board.bench.on_measure = lambda spec, _: refused() if "int8" in spec.artifact else measured(spec, [1.0] * 20)
+    told: set[int] = set()
+    for _ in range(5):
+        board.clock.now_s += LENGTH_S
+        board.turn()
+        told |= {event.seq for event in board.sent(Event)}
+
+    assert len(told) == 1
+    assert [spec.artifact.rpartition("/")[2] for spec in board.bench.running] == ["float32.tflite"]
+
+
+def test_a_reason_that_is_no_text_is_told_as_well_as_it_can_be(board: Board, caplog: pytest.LogCaptureFixture) -> None:
+    """A directory whose name is not UTF-8, in an error of the system."""
+    caplog.set_level(logging.CRITICAL)  # the test's own report could not hold it
+    board.bench.on_load = lambda _: RunnerError("cannot read /var/\udcff/model")
+    board.measures()
+
+    details = [event.detail for event in board.sent(Event) if event.event == "runner-failed"]
+    assert details == ["cannot read /var/?/model"] * 2
+
+
+def test_a_name_that_is_wanted_twice_is_one_runner(board: Board) -> None:
+    board.measures(board.desired(variants=(DesiredVariant(name="int8"), DesiredVariant(name="int8"))))
+
+    assert len(board.bench.running) == 1
+    board.told(board.desired(revision=2, release=None, variants=()))
+    assert board.bench.running == []
+
+
+@pytest.mark.parametrize("gone", ["slots", "slots/current", "slots/a/artifacts/int8.tflite"])
+def test_a_release_that_has_gone_from_the_disk_is_fetched_again_when_a_runner_needs_it(board: Board, gone: str) -> None:
+    """Refused for a file that is missing, a variant would stay so until the next release."""
+    board.measures()
+    path = board.directory / gone
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    assert {window.variant for window in board.windows(1)} == {"float32", "int8"}
+
+    board.bench.on_measure = lambda *_: RunnerError("killed by signal 9")
+    board.windows(1)
+    board.bench.on_measure = steady()
+    board.clock.now_s += 1.0
+    board.turn()
+    assert (board.fetcher.busy, board.bench.running) == (True, [])
+
+    board.fetcher.finish()
+    board.turn()
+    board.link.take()
+    assert {window.variant for window in board.windows(1)} == {"float32", "int8"}
 
 
 # releases
@@ -663,18 +757,49 @@ def test_a_release_that_cannot_be_had_is_tried_again_later(board: Board) -> None
     assert len(board.fetcher.started) == 2
 
 
-def test_a_release_that_is_not_what_it_is_named_is_told_and_left_alone(board: Board) -> None:
+def test_a_download_for_which_there_is_no_process_left_is_tried_again_later(board: Board) -> None:
+    board.link.connect()
+    board.fetcher.start_error = BlockingIOError(11, "Resource temporarily unavailable")
+    board.told()
+    due_s = board.turn()
+    assert due_s == board.clock.now_s + 1.0
+    assert board.fetcher.started == []
+
+    board.clock.now_s = due_s
+    board.turn()
+    board.fetcher.start_error = None
+    board.clock.now_s += 2.0
+    board.turn()
+    board.fetcher.finish()
+    board.turn()
+    assert ("release-installed", None) in board.events()
+
+
+def test_a_release_that_cannot_be_used_is_told_and_left_alone(board: Board) -> None:
     board.measures()
     board.link.take()
     board.told(board.desired(revision=2, release=board.other))
-    board.fetcher.fail("another digest", final=True)
+    board.fetcher.fail("no manifest", "release")
     board.turn()
     board.told(board.desired(revision=3, release=board.other))
 
     (event,) = board.sent(Event)
-    assert (event.event, event.release, event.detail) == ("release-refused", board.other, "another digest")
+    assert (event.event, event.release, event.detail) == ("release-refused", board.other, "no manifest")
     assert not board.fetcher.busy
     assert {window.release for window in board.windows(2)} == {board.release}
+
+
+def test_a_login_page_in_the_place_of_a_release_is_waited_out(board: Board) -> None:
+    board.link.connect()
+    board.told()
+    for _ in range(4):
+        board.fetcher.fail("another digest", "content")
+        for _ in range(20):
+            board.clock.now_s = board.turn()
+
+    board.fetcher.finish()
+    board.turn()
+    assert ("release-installed", None) in board.events()
 
 
 def test_a_withdrawn_release_stops_the_runners(board: Board) -> None:
@@ -684,6 +809,14 @@ def test_a_withdrawn_release_stops_the_runners(board: Board) -> None:
 
     assert board.bench.running == []
     assert board.windows(3) == []
+
+
+def test_what_is_desired_outlives_a_power_cut(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SyncedDisk(monkeypatch)
+    board.link.connect()
+    board.told()
+
+    assert disk.outlives_a_power_cut(board.directory / "desired.json")
 
 
 def test_a_restart_without_a_network_goes_on_measuring(board: Board) -> None:
@@ -827,6 +960,96 @@ def test_a_full_disk_is_survived_and_told_in_the_log(board: Board, caplog: pytes
     assert [window.seq for window in windows] == [last_seq + 1, last_seq + 2]
 
 
+def test_a_full_disk_is_told_once_and_so_is_its_end(board: Board, caplog: pytest.LogCaptureFixture) -> None:
+    board.measures()
+    before = board.outbox.last_seq
+    pages = board.outbox._db.execute("PRAGMA page_count").fetchone()[0]
+    board.outbox._db.execute(f"PRAGMA max_page_count = {pages}")
+    board.windows(50)
+    (said,) = [record.message for record in caplog.records if "full" in record.message]
+    assert "is not kept" in said
+    kept = board.outbox.last_seq - before
+
+    caplog.clear()
+    board.outbox._db.execute("PRAGMA max_page_count = 100000")
+    board.windows(2)
+    (said,) = [record.message for record in caplog.records]
+    assert said == f"the outbox can be written again; {50 * 2 - kept} messages were not kept"
+
+
+@pytest.mark.parametrize("table", ["messages", "ledger", "life"])
+def test_a_disk_that_cannot_be_read_ends_nothing_is_told_once_and_loses_nothing(
+    board: Board, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    board.measures()
+    board.windows(2)
+    board.link.take()
+    held = {entry.key for entry in board.outbox.due(1e9, 1000)}
+    board.outbox._db.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
+    board.link.disconnect()
+    board.turn()
+    for _ in range(20):
+        board.link.connect()
+        board.windows(1)
+        board.receipted_blindly()
+    said = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+    assert 1 <= len(said) == len(set(said)) <= 4
+
+    board.outbox._db.execute(f"ALTER TABLE elsewhere RENAME TO {table}")
+    board.clock.now_s += STORE_RETRY_S
+    board.link.take()
+    board.link.connect()
+    board.turn()
+    assert held <= {entry.key for entry in board.outbox.due(1e9, 1000)}
+    assert [one.message.seq for one in board.link.take() if one.kind == "event"]
+
+
+def test_a_disk_that_fails_is_not_asked_at_every_turn(board: Board) -> None:
+    board.measures()
+    board.outbox._db.execute("ALTER TABLE ledger RENAME TO elsewhere")
+    board.turn()
+    board.outbox._db.execute("ALTER TABLE elsewhere RENAME TO ledger")
+    board.link.take()
+    board.clock.now_s += LENGTH_S
+    due_s = board.turn()
+    assert (board.link.take(), due_s) == ([], board.clock.now_s + LENGTH_S)
+
+    board.clock.now_s += STORE_RETRY_S - LENGTH_S
+    board.turn()
+    assert len(board.sent(Window)) >= 2
+
+
+def test_stopping_on_a_disk_that_fails_says_gone_without_numbers(board: Board) -> None:
+    board.measures()
+    board.outbox._db.execute("DROP TABLE messages")
+
+    board.supervisor.stop()
+
+    assert board.link.farewell is not None
+    gone = board.link.farewell.message
+    assert (gone.status, gone.seq, gone.floor) == ("gone", 0, 1)
+    assert board.bench.running == []
+
+
+def test_what_the_disk_has_damaged_is_given_up_and_told_and_the_rest_is_sent(board: Board) -> None:
+    board.measures()
+    board.receipted()
+    board.link.disconnect()
+    board.windows(2)
+    damaged = board.outbox.floor()
+    for seq, left in ((damaged, b"\x00" * 100), (damaged + 1, b'{"schema": "win'), (damaged + 2, b"[1]")):
+        board.outbox._db.execute("UPDATE messages SET payload = ? WHERE seq = ?", (left, seq))
+
+    board.link.connect()
+    board.turn()
+    board.turn()
+
+    sent = [one.message for one in board.link.take() if one.kind != "state"]
+    assert min(message.seq for message in sent) == damaged + 3
+    losses = [loss for message in sent if isinstance(message, Event) for loss in message.losses]
+    assert [(loss.first_seq, loss.last_seq, loss.reason) for loss in losses] == [(damaged, damaged + 2, "damaged")]
+
+
 def test_a_receipt_that_cannot_be_written_is_survived(board: Board, caplog: pytest.LogCaptureFixture) -> None:
     board.measures()
     board.windows(1)
@@ -843,7 +1066,7 @@ def test_a_receipt_that_cannot_be_written_is_survived(board: Board, caplog: pyte
 def test_a_directory_that_cannot_keep_what_is_desired_is_survived(
     board: Board, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (board.directory / "desired.new").mkdir()
+    (board.directory / "desired.json.new").mkdir()
     board.measures()
 
     assert "a restart waits for the collector" in caplog.text

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evenfleet_agent.fetch import FetchResult
+from evenfleet_agent.rollout import Cause
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.manifest import Manifest
 
 
 class FakeFetcher:
-    """A `Fetcher`; `finish` and `fail` end what is under way."""
+    """A `Fetcher`; `finish` and `fail` end what is under way, and `start_error` is what beginning ends in."""
 
     def __init__(self) -> None:
         self._releases: dict[str, tuple[Manifest, dict[str, bytes]]] = {}
         self._under_way: tuple[str, tuple[str, ...], Path] | None = None
         self._result: FetchResult | None = None
+        self.start_error: OSError | None = None
         self.started: list[tuple[str, tuple[str, ...]]] = []
 
     def add(self, manifest: Manifest, files: dict[str, bytes]) -> str:
@@ -39,16 +41,18 @@ class FakeFetcher:
         (directory / manifests.MANIFEST_NAME).unlink(missing_ok=True)
         for reference in (*wanted, golden.inputs, golden.labels, golden.outputs):
             path = directory / reference.file
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(files[reference.file])
         (directory / manifests.MANIFEST_NAME).write_bytes(manifests.encode(manifest))
         self._end(FetchResult(ok=True))
 
-    def fail(self, reason: str, *, final: bool = False) -> None:
-        self._end(FetchResult(ok=False, final=final, reason=reason))
+    def fail(self, reason: str, cause: Cause = "link") -> None:
+        self._end(FetchResult(ok=False, cause=cause, reason=reason))
 
     def start(self, url: str, release: str, variants: Sequence[str], directory: Path) -> None:
         assert self._under_way is None, "two downloads at once"
+        if self.start_error is not None:
+            raise self.start_error
         self._under_way = (release, tuple(variants), directory)
         self.started.append((release, tuple(variants)))
 

@@ -6,7 +6,29 @@ from pathlib import Path
 
 import pytest
 
-from evenfleet_shared.disk import held
+from evenfleet_shared.disk import held, write_whole
+from fakes.disks import SyncedDisk
+
+
+def test_what_is_written_whole_outlives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SyncedDisk(monkeypatch)
+    for payload in (b"one", b"two"):
+        write_whole(tmp_path / "file", payload)
+        assert (tmp_path / "file").read_bytes() == payload
+        assert disk.outlives_a_power_cut(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_leaves_the_old_content_and_no_draft(tmp_path: Path) -> None:
+    write_whole(tmp_path / "file", b"old")
+    # The draft is where writing fails at once.
+    (tmp_path / "file.new").symlink_to("/dev/full")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(tmp_path / "file", b"new")
+
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_lock_that_is_held_is_refused_to_another_and_free_again_afterwards(tmp_path: Path) -> None:

@@ -75,6 +75,31 @@ def test_value_out_of_bounds_from_the_environment_is_refused(tmp_path):
         load(tmp_path, 'device = "a"', {"EVENFLEET_WINDOW__LENGTH_S": "0.5"})
 
 
+def test_value_where_the_file_should_have_a_table_is_refused_also_if_the_environment_sets_into_it(tmp_path):
+    with pytest.raises(ConfigError, match=r"some\.toml: window must be a table, found 3"):
+        load(tmp_path, 'device = "a"\nwindow = 3', {"EVENFLEET_WINDOW__LENGTH_S": "5"}, {"window.length_s": 5.0})
+
+
+@pytest.mark.parametrize("name", ["EVENFLEET_WINDOW", "EVENFLEET_WINDOW__LENGTH_S"])
+def test_variable_that_gives_text_to_a_table_is_refused_by_its_name(tmp_path, name):
+    """Whatever comes first, the table or what is in it."""
+    environment = {name: "3", "EVENFLEET_WINDOW": "3", "EVENFLEET_WINDOW__LENGTH_S": "3"}
+    with pytest.raises(ConfigError, match=r"^EVENFLEET_WINDOW: window is a table .* set EVENFLEET_WINDOW__LENGTH_S, "):
+        load(tmp_path, 'device = "a"', environment)
+
+
+@pytest.mark.parametrize("name", ["EVENFLEET_DEVICE__X", "EVENFLEET_WINDOW__", "EVENFLEET_", "EVENFLEET___"])
+def test_variable_below_a_setting_that_is_no_table_is_left_alone(tmp_path, name):
+    assert load(tmp_path, 'device = "a"', {name: "x"}) == Root(device="a")
+
+
+def test_wrong_value_is_said_to_come_from_where_it_was_set(tmp_path):
+    with pytest.raises(ConfigError, match=r"^EVENFLEET_THREADS: .*at `\$\.threads`"):
+        load(tmp_path, 'device = "a"', {"EVENFLEET_THREADS": "many"})
+    with pytest.raises(ConfigError, match=r"^the command line: .*at `\$\.window\.length_s`"):
+        load(tmp_path, 'device = "a"', (), {"window.length_s": 0.5})
+
+
 def test_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere.toml: No such file"):
         settings.load(Root, tmp_path / "nowhere.toml", {}, {})

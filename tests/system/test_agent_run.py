@@ -120,6 +120,20 @@ def windows_of(data: Path) -> list[tuple[int, str, int]]:
         connection.close()
 
 
+def status_of(agent: Agent) -> dict[str, Any]:
+    """Ask as a person does."""
+    asked = subprocess.run(
+        [sys.executable, "-m", "evenfleet_agent", "status", "--json", "--config", str(agent.file)],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert asked.returncode == 0, asked.stderr
+    found: dict[str, Any] = json.loads(asked.stdout)
+    return found
+
+
 def measured(collector: Serving, at_least: int) -> None:
     def look() -> bool | None:
         cell = cells(collector).get("float32")
@@ -144,6 +158,10 @@ def test_from_nothing_to_a_cell_and_to_gone(tmp_path: Path, capsys: pytest.Captu
         with capsys.disabled():
             sys.stdout.write(f"\nsupervisor: {rss_bytes / 2**20:.1f} MiB RSS\n")
         assert rss_bytes < SUPERVISOR_RSS_BYTES
+
+        standing = status_of(agent)
+        assert (standing["running"], standing["connected"], standing["given_up"]) == (True, True, {})
+        assert 0.0 <= standing["receipt_s"] < 120.0
 
         children = psutil.Process(agent.process.pid).children(recursive=True)
         began_s = time.monotonic()
@@ -249,12 +267,6 @@ def test_a_second_agent_on_the_same_directory_is_refused_and_the_first_goes_on(t
         (line,) = second.stderr.splitlines()
         assert "another agent runs with state_dir" in line
 
-        asked = subprocess.run(
-            [sys.executable, "-m", "evenfleet_agent", "status", "--json", "--config", str(agent.file)],
-            capture_output=True,
-            text=True,
-            timeout=WAIT_S,
-            check=False,
-        )
-        assert asked.returncode == 0
-        assert json.loads(asked.stdout)["running"]
+        found = status_of(agent)
+        assert (found["running"], found["connected"]) == (True, False)
+        assert found["reason"] == "no broker answers at 127.0.0.1:9"

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from evenfleet_agent import outbox as outboxes
+from evenfleet_agent import standing as standings
 from evenfleet_agent.config import AgentSettings
 from evenfleet_agent.fetch import FetchResult
 from evenfleet_agent.link import Connected, Disconnected, LinkEvent, Received
 from evenfleet_agent.outbox import CounterFile, Outbox
 from evenfleet_agent.slots import Slots
+from evenfleet_agent.standing import StandingFile
 from evenfleet_agent.supervisor import Supervisor
 from evenfleet_collector import outgoing
 from evenfleet_collector.ingest import Arrival, Ingest
@@ -260,6 +262,7 @@ class DeviceLife:
             AgentSettings(device=self.name, device_class="board", state_dir=str(self.directory)),
             state_dir=self.directory,
             outbox=self.outbox,
+            standing=StandingFile(self.directory / standings.FILE_NAME, f"boot-{self.boot}"),
             link=self.link,
             slots=Slots(self.directory / "slots"),
             fetcher=CopyingFetcher(self.world.release),

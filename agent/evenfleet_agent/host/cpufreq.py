@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evenfleet_agent.host.system import ROOT, read_text
+from evenfleet_agent.host.system import ROOT, find, read_text
 
 
 def governor(root: Path = ROOT) -> str | None:
     """Return the governors in use, ``performance`` or ``ondemand,schedutil`` for example; None on most virtual machines."""
-    places = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
+    places = find(root / "sys/devices/system/cpu", "cpu[0-9]*/cpufreq/scaling_governor")
     found = {text for text in map(read_text, places) if text}
     return ",".join(sorted(found)) or None
 

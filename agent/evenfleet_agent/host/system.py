@@ -63,3 +63,14 @@ def read_text(path: Path, limit_bytes: int = 8_192) -> str | None:
             return file.read(limit_bytes).decode(errors="replace").strip()
     except OSError:
         return None
+
+
+def find(directory: Path, pattern: str) -> list[Path]:
+    """Return the files that a pattern finds, in order; none where the kernel does not let them be looked for.
+
+    A processor that is switched off for heat takes its folder along, perhaps while we look.
+    """
+    try:
+        return sorted(directory.glob(pattern))
+    except OSError:
+        return []

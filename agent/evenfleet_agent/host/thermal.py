@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from evenfleet_agent.host.system import ROOT, read_text
+from evenfleet_agent.host.system import ROOT, find, read_text
 
 # Raspberry Pi firmware, `vcgencmd get_throttled`: under-voltage, frequency capped, throttled, soft temperature limit, now.
 _PI_NOW: Final = 0b1111
@@ -30,7 +30,7 @@ class Throttling:
 def temperatures_c(root: Path = ROOT) -> dict[str, float]:
     """Return the temperature of each thermal zone by its type, empty where there are none; the hotter one of two alike."""
     found: dict[str, float] = {}
-    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+    for zone in find(root / "sys/class/thermal", "thermal_zone*"):
         name, text = read_text(zone / "type"), read_text(zone / "temp")
         try:
             degrees = int(text or "") / 1000.0
@@ -44,7 +44,7 @@ def temperatures_c(root: Path = ROOT) -> dict[str, float]:
 def throttling(root: Path = ROOT) -> Throttling:
     """Look at the indicators now."""
     flags = _integer(read_text(root / _PI_THROTTLED), base=16)
-    counters = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count")
+    counters = find(root / "sys/devices/system/cpu", "cpu[0-9]*/thermal_throttle/*_throttle_count")
     counts = [count for count in (_integer(read_text(path)) for path in counters) if count is not None]
     return Throttling(flags=flags, events=sum(counts) if counts else None)
 

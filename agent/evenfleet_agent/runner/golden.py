@@ -116,15 +116,20 @@ def check_fits(golden: Golden, model: Model) -> None:
         )
 
 
-def why_not_scored(golden: Golden, rows: npt.NDArray[np.float32]) -> str | None:
-    """Return why labels cannot be compared with a model's first answers, None if they can.
+def why_not_scored(golden: Golden, rows: npt.NDArray[np.float32], output: TensorSpec) -> str | None:
+    """Return why a model's answers cannot be compared with labels, None if they can, or nobody would expect them to be.
 
     Args:
         golden: The samples.
         rows: Outputs as `flatten` gives them.
+        output: What they are of.
     """
-    if golden.labels is None:
+    if golden.inputs is None or (golden.labels is None and golden.outputs is not None):
         return None
+    if golden.labels is None:
+        return "no accuracy: the data has no labels"
+    if sum(size != 1 for size in output.shape[1:]) > 1:
+        return f"no accuracy: the model gives numbers of shape {list(output.shape[1:])} per sample, not one per class"
     classes, highest = rows.shape[1], int(golden.labels.max())
     if classes < 2:
         return "no accuracy: the model gives one number per sample, not one per class"
@@ -142,7 +147,7 @@ def evaluate(
     golden: Golden,
     rows: npt.NDArray[np.float32],
     *,
-    output_scale: float | None,
+    output: TensorSpec,
     before: npt.NDArray[np.bool_] | None,
 ) -> tuple[Evaluation, npt.NDArray[np.bool_] | None]:
     """Score the outputs of one pass over all samples.
@@ -150,7 +155,7 @@ def evaluate(
     Args:
         golden: The samples.
         rows: The outputs, shape ``(n, classes)``.
-        output_scale: Of a quantised output.
+        output: What they are of.
         before: Which samples were right in the pass before.
 
     Returns:
@@ -161,7 +166,7 @@ def evaluate(
     """
     predictions = rows.argmax(axis=1).astype("<i4")
     counts = correct = None
-    if golden.labels is not None and why_not_scored(golden, rows) is None:
+    if golden.labels is not None and why_not_scored(golden, rows, output) is None:
         correct = predictions == golden.labels
         counts = class_counts(golden.labels.tolist(), predictions.tolist(), rows.shape[1])
     reference = golden.reference_correct
@@ -171,7 +176,7 @@ def evaluate(
             raise DataError(
                 f"the model's outputs have shape {list(rows.shape)}, the reference's {list(golden.outputs.shape)}"
             )
-        compared = agreement.compare(golden.outputs, rows, output_scale=output_scale)
+        compared = agreement.compare(golden.outputs, rows, output_scale=output.scale)
     both = correct is not None and reference is not None
     return (
         Evaluation(

@@ -39,7 +39,7 @@ from evenfleet_agent.runner.protocol import (
 )
 from evenfleet_shared.errors import RunnerError
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 LAST_WORDS_BYTES: Final = 8 * 1024
 _CHUNK_BYTES: Final = 65_536
@@ -93,10 +93,15 @@ class RunnerProcess:
     def start(self, spec: RunnerSpec) -> None:
         """See `Runner`."""
         self.spawn(spec.python, what=f"runner of {spec.runtime} for {Path(spec.artifact).name}")
-        self._scratch = str(
-            Path(spec.scratch_dir or tempfile.gettempdir()).absolute() / f"evenfleet-{secrets.token_hex(8)}"
-        )
-        self.send(Load(spec=_located(spec), scratch=self._scratch))
+        try:
+            scratch_dir = Path(spec.scratch_dir or tempfile.gettempdir()).absolute()
+            located = _located(spec)
+        except OSError as error:
+            # On a full disk there is no temporary directory, and a working directory may have been removed.
+            self._kill()
+            raise self._failure(f"cannot be started: {error.strerror or error}") from None
+        self._scratch = str(scratch_dir / f"evenfleet-{secrets.token_hex(8)}")
+        self.send(Load(spec=located, scratch=self._scratch))
 
     def spawn(self, python: str | None = None, *, what: str = "runner") -> None:
         """Start the subprocess without asking it for anything.
@@ -240,7 +245,7 @@ class RunnerProcess:
     def _failure(self, what: str) -> RunnerError:
         lines = [line.strip() for line in self._last_words.decode(errors="replace").splitlines() if line.strip()]
         if lines:
-            logger.debug("last words of the %s:\n%s", self._what, "\n".join(lines))
+            log.debug("last words of the %s:\n%s", self._what, "\n".join(lines))
         words = f"; its last words: {' | '.join(lines[-2:])[-300:]}" if lines else ""
         self._last_words = b""
         return RunnerError(f"{self._what} {what}{words}")

@@ -12,7 +12,6 @@ goes to standard error.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import gc
 import math
@@ -65,6 +64,7 @@ from evenfleet_shared.errors import (
     ModelRefusedError,
     RuntimeMissingError,
 )
+from evenfleet_shared.kinship import die_with_parent
 from evenfleet_shared.messages import MemoryReading
 
 Stage = Literal["waiting", "loading", "warming up", "measuring", "evaluating"]
@@ -76,7 +76,6 @@ _SIGN_OF_LIFE_S: Final = 1.0
 _SETTLED_RATIO: Final = 0.05
 _ROUND_INFERENCES: Final = 5
 _ROUND_S: Final = 0.02
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class Voice:
@@ -122,7 +121,7 @@ def main() -> None:
     """Serve requests until standard input ends."""
     # The terminal's Ctrl-C is the supervisor's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent()
+    die_with_parent()
     requests_in, answers_out = _take_pipes()
     scratch: list[str] = []
     requests: SimpleQueue[WorkerRequest] = SimpleQueue()
@@ -185,7 +184,7 @@ def load(request: Load, voice: Voice) -> tuple[Session, Loaded]:
     # before every window takes six times as long as the window's own samples.
     gc.collect()
     gc.freeze()
-    not_scored = golden.why_not_scored(data, rows)
+    not_scored = golden.why_not_scored(data, rows, model.outputs[0])
     session = Session(
         model=model,
         data=data,
@@ -330,7 +329,7 @@ def _evaluate(session: Session, voice: Voice) -> Evaluation:
         parts.append(golden.flatten(model.read(), len(values[0])))
         voice.alive("evaluating")
     evaluation, session.correct = golden.evaluate(
-        data, np.concatenate(parts), output_scale=model.outputs[0].scale, before=session.correct
+        data, np.concatenate(parts), output=model.outputs[0], before=session.correct
     )
     return evaluation
 
@@ -403,11 +402,6 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     os.close(nothing)
     os.dup2(2, 1)
     return requests_in, answers_out
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 if __name__ == "__main__":

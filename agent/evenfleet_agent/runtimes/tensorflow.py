@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _SIGNATURE: Final = "serving_default"
 # Enough to make the call's overhead small, few enough to leave peak memory alone.
@@ -129,7 +129,7 @@ def _load(tf: Any, artifact: Path) -> Any:
             plain: Any = importlib.import_module("tensorflow.python.saved_model.load_v1_in_v2")
         except ImportError:
             raise error from None
-        logger.info("%s: objects not restored (%s), signatures only", artifact.name, _one_line(error))
+        log.info("%s: objects not restored (%s), signatures only", artifact.name, _one_line(error))
         return plain.load(str(artifact), ["serve"], skip_restoring_checkpoint=False)
 
 

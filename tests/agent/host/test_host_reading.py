@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,3 +133,20 @@ def test_throttle_indicators_are_read_and_summed(tmp_path):
         },
     )
     assert thermal.throttling(root) == Throttling(flags=0x50005, events=5)
+
+
+def test_folder_that_the_kernel_takes_away_while_we_look_is_one_that_tells_nothing(tmp_path):
+    """As that of a processor that is switched off. Here it is that of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as ended:
+        ended.stdout.read()
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        gone = Path(f"/proc/{ended.pid}/net")
+        for place in ("sys/class/thermal", f"{CPU}/cpu0/thermal_throttle", f"{CPU}/cpu0/cpufreq"):
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / place).symlink_to(gone)
+        with pytest.raises(OSError, match="Invalid argument"):
+            list((tmp_path / "sys/class/thermal").glob("*"))
+
+        assert thermal.temperatures_c(tmp_path) == {}
+        assert thermal.throttling(tmp_path) == Throttling(flags=None, events=None)
+        assert cpufreq.governor(tmp_path) is None

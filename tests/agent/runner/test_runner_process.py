@@ -175,6 +175,17 @@ def test_python_that_is_not_there_is_told(runner, spec):
         runner.start(replace(spec, python="/no/python"))
 
 
+def test_directory_that_is_no_longer_there_is_told(runner, spec, tmp_path, monkeypatch):
+    """As the system's temporary directory is not on a disk that is full."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(RunnerError, match="cannot be started: No such file or directory"):
+        runner.start(replace(spec, scratch_dir="here"))
+    assert runner.pid is None
+
+
 def test_silence_beyond_the_deadline_is_the_end(spec, tmp_path):
     clock = Clock()
     runner = RunnerProcess(silence_max_s=10.0, clock=clock)

@@ -1,0 +1,88 @@
+"""Leave on disk how this device stands with its collector, for whoever asks from outside: `evenfleet-agent status`.
+
+Decides how often that is worth a write, for flash wears out: when a session begins or ends, when the reason for having
+none changes, and for receipts at most once a minute. Nothing depends on the file, so it is not synced either.
+
+* Times are of the device's monotonic clock, so the file names the boot that they belong to.
+* A file that cannot be written is said once and ends nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+log = logging.getLogger(__name__)
+
+FILE_NAME: Final = "standing.json"
+RECEIPT_EVERY_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What is known at the last write.
+
+    `since_s` is when the session, or the lack of one, began; `reason` says why there is none. `receipt_s` is when the
+    last receipt came, or up to a minute before: None for none since the device's start.
+    """
+
+    boot: str
+    connected: bool
+    since_s: float
+    reason: str | None
+    receipt_s: float | None
+
+
+class StandingFile:
+    """The file, seen from the agent."""
+
+    def __init__(self, path: Path, boot: str) -> None:
+        self._path = path
+        before = read(path)
+        # A receipt was one, whichever process it came to.
+        receipt_s = before.receipt_s if before and before.boot == boot else None
+        self._standing = Standing(boot=boot, connected=False, since_s=0.0, reason=None, receipt_s=receipt_s)
+        self._failing = False
+
+    def connected(self, now_s: float) -> None:
+        """A session begins."""
+        self._keep(replace(self._standing, connected=True, since_s=now_s, reason=None))
+
+    def disconnected(self, reason: str, now_s: float) -> None:
+        """There is no session, perhaps for another reason than before."""
+        standing = self._standing
+        if standing.connected or standing.reason is None:
+            self._keep(replace(standing, connected=False, since_s=now_s, reason=reason))
+        elif reason != standing.reason:
+            self._keep(replace(standing, reason=reason))
+
+    def receipted(self, now_s: float) -> None:
+        """A receipt has come."""
+        before_s = self._standing.receipt_s
+        if before_s is None or now_s - before_s >= RECEIPT_EVERY_S:
+            self._keep(replace(self._standing, receipt_s=now_s))
+
+    def _keep(self, standing: Standing) -> None:
+        self._standing = standing
+        draft = self._path.with_name(f"{self._path.name}.new")
+        try:
+            draft.write_bytes(msgspec.json.encode(standing))
+            draft.replace(self._path)
+        except OSError as error:
+            if not self._failing:
+                log.warning("cannot write %s: %s; 'status' will not say how the session is", self._path, error.strerror)
+            self._failing = True
+        else:
+            self._failing = False
+
+
+def read(path: Path) -> Standing | None:
+    """Return what was left, None where there is nothing that can be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Standing)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
