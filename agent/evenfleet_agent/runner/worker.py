@@ -274,11 +274,14 @@ def _steady(session: Session, request: Measure, repeats: int, voice: Voice) -> t
     inputs = cycle(session.ring)
     started = time.monotonic()
     while True:
+        bracket_started = time.perf_counter_ns()
         waited_before_ms = scheduling.waited_ms() if request.leave_out_waiting else None
         sample_ms = _time_ms(session.model, next(inputs), repeats)
         elapsed_s = time.monotonic() - started
         if waited_before_ms is not None:
-            left_out_ms = min((scheduling.waited_ms() or 0.0) - waited_before_ms, sample_ms * repeats)
+            waited_ms = (scheduling.waited_ms() or 0.0) - waited_before_ms
+            bracket_ms = (time.perf_counter_ns() - bracket_started) / 1e6
+            left_out_ms = scheduling.waited_within(waited_ms, bracket_ms, sample_ms * repeats)
             all_left_out_ms += left_out_ms
             sample_ms -= left_out_ms / repeats
         samples_ms.append(sample_ms)
