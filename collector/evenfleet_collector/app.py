@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -27,7 +29,7 @@ from evenfleet_collector.config import ServeSettings
 from evenfleet_collector.edits import StoreEdits
 from evenfleet_collector.ingest import Arrival, Ingest
 from evenfleet_collector.judge import Judge
-from evenfleet_collector.link import Link
+from evenfleet_collector.link import Backlog, Link
 from evenfleet_collector.link.jetstream import JetStreamLink
 from evenfleet_collector.routes import HealthSnapshot, build_api
 from evenfleet_collector.steer import Steer
@@ -45,6 +47,10 @@ RECEIVE_WAIT_S: Final = 0.5
 # How long a loop sleeps when nothing wakes it: silence is noticed and rows are sent after so long at the latest.
 IDLE_S: Final = 1.0
 STORE_PAUSE_S: Final = 2.0
+QUEUE_LOOK_S: Final = 5.0
+# A queue whose disk was full stays out of order when there is room again, until the broker is started anew.
+QUEUE_FAILING_S: Final = 30.0
+QUEUE_ROOM_BYTES: Final = 64 * 1024 * 1024
 DRAIN_S: Final = 8.0
 LOCK_NAME: Final = "collector.lock"
 
@@ -60,7 +66,8 @@ class Collector:
         self._rows_to_send = asyncio.Event()
         self._connected_since_s: float | None = None
         self._store_ok = True
-        self._lag = 0
+        self._queue: Backlog | None = None
+        self._queue_problem: str | None = None
 
     def stop(self) -> None:
         """Ask for the end; `run` returns soon after."""
@@ -103,6 +110,8 @@ class Collector:
             # Devices are let in only now, when the broker's own parts for them are made.
             await callout.open()
             stack.push_async_callback(callout.close)
+            # Before the first question about it can come.
+            await self._look_at_queue(link)
             artifacts = ArtifactFolder(data / "artifacts")
             edits = StoreEdits(self._writer, self._thread, artifacts, self._windows_came.set)
             app = build_api(
@@ -125,6 +134,7 @@ class Collector:
                 self._ingest(link, Ingest(self._writer)),
                 self._judge(Judge(self._writer), steer),
                 self._send(link),
+                self._watch_queue(link, broker),
             )
 
     async def _until_stopped(self, server: _Server, watch: Awaitable[None], *parts: Awaitable[None]) -> None:
@@ -191,6 +201,41 @@ class Collector:
                 log.warning("%s; sending goes on later", error)
                 await asyncio.sleep(STORE_PAUSE_S)
 
+    async def _watch_queue(self, link: Link, broker: Broker) -> None:
+        """Look at the queue again and again, so that `/readyz` answers at once, and mend what a full disk left."""
+        failing_since_s: float | None = None
+        while not self._stop.is_set():
+            await _wait(self._stop, QUEUE_LOOK_S)
+            stores = await self._look_at_queue(link)
+            now_s = time.monotonic()
+            if stores:
+                failing_since_s = None
+            elif failing_since_s is None:
+                failing_since_s = now_s
+            elif now_s - failing_since_s >= QUEUE_FAILING_S and self._has_room():
+                log.error("%s; starting the broker anew", self._queue_problem)
+                failing_since_s = None
+                broker.restart()
+
+    async def _look_at_queue(self, link: Link) -> bool:
+        """Note how the queue is; returns False where the broker answers and does not store."""
+        stores = True
+        problem = None
+        try:
+            self._queue = await link.backlog()
+            await link.probe()
+        except UnreachableError as error:
+            self._queue, problem = None, str(error)
+        except StoreError as error:
+            stores, problem = False, str(error)
+        if problem is not None and self._queue_problem is None:
+            log.warning("%s; devices keep what they measure", problem)
+        self._queue_problem = problem
+        return stores
+
+    def _has_room(self) -> bool:
+        return shutil.disk_usage(self.settings.data).free >= QUEUE_ROOM_BYTES
+
     async def _write(self, do: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, do, *arguments)
 
@@ -204,7 +249,21 @@ class Collector:
         reader = open_reader(Path(self.settings.data))
 
         def snapshot() -> HealthSnapshot:
-            return HealthSnapshot(broker_connected=link.connected, store_ok=self._store_ok, lag_windows=reader.lag())
+            snapshot = HealthSnapshot(
+                broker_connected=link.connected,
+                store_ok=self._store_ok,
+                lag_windows=reader.lag(),
+                queue_problem=self._queue_problem,
+            )
+            queue = self._queue
+            if queue is None:
+                return snapshot
+            return replace(
+                snapshot,
+                queue_messages=queue.messages,
+                queue_bytes=queue.size_bytes,
+                queue_max_bytes=queue.max_bytes,
+            )
 
         return snapshot
 

@@ -53,6 +53,9 @@ _LIVED_WELL_S: Final = 30.0
 # How long the server lets a connection wait for the callout's answer; covers a collector that is busy for a moment.
 _ACCESS_TIMEOUT_S: Final = 5
 _MQTT_ACK_PENDING: Final = 5000
+# The queue and what the server keeps for MQTT. Left to itself the server allows three quarters of what is free on the
+# disk at its start, so that on a fuller disk the queue's reservation fails and the collector no longer starts.
+_MAX_STORE_BYTES: Final = 1 << 32
 _LOG_BYTES: Final = 10 * 1024 * 1024
 _LOG_FILES: Final = 3
 
@@ -210,6 +213,12 @@ class Broker:
             self.restarts += 1
             await self._launch()
 
+    def restart(self) -> None:
+        """End the server; `watch` starts it anew. Devices connect again by themselves."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+
     async def stop(self) -> None:
         """Stop the server; when this returns it is gone. May be called twice, and before `start`."""
         self._stopping.set()
@@ -285,6 +294,7 @@ logfile_size_limit: {_LOG_BYTES}
 logfile_max_num: {_LOG_FILES}
 jetstream {{
   store_dir: {_quoted(str(self._data / "jetstream"))}
+  max_file_store: {_MAX_STORE_BYTES}
 }}
 mqtt {{
   host: {_quoted(self._mqtt_host)}

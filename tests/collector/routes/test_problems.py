@@ -118,15 +118,25 @@ def test_failure_inside_tells_the_network_nothing_of_it(tmp_path: Path) -> None:
 
 def test_readiness_names_its_reasons(tmp_path: Path, client: TestClient) -> None:
     def ill() -> HealthSnapshot:
-        return HealthSnapshot(broker_connected=False, store_ok=True, lag_windows=20_000, problems=("queue 95 % full",))
+        return HealthSnapshot(
+            broker_connected=False,
+            store_ok=True,
+            lag_windows=20_000,
+            queue_problem="the broker did not store a message",
+            queue_messages=900,
+            queue_bytes=990_000,
+            queue_max_bytes=1_000_000,
+        )
 
     assert client.get("/livez").status_code == 200
-    assert client.get("/readyz").json() == {"ready": True, "reasons": [], "lag_windows": 0}
+    well = client.get("/readyz").json()
+    assert (well["ready"], well["reasons"], well["lag_windows"]) == (True, [], 0)
     response = TestClient(fake_app(FakeStore(), tmp_path, health=ill)).get("/readyz")
     assert response.status_code == 503
     assert [reason.split(":")[0] for reason in response.json()["reasons"]] == [
-        "queue 95 % full",
         "not connected to the broker",
+        "the broker did not store a message",
+        "the broker's queue is full, 990,000 of 1,000,000 bytes",
         "20,000 windows wait to be judged, expected at most 10,000",
     ]
 
