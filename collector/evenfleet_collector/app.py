@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 
 import uvicorn
 
-from evenfleet_collector import access, outgoing
+from evenfleet_collector import access, listen, outgoing
 from evenfleet_collector.access import Callout, Issuer
 from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.broker import Broker
@@ -90,8 +90,8 @@ class Collector:
             stack.callback(self._writer.close)
             self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="writer"))
             reader = open_reader(data)
-            http = stack.enter_context(_listening(self.settings.http_host, self.settings.http_port))
-            url = f"http://{_written(http.getsockname())}"
+            http = stack.enter_context(listen.listening(self.settings.http_host, self.settings.http_port))
+            url = f"http://{_reached(self.settings.http_host, http.getsockname()[1])}"
             issuer = Issuer()
             broker = Broker(
                 data, issuer=issuer.public_key, mqtt_host=self.settings.mqtt_host, mqtt_port=self.settings.mqtt_port
@@ -120,13 +120,14 @@ class Collector:
                 artifacts=artifacts,
                 health=self._health(link),
                 stopping=self._stopping.is_set,
+                hosts=self.settings.host_names(socket.gethostname()),
             )
             mount(app, lambda: reader)
             server = _Server(
                 uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3)
             )
             steer = Steer(self._writer, f"{(self.settings.public_url or url).rstrip('/')}/api/v1/artifacts")
-            started(url, f"{endpoint.mqtt_host}:{endpoint.mqtt_port}")
+            started(url, _reached(self.settings.mqtt_host, endpoint.mqtt_port))
             await self._until_stopped(
                 server,
                 broker.watch(),
@@ -280,6 +281,10 @@ def _judged(judge: Judge, now_s: float, connected_since_s: float | None) -> bool
     return judge.step(now_s, connected_since_s=connected_since_s)
 
 
+def _reached(host: str, port: int) -> str:
+    return listen.address(listen.reached_by(host), port)
+
+
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(event.wait(), timeout_s)
@@ -295,21 +300,9 @@ def _only_collector(data: Path) -> Iterator[None]:
         except BlockingIOError:
             raise StoreError(f"another collector runs on {data}; stop it, or give another --data") from None
         except OSError as error:
-            raise StoreError(
-                f"cannot use the data directory {data}: {error.strerror}; expected a writable one"
+            # A file in its place, a disk mounted for reading: the argument is wrong, and a retry would not help.
+            why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+            raise ConfigError(
+                f"cannot use {data} as --data: {why}; expected a directory that can be written, or made"
             ) from None
         yield
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another --http-port (0: any free one)"
-        ) from None
-
-
-def _written(address: tuple[str, int]) -> str:
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

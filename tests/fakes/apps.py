@@ -33,6 +33,7 @@ def fake_app(
         artifacts=artifacts,
         health=health,
         stopping=stopping,
+        hosts={"testserver"},
     )
 
     def reader() -> FakeStore:

@@ -10,7 +10,7 @@ artifact files to `ArtifactFolder`, and the page for people to `web`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from fastapi import APIRouter, FastAPI
 
@@ -51,6 +51,7 @@ def build_api(
     artifacts: ArtifactFolder,
     health: Health,
     stopping: Callable[[], bool] = lambda: False,
+    hosts: Collection[str] = (),
 ) -> FastAPI:
     """Return the application with every resource under ``/api/v1``, and ``/livez`` and ``/readyz`` beside it.
 
@@ -60,6 +61,7 @@ def build_api(
         artifacts: Where artifact files lie.
         health: Asked at every ``/readyz``, in a thread.
         stopping: Whether the server is about to end; open streams are closed then.
+        hosts: The names in lower case that it is reached by, besides localhost and any address.
     """
     app = FastAPI(
         title="Evenfleet",
@@ -73,5 +75,5 @@ def build_api(
     for router in (api, *BESIDE):
         app.include_router(router)
     problems.install(app)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, hosts=hosts)
     return app

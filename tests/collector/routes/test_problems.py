@@ -88,6 +88,36 @@ def test_body_that_is_too_large_is_refused(client: TestClient, announced: bool) 
     _assert_problem(client.put("/api/v1/policies", content=content), 413, "at most 8,388,608 bytes")
 
 
+@pytest.mark.parametrize(
+    ("host", "let_in"),
+    [
+        ("testserver", True),
+        ("TestServer.:8080", True),
+        ("localhost:8080", True),
+        ("127.0.0.1", True),
+        ("[::1]:8080", True),
+        ("10.1.2.3:8080", True),
+        ("rebound.example", False),
+        ("rebound.example:8080", False),
+        ("127.0.0.1.rebound.example", False),
+        ("testserver.rebound.example", False),
+        ("rebound.example@127.0.0.1", False),
+        ("testserver:port", False),
+        ("[::1", False),
+        ("", False),
+    ],
+)
+def test_name_that_is_not_this_servers_is_refused_for_a_page_may_have_rebound_it(
+    client: TestClient, store: FakeStore, host: str, let_in: bool
+) -> None:
+    response = client.post("/api/v1/devices", json={"device": "a"}, headers={"Host": host, "Origin": f"http://{host}"})
+    if let_in:
+        assert response.status_code == 201
+        return
+    _assert_problem(response, 421, "--allowed-host")
+    assert store.device_rows == {}
+
+
 def test_page_of_another_origin_cannot_change_anything(client: TestClient, store: FakeStore) -> None:
     response = client.post("/api/v1/devices", json={"device": "a"}, headers={"Origin": "https://evil.example"})
     _assert_problem(response, 403, "evil.example")
