@@ -31,6 +31,7 @@ from evenfleet_collector.ingest import Arrival, Ingest
 from evenfleet_collector.judge import Judge
 from evenfleet_collector.link import Backlog, Link
 from evenfleet_collector.link.jetstream import JetStreamLink
+from evenfleet_collector.resources import Access
 from evenfleet_collector.routes import HealthSnapshot, build_api
 from evenfleet_collector.steer import Steer
 from evenfleet_collector.store.sqlite import open_reader, open_writer
@@ -119,6 +120,7 @@ class Collector:
                 edits=edits,
                 artifacts=artifacts,
                 health=self._health(link),
+                access=lambda: Access(admitted=callout.admitted, denied=dict(callout.denied)),
                 stopping=self._stopping.is_set,
                 hosts=self.settings.host_names(socket.gethostname()),
             )

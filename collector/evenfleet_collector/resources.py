@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from evenfleet_collector.cell import Metric
-from evenfleet_collector.store.rows import CellRow, FlagRow
+from evenfleet_collector.store.rows import CellRow, FlagRow, Stats
 
 T = TypeVar("T")
 
@@ -52,6 +52,21 @@ class Flag:
     opened_s: float
     cleared_s: float | None
     evidence: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How many connections the broker let in and refused since the collector's start, the latter by reason."""
+
+    admitted: int
+    denied: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures(Stats):
+    """The collector in figures: what its store counts, and its broker's door."""
+
+    access: Access
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

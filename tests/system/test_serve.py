@@ -138,6 +138,23 @@ def test_a_signal_ends_it_soon_and_cleanly_and_nothing_is_left(collector: Servin
     device.close()
 
 
+def test_connections_let_in_and_refused_are_counted(tmp_path: Path) -> None:
+    with serving(tmp_path, "--enrolled-devices") as collector:
+        token = collector.put("/api/v1/devices", b'{"device": "press-07"}', method="POST")["token"]
+        answers = [
+            device.connect()
+            for device in (
+                Device(collector.endpoint, "press-07", "wrong", client_id="press-07"),
+                Device(collector.endpoint, "press-07", token, client_id="press-08"),
+                Device(collector.endpoint, "press-07", token, client_id="press-07"),
+            )
+        ]
+
+        assert [answer == "Success" for answer in answers] == [False, False, True]
+        assert collector.get("/api/v1/stats")["access"] == {"admitted": 1, "denied": {"credentials": 1, "user name": 1}}
+        assert collector.metric('evenfleet_connections_denied_total{reason="credentials"}') == 1.0
+
+
 def test_random_bytes_are_a_counted_dead_letter_and_the_next_good_message_gets_in(collector: Serving) -> None:
     device = collector.device(DEVICE)
     assert device.connect() == "Success"

@@ -12,6 +12,7 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Request
 
 from evenfleet_collector.artifacts import ArtifactFolder
+from evenfleet_collector.resources import Access
 from evenfleet_collector.store import Reader
 from evenfleet_collector.store.rows import ReleaseRow
 from evenfleet_collector.tolerance import Policy
@@ -80,6 +81,7 @@ class Parts:
     edits: Edits
     artifacts: ArtifactFolder
     health: Health
+    access: Callable[[], Access]
     stopping: Callable[[], bool]
 
 
