@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Final
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse
 
 from evenfleet_collector.artifacts import ArtifactFolder, ArtifactTooLargeError, Upload
+from evenfleet_collector.routes.names import DigestName
 from evenfleet_collector.routes.parts import PartsOf
 from evenfleet_collector.routes.problems import not_found
 
@@ -16,8 +17,6 @@ router = APIRouter(tags=["artifacts"])
 
 # Threads are entered per piece, so the pieces are made large enough for that not to count.
 _PIECE_BYTES: Final = 1 << 20
-
-DigestPath = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="sha256 of the file, hexadecimal")]
 
 
 @router.put(
@@ -31,7 +30,7 @@ DigestPath = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="sha256 
         }
     },
 )
-async def put_artifact(parts: PartsOf, sha256: DigestPath, request: Request) -> Response:
+async def put_artifact(parts: PartsOf, sha256: DigestName, request: Request) -> Response:
     """Keep a file; its bytes must have the digest that it is put under."""
     folder = parts.artifacts
     if await run_in_threadpool(folder.find, sha256) is not None:
@@ -48,13 +47,13 @@ async def put_artifact(parts: PartsOf, sha256: DigestPath, request: Request) -> 
 
 
 @router.get("/artifacts/{sha256}", response_class=FileResponse, responses={304: {}, 404: {}})
-def get_artifact(parts: PartsOf, sha256: DigestPath, request: Request) -> Response:
+def get_artifact(parts: PartsOf, sha256: DigestName, request: Request) -> Response:
     """Return a file, or the `Range` of it that was asked for."""
     return _file(parts.artifacts, sha256, request)
 
 
 @router.head("/artifacts/{sha256}", include_in_schema=False)
-def head_artifact(parts: PartsOf, sha256: DigestPath, request: Request) -> Response:
+def head_artifact(parts: PartsOf, sha256: DigestName, request: Request) -> Response:
     """Return what is known of a file."""
     return _file(parts.artifacts, sha256, request)
 
@@ -72,7 +71,7 @@ async def _fill(upload: Upload, request: Request) -> None:
 def _file(folder: ArtifactFolder, sha256: str, request: Request) -> Response:
     path = folder.find(sha256)
     if path is None:
-        raise not_found("artifact", sha256, "a release's files are put here by 'evenfleet release push'")
+        raise not_found("artifact", sha256, "expected the digest of a file that was pushed with a release")
     # The digest is the strongest tag there is, and the same bytes never change.
     headers = {"ETag": f'"{sha256}"', "Cache-Control": "public, max-age=31536000, immutable"}
     if headers["ETag"] in request.headers.get("if-none-match", ""):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 
 from evenfleet_collector.resources import Assignment, NewAssignment, Page
+from evenfleet_collector.routes.names import DeviceOrAll
 from evenfleet_collector.routes.paging import PageQuery, from_token, page_of
 from evenfleet_collector.routes.parts import PartsOf
 from evenfleet_collector.routes.releases import known_release
@@ -30,7 +31,7 @@ def list_assignments(parts: PartsOf, query: Annotated[PageQuery, Query()]) -> Pa
 @router.put("/assignments/{device}")
 async def assign(
     parts: PartsOf,
-    device: Annotated[str, Path(pattern=r"^(\*|[a-z0-9][a-z0-9-]{0,62})$", description="a device, or `*`")],
+    device: DeviceOrAll,
     body: NewAssignment,
 ) -> Assignment:
     """Assign a release to a device, or with ``*`` to every device not named."""

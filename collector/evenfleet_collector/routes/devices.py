@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 
 from evenfleet_collector.resources import Enrolment, NewDevice, Page
+from evenfleet_collector.routes.names import DeviceName
 from evenfleet_collector.routes.paging import PageQuery, collect, from_token
 from evenfleet_collector.routes.parts import PartsOf
 from evenfleet_collector.routes.problems import not_found
@@ -17,8 +18,6 @@ from evenfleet_shared.errors import DataError
 from evenfleet_shared.topics import DEVICE_ID_RULE, is_device_id
 
 router = APIRouter(tags=["devices"])
-
-DevicePath = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description=DEVICE_ID_RULE)]
 
 
 class DeviceQuery(PageQuery):
@@ -54,7 +53,7 @@ async def enrol_device(parts: PartsOf, body: NewDevice) -> Enrolment:
 
 
 @router.get("/devices/{device}")
-def show_device(parts: PartsOf, device: DevicePath) -> DeviceRow:
+def show_device(parts: PartsOf, device: DeviceName) -> DeviceRow:
     """Return one device."""
     return known_device(parts.reader(), device)
 
@@ -67,5 +66,5 @@ def known_device(reader: Reader, device: str) -> DeviceRow:
     """
     row = reader.device(device)
     if row is None:
-        raise not_found("device", device, "GET /api/v1/devices lists those that were enrolled or heard of")
+        raise not_found("device", device, "expected one that was enrolled or heard of")
     return row

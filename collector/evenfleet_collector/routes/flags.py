@@ -62,5 +62,5 @@ def show_flag(parts: PartsOf, flag: Annotated[int, Path(ge=1, le=2**53)]) -> Fla
     """Return one flag, open or cleared, with the windows, increments and sums that made it."""
     row = parts.reader().flag(flag)
     if row is None:
-        raise not_found("flag", str(flag), "GET /api/v1/flags?cleared=true lists all")
+        raise not_found("flag", str(flag), "expected the number of one that was raised, open or cleared")
     return flag_of(row)

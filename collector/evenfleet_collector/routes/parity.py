@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Query
 
 from evenfleet_collector.resources import Parity
+from evenfleet_collector.routes.names import ReleaseName
 from evenfleet_collector.routes.paging import PageQuery, from_token, page_of
 from evenfleet_collector.routes.parts import PartsOf
 from evenfleet_collector.routes.releases import known_release
@@ -28,7 +29,7 @@ _FILTERS: Final = {"device", "device_class", "variant", "verdict", "phase", "noi
 class ParityQuery(PageQuery):
     """Which release, which of its cells, in which order."""
 
-    release: str | None = None
+    release: ReleaseName | None = None
     device: str | None = None
     device_class: str | None = None
     variant: str | None = None

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from evenfleet_collector.routes.parts import PartsOf
 from evenfleet_collector.tolerance import Policy
+from evenfleet_shared import settings
 from evenfleet_shared.errors import ConfigError, MessageError
 
 router = APIRouter(tags=["policies"])
@@ -55,7 +56,7 @@ def decode_policy(payload: bytes) -> Policy:
     try:
         policy = msgspec.convert(given, Policy)
     except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError(f"body: {error}; nothing was changed") from None
+        raise ConfigError(f"body: {settings.explain(error, given)}; nothing was changed") from None
     _refuse_unknown(given, msgspec.to_builtins(policy), "")
     return policy
 

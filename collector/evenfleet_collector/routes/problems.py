@@ -40,6 +40,8 @@ _STATUS: Final[tuple[tuple[type[EvenfleetError], int], ...]] = (
 )
 
 _MAX_FOUND: Final = 120
+# What pydantic says of a body that is no object, each in the words of its Python type.
+_NO_OBJECT: Final = frozenset({"dataclass_type", "model_attributes_type", "dict_type", "model_type"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,9 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, EvenfleetError)
-    return answer(request.url.path, status_of(error), str(error))
+    # The word that dead letters are counted by says nothing to whoever asks over HTTP.
+    detail = error.detail if isinstance(error, MessageError) else str(error)
+    return answer(request.url.path, status_of(error), detail)
 
 
 async def _unforeseen(request: Request, _: Exception) -> Response:
@@ -134,6 +138,12 @@ def _fault(found: Mapping[str, Any]) -> Fault:
     where, *path = [str(part) for part in found["loc"]]
     kind = str(found["type"])
     what = f"{where} {'.'.join(path)}".strip()
+    if kind in _NO_OBJECT:
+        return Fault(what=what, expected="a JSON object, sent as application/json", found=_short(found.get("input")))
+    if kind == "unexpected_keyword_argument":
+        return Fault(what=what, expected="a known field (see /docs)", found=_short(path[-1]))
+    if kind == "string_pattern_mismatch":
+        return Fault(what=what, expected=f"a text like {found['ctx']['pattern']}", found=_short(found.get("input")))
     if kind == "extra_forbidden":
         return Fault(what=what, expected="a known parameter (see /docs)", found=_short(path[-1]))
     if kind == "missing":
@@ -146,5 +156,5 @@ def _fault(found: Mapping[str, Any]) -> Fault:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = repr(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
     return text if len(text) <= _MAX_FOUND else f"{text[:_MAX_FOUND]}…"

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query
 from pydantic import AwareDatetime, Field
 
 from evenfleet_collector.resources import Page
-from evenfleet_collector.routes.devices import DevicePath, known_device
+from evenfleet_collector.routes.devices import known_device
+from evenfleet_collector.routes.names import DeviceName
 from evenfleet_collector.routes.paging import PageQuery, from_token, to_token
 from evenfleet_collector.routes.parts import PartsOf
 from evenfleet_collector.store.rows import WindowRow
@@ -29,7 +30,7 @@ class WindowQuery(PageQuery):
 
 
 @router.get("/devices/{device}/windows")
-def list_windows(parts: PartsOf, device: DevicePath, query: Annotated[WindowQuery, Query()]) -> Page[WindowRow]:
+def list_windows(parts: PartsOf, device: DeviceName, query: Annotated[WindowQuery, Query()]) -> Page[WindowRow]:
     """List a device's windows, received from `start` on and before `end`."""
     reader = parts.reader()
     known_device(reader, device)

@@ -18,7 +18,7 @@ from fakes.stores import FakeStore, release_row
         ("/api/v1/nothing", 404, "GET /api/v1/nothing is not answered here"),
         ("/api/v1/devices/press-99", 404, "no device 'press-99'"),
         ("/api/v1/devices/press-99/windows", 404, "no device 'press-99'"),
-        ("/api/v1/devices/Press%2099", 422, "path device"),
+        ("/api/v1/devices/Press%2099", 422, "path device: expected 1 to 63 of a-z, 0-9 and '-'"),
         ("/api/v1/devices?verdct=outside", 422, "query verdct: expected a known parameter"),
         ("/api/v1/devices?verdict=bad", 422, "found 'bad'"),
         ("/api/v1/devices?page_size=0", 422, "query page_size: expected greater than or equal to 1, found '0'"),
@@ -30,7 +30,9 @@ from fakes.stores import FakeStore, release_row
         ("/api/v1/flags/7", 404, "no flag '7'"),
         ("/api/v1/flags?start=yesterday", 422, "query start"),
         ("/api/v1/flags?start=2026-01-01T00:00:00", 422, "timezone"),
-        ("/api/v1/releases/xyz", 422, "path release"),
+        ("/api/v1/releases/xyz", 422, "path release: expected a release's digest, or at least 4 hexadecimal"),
+        ("/api/v1/parity?release=26", 422, "query release: expected a release's digest, or at least 4 hexadecimal"),
+        ("/api/v1/artifacts/xyz", 422, "path sha256: expected a sha256 of 64 hexadecimal digits"),
         ("/api/v1/releases/abcdef", 404, "no single release 'abcdef'"),
         ("/api/v1/parity?release=abcdef", 404, "no single release 'abcdef'"),
         ("/api/v1/parity?sort=colour", 422, "query sort"),
@@ -60,8 +62,12 @@ def test_bad_question_is_a_problem_that_says_what_is_wrong(
         ("PUT", "/api/v1/assignments/ghost", b'{"release": null}', 409, "not enrolled"),
         ("PUT", "/api/v1/policies", b"\xff", 400, "expected a policy as JSON"),
         ("PUT", "/api/v1/policies", b"[" * 100_000, 400, "expected a policy as JSON"),
-        ("PUT", "/api/v1/policies", b"[]", 422, "Expected `object`"),
-        ("PUT", "/api/v1/policies", b'{"min_windows": 0}', 422, "min_windows"),
+        ("PUT", "/api/v1/policies", b"[]", 422, "expected a table of settings, found"),
+        ("PUT", "/api/v1/policies", b'{"min_windows": 0}', 422, "min_windows: expected a whole number of at least 1"),
+        ("PUT", "/api/v1/policies", b'{"latency": {"quantile": "x"}}', 422, "latency.quantile: expected a number, fo"),
+        ("POST", "/api/v1/devices", b'{"device": "a", "clas": "b"}', 422, "body clas: expected a known field"),
+        ("PUT", "/api/v1/assignments/*", b'{"release": "26"}', 422, "at least 4 hexadecimal digits of its start, fou"),
+        ("PUT", "/api/v1/assignments/*", b'{"release": ""}', 422, "at least 4 hexadecimal digits of its start, found"),
         ("PUT", "/api/v1/policies", b'{"latency": {"margin": 1}}', 422, "unknown setting latency.margin"),
     ],
 )
@@ -72,6 +78,12 @@ def test_bad_edit_is_a_problem_and_changes_nothing(
     response = client.request(method, path, content=body, headers={"Content-Type": "application/json"})
     _assert_problem(response, status, told)
     assert (store.device_rows, store.assigned, store.policy()) == ({}, {}, before)
+
+
+def test_body_of_another_kind_is_told_what_is_expected_and_not_how_it_is_called_inside(client: TestClient) -> None:
+    response = client.post("/api/v1/devices", content=b'{"device": "a"}', headers={"Content-Type": "text/plain"})
+    _assert_problem(response, 422, "body: expected a JSON object, sent as application/json, found")
+    assert "NewDevice" not in response.text
 
 
 def test_release_whose_artifacts_are_not_here_is_refused(client: TestClient) -> None:
