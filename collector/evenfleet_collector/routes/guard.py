@@ -72,6 +72,10 @@ class Guard:
             )
             await refusal(scope, receive, guarded_send)
             return
+        if scope["method"] == "HEAD" and not path.startswith((f"{API}/artifacts/", f"{API}/stream")):
+            # What asks for a page may ask for its head: the server sends no body. Artifacts answer by themselves, and a
+            # stream has no end.
+            scope = {**scope, "method": "GET"}
         if path.startswith(f"{API}/artifacts/"):
             await self._app(scope, receive, guarded_send)
             return

@@ -11,6 +11,7 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from evenfleet_collector.artifacts import ArtifactTooLargeError, DiskFullError
 from evenfleet_shared.errors import (
@@ -40,6 +41,8 @@ _STATUS: Final[tuple[tuple[type[EvenfleetError], int], ...]] = (
 )
 
 _MAX_FOUND: Final = 120
+# FastAPI's words for a body that its JSON decoder fails on in any way but one.
+_UNREADABLE: Final = "There was an error parsing the body"
 # What pydantic says of a body that is no object, each in the words of its Python type.
 _NO_OBJECT: Final = frozenset({"dataclass_type", "model_attributes_type", "dict_type", "model_type"})
 
@@ -70,6 +73,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(EvenfleetError, _ours)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unforeseen)
 
 
@@ -112,6 +116,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     detail = error.detail
+    if detail == _UNREADABLE:
+        detail = "body: expected JSON in UTF-8, nested a few levels at most, found something else; nothing was changed"
     if detail == HTTPStatus(error.status_code).phrase:  # Starlette's own, for a path or a method that no route has
         detail = f"{request.method} {request.url.path[:_MAX_FOUND]} is not answered here; /docs lists what is"
     return answer(request.url.path, error.status_code, detail, headers=error.headers)
@@ -122,6 +128,11 @@ async def _ours(request: Request, error: Exception) -> Response:
     # The word that dead letters are counted by says nothing to whoever asks over HTTP.
     detail = error.detail if isinstance(error, MessageError) else str(error)
     return answer(request.url.path, status_of(error), detail)
+
+
+async def _gone(request: Request, _: Exception) -> Response:
+    # Nobody reads this. Without it, every upload that is broken off would be a traceback in the log.
+    return answer(request.url.path, 400, "the client went away before its request had come; nothing was changed")
 
 
 async def _unforeseen(request: Request, _: Exception) -> Response:
@@ -138,6 +149,8 @@ def _fault(found: Mapping[str, Any]) -> Fault:
     where, *path = [str(part) for part in found["loc"]]
     kind = str(found["type"])
     what = f"{where} {'.'.join(path)}".strip()
+    if kind == "json_invalid":
+        return Fault(what=where, expected="JSON", found=f"{found['ctx']['error']} at character {path[0]}")
     if kind in _NO_OBJECT:
         return Fault(what=what, expected="a JSON object, sent as application/json", found=_short(found.get("input")))
     if kind == "unexpected_keyword_argument":

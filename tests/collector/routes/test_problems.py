@@ -26,6 +26,8 @@ from fakes.stores import FakeStore, release_row
         ("/api/v1/devices?page_token=%F0%9F%98%80", 400, "page_token"),
         ("/api/v1/devices?page_token=bm90IGpzb24", 400, "page_token"),
         ("/api/v1/flags?page_token=ImEi", 400, "page_token"),
+        ("/api/v1/flags?page_token=OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5", 400, "page_token"),  # 999999999999999999999
+        ("/api/v1/flags?page_token=LTE", 400, "page_token"),  # -1
         ("/api/v1/flags/0", 422, "path flag"),
         ("/api/v1/flags/7", 404, "no flag '7'"),
         ("/api/v1/flags?start=yesterday", 422, "query start"),
@@ -51,7 +53,9 @@ def test_bad_question_is_a_problem_that_says_what_is_wrong(
     ("method", "path", "body", "status", "told"),
     [
         ("DELETE", "/api/v1/stats", b"", 405, "DELETE /api/v1/stats"),
-        ("POST", "/api/v1/devices", b"{", 422, "body"),
+        ("POST", "/api/v1/devices", b"{", 422, "body: expected JSON, found Expecting property name"),
+        ("POST", "/api/v1/devices", b'{"device": "\xff"}', 400, "body: expected JSON in UTF-8"),
+        ("POST", "/api/v1/devices", b"[" * 100_000, 400, "body: expected JSON in UTF-8"),
         ("POST", "/api/v1/devices", b"[]", 422, "body"),
         ("POST", "/api/v1/devices", b"{}", 422, "body device: expected a value, found none"),
         ("POST", "/api/v1/devices", b'{"device": "Press 7"}', 422, "found 'Press 7'"),
@@ -145,6 +149,18 @@ def test_every_answer_carries_the_security_headers(client: TestClient, path: str
     assert headers["X-Frame-Options"] == "DENY"
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert "unsafe" not in headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/metrics", "/api/v1/stats", "/api/v1/devices"])
+def test_head_of_what_can_be_got_is_answered(client: TestClient, path: str) -> None:
+    """Monitors ask so."""
+    got, head = client.get(path), client.head(path)
+    assert head.status_code == got.status_code == 200
+    assert head.headers["Content-Type"] == got.headers["Content-Type"]
+
+
+def test_head_of_a_stream_is_refused_for_it_has_no_end(client: TestClient) -> None:
+    assert client.head("/api/v1/stream").status_code == 405
 
 
 def test_failure_inside_tells_the_network_nothing_of_it(tmp_path: Path) -> None:
