@@ -13,7 +13,7 @@ from starlette.responses import FileResponse
 from evenfleet_collector.artifacts import ArtifactFolder, ArtifactTooLargeError, Upload
 from evenfleet_collector.routes.names import DigestName
 from evenfleet_collector.routes.parts import PartsOf
-from evenfleet_collector.routes.problems import not_found
+from evenfleet_collector.routes.problems import listed, not_found
 
 router = APIRouter(tags=["artifacts"])
 
@@ -26,7 +26,7 @@ _RANGE: Final = re.compile(r"(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})")
 @router.put(
     "/artifacts/{sha256}",
     status_code=201,
-    responses={200: {"description": "It was here already"}},
+    responses={200: {"description": "It was here already"}, **listed(507)},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -50,7 +50,7 @@ async def put_artifact(parts: PartsOf, sha256: DigestName, request: Request) -> 
     return Response(status_code=201)
 
 
-@router.get("/artifacts/{sha256}", response_class=FileResponse, responses={304: {}, 404: {}})
+@router.get("/artifacts/{sha256}", response_class=FileResponse, responses=listed(206, 304, 404, 416))
 def get_artifact(parts: PartsOf, sha256: DigestName, request: Request) -> Response:
     """Return a file, or the `Range` of it that was asked for."""
     return _file(parts.artifacts, sha256, request)

@@ -11,12 +11,13 @@ from evenfleet_collector.resources import Assignment, NewAssignment, Page
 from evenfleet_collector.routes.names import DeviceOrAll
 from evenfleet_collector.routes.paging import PageQuery, from_token, page_of
 from evenfleet_collector.routes.parts import PartsOf
+from evenfleet_collector.routes.problems import listed
 from evenfleet_collector.routes.releases import known_release
 
 router = APIRouter(tags=["assignments"])
 
 
-@router.get("/assignments")
+@router.get("/assignments", responses=listed(400))
 def list_assignments(parts: PartsOf, query: Annotated[PageQuery, Query()]) -> Page[Assignment]:
     """List assignments by device; ``*`` is for every device not named."""
     rows, token = page_of(
@@ -28,7 +29,7 @@ def list_assignments(parts: PartsOf, query: Annotated[PageQuery, Query()]) -> Pa
     return Page(items=tuple(Assignment(device=d, release=r) for d, r in rows), next_page_token=token)
 
 
-@router.put("/assignments/{device}")
+@router.put("/assignments/{device}", responses=listed(400, 404, 409))
 async def assign(
     parts: PartsOf,
     device: DeviceOrAll,

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from evenfleet_collector.routes.parts import PartsOf
+from evenfleet_collector.routes.problems import listed
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import settings
 from evenfleet_shared.errors import ConfigError, MessageError
@@ -25,6 +26,7 @@ def show_policy(parts: PartsOf) -> Policy:
 
 @router.put(
     "/policies",
+    responses=listed(400, 422),
     openapi_extra={
         "requestBody": {
             "required": True,

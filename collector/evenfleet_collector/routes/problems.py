@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -75,6 +76,40 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(EvenfleetError, _ours)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unforeseen)
+    generated = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            describe(generated())
+        return generated()
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's own pages have it
+
+
+def listed(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what a route says of the problems that it may answer with, for the OpenAPI page."""
+    return {status: {"description": HTTPStatus(status).phrase} for status in statuses}
+
+
+def describe(schema: dict[str, Any]) -> None:
+    """Make an OpenAPI schema tell of errors as they are: problems, and those that `Guard` answers with everywhere.
+
+    FastAPI takes every error for one of its own validation.
+    """
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for operations in schema["paths"].values():
+        for method, operation in operations.items():
+            everywhere = listed(421) if method == "get" else listed(403, 413, 421)
+            responses = {str(status): said for status, said in everywhere.items()} | operation["responses"]
+            for status, said in responses.items():
+                if (int(status) >= 400 and "application/json" not in said.get("content", {})) or status == "422":
+                    said["description"], said["content"] = HTTPStatus(int(status)).phrase, content
+            operation["responses"] = dict(sorted(responses.items()))
+    schemas = schema["components"]["schemas"]
+    for stranger in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(stranger, None)
+    problem = TypeAdapter(Problem).json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
+    schemas |= {**problem.pop("$defs"), "Problem": problem}
 
 
 def answer(

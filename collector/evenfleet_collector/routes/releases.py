@@ -10,7 +10,7 @@ from evenfleet_collector.resources import RELEASE_RULE, Page, is_release_name
 from evenfleet_collector.routes.names import ReleaseName
 from evenfleet_collector.routes.paging import PageQuery, from_token, page_of
 from evenfleet_collector.routes.parts import PartsOf
-from evenfleet_collector.routes.problems import not_found
+from evenfleet_collector.routes.problems import listed, not_found
 from evenfleet_collector.store import Reader
 from evenfleet_collector.store.rows import ReleaseRow
 from evenfleet_shared.errors import DataError
@@ -24,7 +24,7 @@ class ReleaseQuery(PageQuery):
     model: str | None = None
 
 
-@router.get("/releases")
+@router.get("/releases", responses=listed(400))
 def list_releases(parts: PartsOf, query: Annotated[ReleaseQuery, Query()]) -> Page[ReleaseRow]:
     """List releases, the newest first."""
     rows, token = page_of(
@@ -39,6 +39,7 @@ def list_releases(parts: PartsOf, query: Annotated[ReleaseQuery, Query()]) -> Pa
 @router.post(
     "/releases",
     status_code=201,
+    responses=listed(422, 507),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -51,7 +52,7 @@ async def add_release(parts: PartsOf, request: Request) -> ReleaseRow:
     return await parts.edits.add_release(await request.body())
 
 
-@router.get("/releases/{release}")
+@router.get("/releases/{release}", responses=listed(404))
 def show_release(parts: PartsOf, release: ReleaseName) -> ReleaseRow:
     """Return one release."""
     return known_release(parts.reader(), release)

@@ -13,6 +13,7 @@ from evenfleet_collector.routes.devices import known_device
 from evenfleet_collector.routes.names import DeviceName
 from evenfleet_collector.routes.paging import PageQuery, from_token, to_token
 from evenfleet_collector.routes.parts import PartsOf
+from evenfleet_collector.routes.problems import listed
 from evenfleet_collector.store.rows import WindowRow
 
 router = APIRouter(tags=["devices"])
@@ -29,7 +30,7 @@ class WindowQuery(PageQuery):
     end: End = None
 
 
-@router.get("/devices/{device}/windows")
+@router.get("/devices/{device}/windows", responses=listed(400, 404))
 def list_windows(parts: PartsOf, device: DeviceName, query: Annotated[WindowQuery, Query()]) -> Page[WindowRow]:
     """List a device's windows, received from `start` on and before `end`."""
     reader = parts.reader()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def test_bad_question_is_a_problem_that_says_what_is_wrong(
     client: TestClient, path: str, status: int, told: str
 ) -> None:
     _assert_problem(client.get(path), status, told)
+    _assert_listed(client, "get", path, status)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,20 @@ def test_bad_edit_is_a_problem_and_changes_nothing(
     before = store.policy()
     response = client.request(method, path, content=body, headers={"Content-Type": "application/json"})
     _assert_problem(response, status, told)
+    _assert_listed(client, method.lower(), path, status)
     assert (store.device_rows, store.assigned, store.policy()) == ({}, {}, before)
+
+
+def test_openapi_tells_of_every_error_as_a_problem(client: TestClient) -> None:
+    schema = client.get("/openapi.json").json()
+    assert {"Problem", "Fault"} <= schema["components"]["schemas"].keys()
+    assert "HTTPValidationError" not in str(schema)
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            assert "421" in operation["responses"]
+            for status, said in operation["responses"].items():
+                if int(status) >= 400 and path != "/readyz":
+                    assert said["content"].keys() == {"application/problem+json"}
 
 
 def test_body_of_another_kind_is_told_what_is_expected_and_not_how_it_is_called_inside(client: TestClient) -> None:
@@ -205,3 +220,10 @@ def _assert_problem(response: Any, status: int, told: str) -> None:
     assert (response.status_code, problem["status"]) == (status, status)
     assert told in problem["detail"]
     assert {"type", "title", "instance"} <= problem.keys()
+
+
+def _assert_listed(client: TestClient, method: str, path: str, status: int) -> None:
+    """What is answered stands in the OpenAPI page, where there is such a route."""
+    for pattern, operations in client.get("/openapi.json").json()["paths"].items():
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", pattern), path.partition("?")[0]) and method in operations:
+            assert str(status) in operations[method]["responses"]
