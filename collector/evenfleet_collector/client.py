@@ -7,6 +7,7 @@ Decides how an answer becomes a value and a refusal an error. Leaves to `command
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -201,7 +202,7 @@ class Collector:
             return self._http.request(method, path, **arguments)
         except httpx.TransportError as error:
             raise UnreachableError(
-                f"no collector answers at {self._url} ({error or type(error).__name__}); "
+                f"no collector answers at {self._url} ({_reason(error)}); "
                 "is 'evenfleet serve' running, and --url or EVENFLEET_URL right?"
             ) from None
 
@@ -228,11 +229,27 @@ def _decode(response: httpx.Response, answer_type: type[T]) -> T:
         ) from None
 
 
+def _reason(error: httpx.TransportError) -> str:
+    """Return what the system said, without the numbers and names that it goes by in Python.
+
+    >>> _reason(httpx.ConnectError("[Errno 111] Connection refused")), _reason(httpx.ReadTimeout(""))
+    ('Connection refused', 'no answer in time')
+    >>> _reason(httpx.ConnectError("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"))
+    'wrong version number'
+    """
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    return re.sub(r"^\[[^]]*\] | \(_ssl\.c:\d+\)$", "", str(error)) or "the connection was closed"
+
+
 def _refuse(response: httpx.Response) -> None:
     try:
         detail = str(msgspec.json.decode(response.content)["detail"])
     except (msgspec.MsgspecError, UnicodeDecodeError, LookupError, TypeError):
-        detail = f"{response.status_code} {response.reason_phrase} for {response.request.url}"
+        raise EvenfleetError(
+            f"{response.request.url} answered {response.status_code} {response.reason_phrase}, and not as an Evenfleet "
+            "collector does; is --url or EVENFLEET_URL right?"
+        ) from None
     if response.is_client_error:
         raise RefusedError(detail)
     raise EvenfleetError(f"the collector failed: {detail}")

@@ -6,18 +6,24 @@ client library, so that a command line that only asks one question starts quickl
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
 
 from evenfleet_collector.cell import Metric
-from evenfleet_collector.store.rows import CellRow, FlagRow
+from evenfleet_collector.store.rows import CellRow, FlagRow, Stats
 
 T = TypeVar("T")
 
 API: Final = "/api/v1"
 EVERY_DEVICE: Final = "*"
+RELEASE_RULE: Final = "a release's digest, or at least 4 hexadecimal digits of its start"
+
+_RELEASE: Final = re.compile("[0-9a-f]{4,64}")
+# Read by FastAPI's validation: a field that is not known is refused, like a parameter.
+_NO_MORE: Final = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +61,25 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How many connections the broker let in and refused since the collector's start, the latter by reason."""
+
+    admitted: int
+    denied: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures(Stats):
+    """The collector in figures: what its store counts, and its broker's door."""
+
+    access: Access
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewDevice:
     """Asks for a device to be enrolled."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _NO_MORE
 
     device: str
 
@@ -73,6 +96,8 @@ class Enrolment:
 class NewAssignment:
     """Asks for a release, by its digest or the start of it; None for no release at all."""
 
+    __pydantic_config__: ClassVar[dict[str, str]] = _NO_MORE
+
     release: str | None
 
 
@@ -82,6 +107,15 @@ class Assignment:
 
     device: str
     release: str | None
+
+
+def is_release_name(text: str) -> bool:
+    """Return whether `text` may stand for a release.
+
+    >>> is_release_name("9f2c"), is_release_name("9f2"), is_release_name("9F2C"), is_release_name("")
+    (True, False, False, False)
+    """
+    return _RELEASE.fullmatch(text) is not None
 
 
 def flag_of(row: FlagRow) -> Flag:

@@ -66,6 +66,13 @@ class ReferenceResult:
     def __post_init__(self) -> None:
         if len(self.correct) != self.n or self.correct.count("0") != self.errors:
             raise ValueError("reference.correct does not match n and errors")
+        if not len(self.tp) == len(self.fp) == len(self.fn):
+            raise ValueError(
+                f"reference.tp, fp and fn count {len(self.tp)}, {len(self.fp)} and {len(self.fn)} classes; "
+                "they must be as many"
+            )
+        if not sum(self.fp) == sum(self.fn) == self.errors or sum(self.tp) + self.errors != self.n:
+            raise ValueError("reference.tp, fp and fn do not add up to n and errors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +137,13 @@ class Manifest:
             raise ValueError("two variants have the same name")
         if self.reference_variant not in names:
             raise ValueError(f"reference_variant {self.reference_variant!r} is not among the variants")
+        for variant in self.variants:
+            _check_against_golden(variant, self.golden)
+        known: dict[str, FileRef] = {}
+        for reference in self.files:
+            # Each file would pass as itself, but only one of them can lie under the name.
+            if known.setdefault(reference.file, reference) != reference:
+                raise ValueError(f"{reference.file} is named twice, with different sha256 or size")
 
     def variant(self, name: str) -> Variant:
         """Return the variant called `name`.
@@ -149,6 +163,21 @@ class Manifest:
         """Return every file that the manifest names."""
         golden = (self.golden.inputs, self.golden.labels, self.golden.outputs)
         return tuple(variant.artifact for variant in self.variants) + golden
+
+
+def _check_against_golden(variant: Variant, golden: Golden) -> None:
+    """Refuse a score that was not made on the manifest's own golden set: devices are compared with it."""
+    reference = variant.reference
+    if reference.n != golden.n:
+        raise ValueError(
+            f"variant {variant.name}: reference.n is {reference.n}, the golden set has {golden.n} samples; "
+            "they must be as many"
+        )
+    if len(reference.tp) != golden.classes:
+        raise ValueError(
+            f"variant {variant.name}: reference.tp, fp and fn count {len(reference.tp)} classes, the golden set has "
+            f"{golden.classes}; they must be as many"
+        )
 
 
 def encode(manifest: Manifest) -> bytes:

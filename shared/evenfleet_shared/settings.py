@@ -25,13 +25,41 @@ else:
 
 T = TypeVar("T")
 
+# How msgspec says that a value has the wrong type or is out of bounds, and the same in words.
+_EXPECTED = re.compile(r"Expected `(?P<kind>.+?)`(?P<bound>.*?)(, got `(?P<found>.+)`)?")
+_KINDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "str": "a text",
+    "object": "a table of settings",
+    "array": "a list",
+}
+_BOUNDS = {
+    " >= ": " of at least",
+    " > ": " above",
+    " <= ": " of at most",
+    " < ": " below",
+    " of length >= ": " with a length of at least",
+    " of length <= ": " with a length of at most",
+    " matching regex ": " that matches",
+}
+_MAX_FOUND = 120
+
 ENVIRONMENT_PREFIX = "EVENFLEET_"
 
 # Where msgspec says that a value is wrong.
 _PLACE = re.compile(r"at `\$\.([\w.]+)")
 
 
-def load(settings_type: type[T], file: Path | None, environment: Mapping[str, str], overrides: Mapping[str, Any]) -> T:
+def load(
+    settings_type: type[T],
+    file: Path | None,
+    environment: Mapping[str, str],
+    overrides: Mapping[str, Any],
+    *,
+    source: str = "the command line",
+) -> T:
     """Return the settings.
 
     Args:
@@ -39,14 +67,15 @@ def load(settings_type: type[T], file: Path | None, environment: Mapping[str, st
         file: A TOML file, or None.
         environment: ``EVENFLEET_WINDOW__LENGTH_S`` sets ``window.length_s``; other variables are left alone.
         overrides: From the command line, as ``{"window.length_s": 5.0}``; None leaves the setting as it is.
+        source: What errors speak of where there is no file.
 
     Raises:
         ConfigError: A file that cannot be read, an unknown key (the near match is named), a value where a table belongs
             or the reverse, or a value out of bounds; the file or the variable that it comes from is named.
     """
     values: dict[str, Any] = {}
-    source = str(file) if file else "the command line"
     if file:
+        source = str(file)
         values = _read(file)
         # Before anything is put into its tables: they may not be tables.
         _refuse_unknown(settings_type, values, source, "")
@@ -68,7 +97,34 @@ def load(settings_type: type[T], file: Path | None, environment: Mapping[str, st
         return msgspec.convert(values, settings_type, strict=False)
     except (msgspec.ValidationError, ValueError) as error:
         at = _PLACE.search(str(error))
-        raise ConfigError(f"{sources.get(at[1], source) if at else source}: {error}") from None
+        raise ConfigError(f"{sources.get(at[1], source) if at else source}: {explain(error, values)}") from None
+
+
+def explain(error: Exception, values: Any) -> str:
+    """Return in a person's words what the decoder has against `values`: which one, what was expected, what was found.
+
+    >>> explain(ValueError("Expected `float` >= 0.1 - at `$.window.length_s`"), {"window": {"length_s": -1}})
+    'window.length_s: expected a number of at least 0.1, found -1'
+    """
+    said, _, path = str(error).rpartition(" - at `$.")
+    path = path.removesuffix("`")
+    wrong = _EXPECTED.fullmatch(said or str(error))
+    if wrong is None:
+        return f"{path}: {said}" if said else str(error)
+    expected = _KINDS.get(wrong["kind"], wrong["kind"])
+    for sign, words in _BOUNDS.items():
+        if wrong["bound"].startswith(sign):
+            expected += f"{words} {wrong['bound'].removeprefix(sign)}"
+    found = values
+    for name in path.split("."):
+        # As deep as there are names: of a list's elements the message does not say which.
+        found = found.get(name.partition("[")[0], wrong["found"]) if isinstance(found, dict) else found
+    return f"{path + ': ' if said else ''}expected {expected}, found {_short(found)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_FOUND else f"{text[:_MAX_FOUND]}…"
 
 
 def example(settings_type: type[Any], comments: Mapping[str, str]) -> str:
@@ -125,7 +181,8 @@ def _refuse_unknown(settings_type: type[Any], values: dict[str, Any], source: st
             raise ConfigError(f"{source}: unknown setting {prefix}{key}; {hint}")
         if key in tables:
             if not isinstance(value, dict):
-                raise ConfigError(f"{source}: {prefix}{key} must be a table, found {value!r}")
+                inside = ", ".join(f"{prefix}{key}.{field.name}" for field in dataclasses.fields(tables[key]))
+                raise ConfigError(f"{source}: {prefix}{key} must be a table, found {value!r}; it holds {inside}")
             _refuse_unknown(tables[key], value, source, f"{prefix}{key}.")
 
 

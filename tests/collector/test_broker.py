@@ -81,6 +81,31 @@ def test_watch_ends_quietly_after_stop(tmp_path: Path) -> None:
     assert embedded.restarts == 0
 
 
+def test_restarted_broker_is_another_process_on_the_same_ports(tmp_path: Path) -> None:
+    embedded = a_broker(tmp_path)
+
+    async def scenario() -> None:
+        endpoint = await embedded.start()
+        before = embedded.pid
+        watching = asyncio.create_task(embedded.watch())
+        embedded.restart()
+        while embedded.pid in {before, None} or not listens(endpoint.mqtt_port):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # what is waited for happens in another process
+        await embedded.stop()
+        await watching
+
+    asyncio.run(asyncio.wait_for(scenario(), 20.0))
+
+    assert embedded.restarts == 1
+
+
+def test_room_for_the_queue_does_not_hang_on_the_free_disk(tmp_path: Path) -> None:
+    """Left to itself the server allows three quarters of what is free, and the queue's reservation fails on less."""
+    asyncio.run(start_and_stop(a_broker(tmp_path)))
+
+    assert "Max Storage:     4.00 GB" in (tmp_path / "nats-server.log").read_text()
+
+
 def test_asked_port_is_taken(tmp_path: Path, occupied: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

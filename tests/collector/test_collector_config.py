@@ -43,6 +43,8 @@ def test_the_command_line_goes_before_the_environment_and_that_before_the_file(t
         ("public_url = 'http://'", "public_url"),
         ("public_url = 'http://a b'", "public_url"),
         ("public_url = 'http://a?x=1'", "public_url"),
+        ("http_host = ''", "http_host"),
+        ("allowed_hosts = ['http://a']", "allowed_hosts"),
         ("http_port =", "not TOML"),
     ],
 )

@@ -219,6 +219,16 @@ def test_backlog_counts_what_is_not_acknowledged(stage: Stage, link: Link) -> No
     assert 5 <= backlog.size_bytes <= backlog.max_bytes
 
 
+def test_probe_is_stored_and_received_by_nobody(stage: Stage, link: Link) -> None:
+    for _ in range(3):
+        stage.runner.call(link.probe())
+        stage.publish(WINDOW, b"one")
+        stage.runner.call(link.acknowledge(receive(stage, link, 1)))
+
+    assert stage.runner.call(link.receive(10, ACK_WAIT_S * 1.5)) == []
+    assert stage.runner.call(link.backlog()).messages == 0
+
+
 def test_sent_message_arrives_at_a_subscribed_device(stage: Stage, link: Link) -> None:
     stage.subscribe(RECEIPT)
 

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlite_utils import Database
 
 from evenfleet_collector import seqs
 from evenfleet_collector.cell import Cell, ClassBaseline, ClassKey, MetricBaseline
 from evenfleet_collector.seqs import Ranges
 from evenfleet_collector.store.rows import Balance, IncarnationRow, LossRow, NewWindow
+from evenfleet_collector.store.schema import migrations
 from evenfleet_collector.store.sqlite import FILE_NAME, SqliteReader, SqliteWriter, open_reader, open_writer
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import manifest as manifests
@@ -411,6 +413,48 @@ def test_dead_letters_are_counted_by_reason_and_kept_from_their_start(store: Sto
     assert len(second.topic) < 10_000
     assert store.reader.stats().dead_letters_by_reason == {"encoding": 1, "topic": 1}
     assert [row.reason for row in store.reader.dead_letters(after=first.id)] == ["topic"]
+
+
+def test_dead_letters_of_one_device_are_bounded_and_leave_the_others_and_the_count_alone(store: Store) -> None:
+    with store.writer.transaction() as tx:
+        tx.add_dead_letter("evenfleet/v1/b/window", MessageError("encoding", "rare"), b"b", NOW_S)
+        tx.add_dead_letter("evenfleet/v1/a/window", MessageError("size", "rare"), b"a", NOW_S)
+        for number in range(1000):
+            tx.add_dead_letter("evenfleet/v1/a/window", MessageError("encoding", "often"), b"%d" % number, NOW_S)
+
+    kept = store.reader.dead_letters(limit=1000)
+    assert [row.payload for row in kept[:2]] == [b"b", b"a"]
+    assert [row.payload for row in kept[2:]] == [b"%d" % number for number in range(900, 1000)]
+    stats = store.reader.stats()
+    assert (stats.dead_letters, stats.dead_letters_by_reason) == (1002, {"encoding": 1001, "size": 1})
+
+
+def test_dead_letters_of_an_older_database_are_still_counted(tmp_path: Path) -> None:
+    db = Database(tmp_path / FILE_NAME)
+    migrations.apply(db, stop_before="m004_dead_letters_by_device")
+    letter = {"received_s": NOW_S, "topic": "t", "reason": "size", "detail": "", "size_bytes": 1, "payload": b"x"}
+    db.table("dead_letters").insert_all([letter, letter])
+    db.close()
+
+    writer = open_writer(tmp_path)
+    with writer.transaction() as tx:
+        tx.add_dead_letter("evenfleet/v1/a/window", MessageError("size", "no"), b"y", NOW_S)
+    reader = open_reader(tmp_path)
+
+    assert reader.stats().dead_letters_by_reason == {"size": 3}
+    assert [row.payload for row in reader.dead_letters()] == [b"x", b"x", b"y"]
+    writer.close()
+
+
+def test_dead_letters_of_however_many_devices_are_bounded(store: Store) -> None:
+    with store.writer.transaction() as tx:
+        for number in range(4200):
+            tx.add_dead_letter(f"evenfleet/v1/d{number}/window", MessageError("encoding", "no"), b"%d" % number, NOW_S)
+
+    kept = store.reader.dead_letters(limit=5000)
+    assert 4000 <= len(kept) <= 4050
+    assert kept[-1].payload == b"4199"
+    assert store.reader.stats().dead_letters == 4200
 
 
 def test_a_reason_is_given_to_the_part_of_a_loss_that_it_covers(store: Store) -> None:

@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from evenfleet_collector.artifacts import MAX_ARTIFACT_BYTES, ArtifactFolder
+from evenfleet_collector.resources import Access
 from evenfleet_collector.routes import HealthSnapshot, build_api
 from evenfleet_collector.web.page import mount
 from fakes.stores import NOW_S, FakeEdits, FakeStore, well
@@ -24,6 +25,7 @@ def fake_app(
     *,
     max_bytes: int = MAX_ARTIFACT_BYTES,
     health: Callable[[], HealthSnapshot] = well,
+    access: Callable[[], Access] = lambda: Access(admitted=0, denied={}),
     stopping: Callable[[], bool] = lambda: False,
 ) -> FastAPI:
     artifacts = ArtifactFolder(directory, max_bytes=max_bytes)
@@ -32,7 +34,9 @@ def fake_app(
         edits=FakeEdits(store, artifacts),
         artifacts=artifacts,
         health=health,
+        access=access,
         stopping=stopping,
+        hosts={"testserver"},
     )
 
     def reader() -> FakeStore:

@@ -58,6 +58,12 @@ class Serving:
             child for child in psutil.Process(self.process.pid).children() if "nats-server" in " ".join(child.cmdline())
         )
 
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where devices connect."""
+        host, _, port = self.mqtt.rpartition(":")
+        return Endpoint(nats_url="", mqtt_host=host, mqtt_port=int(port), collector_password="", callout_password="")
+
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(f"{self.url}{path}", timeout=WAIT_S) as answer:
             return json.loads(answer.read())
@@ -90,11 +96,7 @@ class Serving:
 
     def device(self, device: str) -> Device:
         """Return a device's MQTT session, not connected yet."""
-        host, _, port = self.mqtt.rpartition(":")
-        endpoint = Endpoint(
-            nats_url="", mqtt_host=host, mqtt_port=int(port), collector_password="", callout_password=""
-        )
-        return Device(endpoint, device, "any", client_id=device)
+        return Device(self.endpoint, device, "any", client_id=device)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Send a signal and wait for the end; returns the exit code and what was said."""

@@ -196,6 +196,9 @@ class FakeLink:
         self._require_open()
         return self._broker.backlog()
 
+    async def probe(self) -> None:
+        self._require_open()
+
     def _require_open(self) -> None:
         if not self._open:
             raise UnreachableError("the link is not open")

@@ -114,6 +114,10 @@ def test_name_that_is_not_a_plain_file_of_the_release_is_refused(release, file):
         (lambda fields: fields.update(variants=[]), "length >= 1"),
         (lambda fields: fields["golden"].update(n=0), ">= 1"),
         (lambda fields: fields["variants"][0]["reference"].update(correct="11"), "does not match n and errors"),
+        (lambda fields: fields["variants"][0]["reference"].update(tp=[1, 1]), "count 2, 3 and 3 classes"),
+        (lambda fields: fields["variants"][0]["reference"].update(tp=[1, 1, 0]), "do not add up"),
+        (lambda fields: fields["golden"].update(n=4), "reference.n is 3, the golden set has 4 samples"),
+        (lambda fields: fields["golden"].update(classes=4), "count 3 classes, the golden set has 4"),
         (lambda fields: fields.update(schema="release/2"), "release/2"),
         (lambda fields: fields["golden"]["inputs"].update(sha256="0" * 63), "regex"),
     ],
@@ -121,6 +125,28 @@ def test_name_that_is_not_a_plain_file_of_the_release_is_refused(release, file):
 def test_manifest_that_contradicts_itself_is_refused(release, change, says):
     with pytest.raises(ReleaseError, match=says):
         manifest.decode(changed(release, change), "it")
+
+
+@given(
+    places=st.lists(st.integers(0, 4), min_size=2, max_size=2, unique=True),
+    change=st.sampled_from([{}, {"sha256": "0" * 64}, {"size_bytes": 0}]),
+)
+def test_file_named_twice_is_refused_unless_it_is_the_same_file(release, places, change):
+    """Both references would be checked against their own digest, and one file would overwrite the other."""
+
+    def name_twice(fields):
+        artifacts = [variant["artifact"] for variant in fields["variants"]]
+        references = [*artifacts, *(fields["golden"][part] for part in ("inputs", "labels", "outputs"))]
+        first, second = (references[place] for place in places)
+        second.update(first)
+        second.update(change)
+
+    payload = changed(release, name_twice)
+    if not change:
+        assert manifest.decode(payload, "it")
+        return
+    with pytest.raises(ReleaseError, match="is named twice, with different sha256 or size"):
+        manifest.decode(payload, "it")
 
 
 @given(payload=st.binary(max_size=200))

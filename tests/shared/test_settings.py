@@ -57,8 +57,8 @@ def test_variable_that_is_no_setting_is_left_alone():
         ('device = "a"\n[window]\nlenght_s = 3', r"unknown setting window.lenght_s; did you mean window.length_s?"),
         ('device = "a"\nqqqq = 1', "unknown setting qqqq; known here: device, threads"),
         ('device = "a"\nwindow = 3', "window must be a table, found 3"),
-        ('device = "a"\n[window]\nlength_s = 0', r">= 1.0 - at `\$.window.length_s`"),
-        ('device = "a"\nthreads = "many"', r"at `\$.threads`"),
+        ('device = "a"\n[window]\nlength_s = 0', r"window.length_s: expected a number of at least 1.0, found 0"),
+        ('device = "a"\nthreads = "many"', "threads: expected a whole number, found .many."),
         ("threads = 2", "device"),
         ("device = ", "is not TOML"),
     ],
@@ -94,7 +94,7 @@ def test_variable_below_a_setting_that_is_no_table_is_left_alone(tmp_path, name)
 
 
 def test_wrong_value_is_said_to_come_from_where_it_was_set(tmp_path):
-    with pytest.raises(ConfigError, match=r"^EVENFLEET_THREADS: .*at `\$\.threads`"):
+    with pytest.raises(ConfigError, match=r"^EVENFLEET_THREADS: threads: expected a whole number, found 'many'"):
         load(tmp_path, 'device = "a"', {"EVENFLEET_THREADS": "many"})
     with pytest.raises(ConfigError, match=r"^the command line: .*at `\$\.window\.length_s`"):
         load(tmp_path, 'device = "a"', (), {"window.length_s": 0.5})

@@ -6,6 +6,8 @@ import queue
 import signal
 import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,12 +54,42 @@ def test_a_port_in_use_is_one_line_and_exit_2(tmp_path: Path, option: str) -> No
     assert not any("nats-server" in " ".join(child.cmdline()) for child in psutil.Process().children(recursive=True))
 
 
-@pytest.mark.parametrize("data", ["/proc/evenfleet", "/dev/null/evenfleet"])
-def test_a_data_directory_that_cannot_be_written_is_one_line(data: str) -> None:
+@pytest.mark.parametrize("data", ["/proc/evenfleet", "/dev/null/evenfleet", __file__])
+def test_a_data_directory_that_cannot_be_written_is_one_line_and_exit_2(data: str) -> None:
     code, complained = ended(Path(data), "--http-port", "0", "--mqtt-port", "0")
 
-    assert code == 1
-    assert data in one_line(complained)
+    assert code == 2
+    assert f"cannot use {data} as --data" in one_line(complained)
+
+
+def test_listening_on_every_address_says_one_that_can_be_asked_and_devices_are_told_it(tmp_path: Path) -> None:
+    with serving(tmp_path, "--http-host", "0.0.0.0") as collector:
+        assert "0.0.0.0" not in collector.url
+        assert collector.get("/readyz")["ready"]
+        assert misdirected(collector, f"rebound.example:{collector.http_port}")
+        assert not misdirected(collector, f"localhost:{collector.http_port}")
+        _, said = collector.end()
+
+    assert f"Devices are told to fetch from {collector.url}; --public-url" in said
+
+
+def test_host_of_the_public_url_and_allowed_hosts_are_let_in(tmp_path: Path) -> None:
+    names = ("--public-url", "http://fleet.example/plant", "--allowed-host", "Fleet-2.example")
+    with serving(tmp_path, *names) as collector:
+        assert [misdirected(collector, name) for name in ("fleet.example", "fleet-2.example", "fleet-3.example")] == [
+            False,
+            False,
+            True,
+        ]
+
+
+def misdirected(collector: Serving, host: str) -> bool:
+    request = urllib.request.Request(f"{collector.url}/api/v1/stats", headers={"Host": host})
+    try:
+        with urllib.request.urlopen(request, timeout=10):
+            return False
+    except urllib.error.HTTPError as refused:
+        return refused.code == 421
 
 
 def test_a_database_that_is_none_is_one_line_and_left_alone(tmp_path: Path) -> None:
@@ -104,6 +136,23 @@ def test_a_signal_ends_it_soon_and_cleanly_and_nothing_is_left(collector: Servin
     assert time.monotonic() - began_s < 10.0
     assert not broker.is_running()
     device.close()
+
+
+def test_connections_let_in_and_refused_are_counted(tmp_path: Path) -> None:
+    with serving(tmp_path, "--enrolled-devices") as collector:
+        token = collector.put("/api/v1/devices", b'{"device": "press-07"}', method="POST")["token"]
+        answers = [
+            device.connect()
+            for device in (
+                Device(collector.endpoint, "press-07", "wrong", client_id="press-07"),
+                Device(collector.endpoint, "press-07", token, client_id="press-08"),
+                Device(collector.endpoint, "press-07", token, client_id="press-07"),
+            )
+        ]
+
+        assert [answer == "Success" for answer in answers] == [False, False, True]
+        assert collector.get("/api/v1/stats")["access"] == {"admitted": 1, "denied": {"credentials": 1, "user name": 1}}
+        assert collector.metric('evenfleet_connections_denied_total{reason="credentials"}') == 1.0
 
 
 def test_random_bytes_are_a_counted_dead_letter_and_the_next_good_message_gets_in(collector: Serving) -> None:

@@ -10,6 +10,8 @@ import msgspec
 from rich.console import Console
 
 from evenfleet_collector.client import DEFAULT_URL
+from evenfleet_collector.resources import RELEASE_RULE, is_release_name
+from evenfleet_shared.errors import ConfigError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -25,6 +27,16 @@ url_option = click.option(
     help="Where the collector's API is.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API gives it.")
+
+
+def check_release(text: str) -> None:
+    """Refuse what cannot stand for a release before anybody is asked.
+
+    Raises:
+        ConfigError: It is no digest, nor enough of its start.
+    """
+    if not is_release_name(text):
+        raise ConfigError(f"RELEASE: expected {RELEASE_RULE}, found {text!r}")
 
 
 def print_json(value: object) -> None:

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from evenfleet_shared.errors import EvenfleetError
-
 if TYPE_CHECKING:
     from evenfleet_collector.optimize import BuildReport, Progress
 
@@ -60,12 +58,8 @@ def optimize(*, model: str, data: str, out: Path, seed: int, golden: int, only: 
     """
     from evenfleet_collector.optimize import build_release
 
-    try:
-        with _progress() as report:
-            built = build_release(model, data, out, seed=seed, golden_n=golden, only=only, report=report)
-    except EvenfleetError as error:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
-        raise SystemExit(error.exit_code) from None
+    with _progress() as report:
+        built = build_release(model, data, out, seed=seed, golden_n=golden, only=only, report=report)
     if as_json:
         click.echo(_json(built))
     else:
@@ -150,7 +144,3 @@ def _print_table(built: BuildReport) -> None:
         markup=False,
         soft_wrap=True,
     )
-
-
-if __name__ == "__main__":
-    optimize()

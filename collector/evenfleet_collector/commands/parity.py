@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evenfleet_collector.client import Collector
-from evenfleet_collector.commands.asking import CONTEXT, json_option, print_json, show, url_option
+from evenfleet_collector.commands.asking import CONTEXT, check_release, json_option, print_json, show, url_option
 from evenfleet_collector.store.rows import CellRow
 from evenfleet_collector.web import figures
 from evenfleet_collector.web.matrix import Drawn, Line, Matrix, arrange
@@ -52,6 +52,8 @@ def parity(ctx: click.Context, *, release: str | None, url: str, as_json: bool) 
     RELEASE is a digest or the start of one; the latest, if not given. On failure nothing is printed but one line.
     """
     with Collector(url) as collector:
+        if release is not None:
+            check_release(release)
         answer = collector.parity(release)
         order = _order(collector, answer.release) if answer.release and not as_json else ()
     if as_json:

@@ -72,11 +72,11 @@ def _changed(before: Policy, file: Path | None, words: tuple[str, ...]) -> Polic
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
-            raise ConfigError(f"{word!r} is not SETTING=VALUE")
+            raise ConfigError(f"policy set: expected SETTING=VALUE, found {word!r}; nothing was changed")
         if name == "revision":
-            raise ConfigError("revision is counted by the collector and cannot be set")
+            raise ConfigError("policy set: revision is counted by the collector and cannot be set; nothing was changed")
         overrides[name] = value
-    return settings.load(Policy, None, {}, overrides)
+    return settings.load(Policy, None, {}, overrides, source="policy set, nothing was changed")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evenfleet_collector.client import Collector
-from evenfleet_collector.commands.asking import CONTEXT, json_option, print_json, show, url_option
+from evenfleet_collector.commands.asking import CONTEXT, check_release, json_option, print_json, show, url_option
 from evenfleet_collector.resources import EVERY_DEVICE
 from evenfleet_collector.web import figures
 from evenfleet_shared import manifest as manifests
@@ -47,7 +47,7 @@ def push(*, directory: Path, url: str, as_json: bool) -> None:
 
     The manifest goes last: on failure the release is not there, and what was uploaded is not uploaded again.
     """
-    manifest, digest = manifests.verify(directory)
+    manifest, digest = _verified(directory)
     payload = _manifest_bytes(directory, digest)
     with Collector(url) as collector:
         wanted = {reference.sha256: reference for reference in manifest.files}
@@ -90,6 +90,7 @@ def list_releases(*, url: str, as_json: bool) -> None:
 @json_option
 def show_release(*, digest: str, url: str, as_json: bool) -> None:
     """Show a release's variants. RELEASE is a digest or at least 4 digits of its start."""
+    check_release(digest)
     with Collector(url) as collector:
         row = collector.release(digest)
     if as_json:
@@ -103,7 +104,7 @@ def show_release(*, digest: str, url: str, as_json: bool) -> None:
 @json_option
 def verify(*, directory: Path, as_json: bool) -> None:
     """Check every file of the release in DIR against its manifest; asks no collector."""
-    manifest, digest = manifests.verify(directory)
+    manifest, digest = _verified(directory)
     if as_json:
         print_json({"release": digest, "model": manifest.model, "files": len(manifest.files), "intact": True})
     else:
@@ -125,6 +126,7 @@ def assign(*, digest: str, devices: tuple[str, ...], every: bool, url: str, as_j
         raise ConfigError(
             "release assign: expected either --device ID or --all, found " + ("both" if every else "none")
         )
+    check_release(digest)
     for device in devices:
         if not is_device_id(device):
             raise ConfigError(f"--device: expected {DEVICE_ID_RULE}, found {device!r}; nothing was assigned")
@@ -155,6 +157,13 @@ def render_manifest(manifest: Manifest) -> Table:
     for missing in manifest.missing:
         table.add_row(Text(missing.name, style="bright_black"), "not built", "", "", missing.reason)
     return table
+
+
+def _verified(directory: Path) -> tuple[Manifest, str]:
+    if not directory.is_dir():
+        found = "a file" if directory.exists() else "nothing"
+        raise ConfigError(f"DIR: expected the directory of a release, found {found} at {directory}")
+    return manifests.verify(directory)
 
 
 def _manifest_bytes(directory: Path, digest: str) -> bytes:

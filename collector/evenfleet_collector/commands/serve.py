@@ -12,7 +12,7 @@ from typing import Final
 
 import click
 
-from evenfleet_collector import config
+from evenfleet_collector import config, listen
 from evenfleet_collector.app import Collector
 
 _EPILOG: Final = """\
@@ -33,7 +33,10 @@ configuration, or a port in use.
 @click.option("--http-port", type=int, metavar="PORT", help="0 for any free one.  [default: 8080]")
 @click.option("--mqtt-host", metavar="HOST", help="Where devices connect.  [default: 127.0.0.1]")
 @click.option("--mqtt-port", type=int, metavar="PORT", help="0 for any free one.  [default: 1883]")
-@click.option("--public-url", metavar="URL", help="How devices reach the API.")
+@click.option("--public-url", metavar="URL", help="How devices reach the API.  [default: made of the above]")
+@click.option(
+    "--allowed-host", "allowed_hosts", multiple=True, metavar="NAME", help="A further name of the API; may be repeated."
+)
 @click.option("--anonymous-devices/--enrolled-devices", default=None, help="Let in any device, for trials.")
 @click.option("--json", "as_json", is_flag=True, help="Say where it listens as one line of JSON.")
 @click.option("--example-config", is_flag=True, help="Print a configuration file with every setting, and end.")
@@ -46,6 +49,7 @@ def serve(
     mqtt_host: str | None,
     mqtt_port: int | None,
     public_url: str | None,
+    allowed_hosts: tuple[str, ...],
     anonymous_devices: bool | None,
     as_json: bool,
     example_config: bool,
@@ -72,6 +76,7 @@ def serve(
             "mqtt_host": mqtt_host,
             "mqtt_port": mqtt_port,
             "public_url": public_url,
+            "allowed_hosts": allowed_hosts or None,
             "anonymous_devices": anonymous_devices,
         },
     )
@@ -79,8 +84,12 @@ def serve(
     def started(url: str, broker: str) -> None:
         if as_json:
             click.echo(json.dumps({"url": url, "mqtt": broker, "data": settings.data}))
-            return
-        click.echo(f"Dashboard and API  {url}\nDevices (MQTT)     mqtt://{broker}\nData               {settings.data}")
+        else:
+            click.echo(
+                f"Dashboard and API  {url}\nDevices (MQTT)     mqtt://{broker}\nData               {settings.data}"
+            )
+        if settings.public_url is None and listen.is_any(settings.http_host):
+            click.echo(f"Devices are told to fetch from {url}; --public-url names another address.", err=True)
         if settings.is_open:
             click.echo("Warning: reachable from other machines, and the API has no accounts yet.", err=True)
         if settings.anonymous_devices:

@@ -85,9 +85,21 @@ class Link(Protocol):
         ...
 
     async def backlog(self) -> Backlog:
-        """Return how full the queue is.
+        """Return how full the queue is; answers or raises within seconds.
 
         Raises:
             UnreachableError: The broker does not answer.
+        """
+        ...
+
+    async def probe(self) -> None:
+        """Have the queue take one message, which `receive` never returns; answers or raises within seconds.
+
+        A device's PUBACK says nothing of it, and a broker whose disk fails still tells how full the queue is. A full
+        queue is no error here: `backlog` tells of it.
+
+        Raises:
+            StoreError: The broker answers and does not store.
+            UnreachableError: It does not answer.
         """
         ...

@@ -17,6 +17,7 @@ from typing import Final
 
 import nats
 import nats.errors
+import nats.js.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
@@ -27,15 +28,21 @@ from evenfleet_collector.access import COLLECTOR_USER, Endpoint
 from evenfleet_collector.link import Backlog, Message
 from evenfleet_collector.link.retained import RetainedPublisher
 from evenfleet_shared import topics
-from evenfleet_shared.errors import UnreachableError
+from evenfleet_shared.errors import StoreError, UnreachableError
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 STREAM: Final = "UP"
 CONSUMER: Final = "ingest"
 MAX_QUEUE_BYTES: Final = 1 << 30
 ACK_WAIT_S: Final = 10.0
 _MAX_ACK_PENDING: Final = 20_000
+
+# No device's: a device has one segment more, and may publish its own topics only.
+_PROBE_SUBJECT: Final = "evenfleet.probe"
+_QUESTION_TIMEOUT_S: Final = 2.0
+# "Maximum bytes exceeded", of a stream that discards new messages.
+_FULL: Final = 10077
 
 # A batch of the largest messages must not fill the memory.
 _MAX_PULL_BYTES: Final = 32 * 1024 * 1024
@@ -72,6 +79,7 @@ class JetStreamLink:
         self._inbox = ""
         self._pulls = 0
         self._connections = 0
+        self._probe_waits = False
         self._arrived: deque[Msg] = deque()
         self._arrival = asyncio.Event()
 
@@ -125,7 +133,7 @@ class JetStreamLink:
         except nats.errors.Error as error:
             if client.is_closed:
                 raise UnreachableError(_gone(self._endpoint)) from None
-            _log.debug("receive: %r", error)
+            log.debug("receive: %r", error)
             await asyncio.sleep(_PAUSE_S)
             return []
         return [Message(topics.from_subject(message.subject), message.data, message.reply) for message in messages]
@@ -137,7 +145,7 @@ class JetStreamLink:
             for message in messages:
                 await client.publish(str(message.handle))
         except nats.errors.Error as error:
-            _log.debug("acknowledge: %r", error)
+            log.debug("acknowledge: %r", error)
 
     async def send(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """See `Link.send`."""
@@ -156,18 +164,44 @@ class JetStreamLink:
     async def backlog(self) -> Backlog:
         """See `Link.backlog`."""
         try:
-            state = (await self._open_client().jetstream().stream_info(STREAM)).state
+            info = await self._questions().stream_info(STREAM)
         except nats.errors.Error as error:
-            raise UnreachableError(f"no word of stream {STREAM}: {error!r}") from None
-        return Backlog(messages=state.messages, size_bytes=state.bytes, max_bytes=self._max_queue_bytes)
+            raise UnreachableError(f"the broker does not tell of its stream {STREAM}: {error!r}") from None
+        return Backlog(
+            messages=info.state.messages,
+            size_bytes=info.state.bytes,
+            max_bytes=info.config.max_bytes or self._max_queue_bytes,
+        )
+
+    async def probe(self) -> None:
+        """See `Link.probe`."""
+        if self._probe_waits:
+            return  # one was stored and nobody has received since: more would only pile up
+        try:
+            await self._questions().publish(_PROBE_SUBJECT, b"", stream=STREAM)
+        except nats.js.errors.NoStreamResponseError:
+            raise StoreError(f"the broker has no stream {STREAM}; it is made anew as soon as the broker can") from None
+        except nats.js.errors.APIError as error:
+            if error.err_code == _FULL:
+                return
+            raise StoreError(f"the broker's stream {STREAM} takes no message: {error.description}") from None
+        except nats.errors.TimeoutError:
+            # So does a stream whose disk was full once, until the server is started again.
+            raise StoreError(
+                f"the broker did not store a message in its stream {STREAM} within {_QUESTION_TIMEOUT_S:g} s"
+            ) from None
+        except nats.errors.Error as error:
+            raise UnreachableError(f"the broker was not asked to store a message: {error!r}") from None
+        self._probe_waits = True
 
     async def _provision(self) -> None:
         """Make the stream and its consumer, or bring them up to date."""
+        self._probe_waits = False  # it may have gone with the stream
         jetstream: JetStreamContext = self._open_client().jetstream()
         stream = StreamConfig(
             name=STREAM,
             # The one wildcard of the system, and only the collector has it.
-            subjects=[f"{topics.to_subject(topics.PREFIX)}.*.{kind}" for kind in topics.UPLINK],
+            subjects=[*(f"{topics.to_subject(topics.PREFIX)}.*.{kind}" for kind in topics.UPLINK), _PROBE_SUBJECT],
             retention=RetentionPolicy.WORK_QUEUE,
             storage=StorageType.FILE,
             max_bytes=self._max_queue_bytes,
@@ -220,9 +254,13 @@ class JetStreamLink:
             if message.subject == reply:
                 if status not in _HARMLESS:
                     # 503: the stream is gone, for instance with its folder, or is not up again yet.
-                    _log.info("the broker answers %s for stream %s; making it anew if it is gone", status, STREAM)
+                    log.info("the broker answers %s for stream %s; making it anew if it is gone", status, STREAM)
                     await asyncio.sleep(_PAUSE_S)
                     await self._provision()
+                break
+            if message.subject == _PROBE_SUBJECT:
+                self._probe_waits = False
+                await client.publish(message.reply)
                 break
             if not message.subject.startswith(self._inbox):
                 messages.append(message)
@@ -236,6 +274,9 @@ class JetStreamLink:
         self._connections += 1
         self._arrival.set()
 
+    def _questions(self) -> JetStreamContext:
+        return self._open_client().jetstream(timeout=_QUESTION_TIMEOUT_S)
+
     def _open_client(self) -> Client:
         if self._client is None:
             raise UnreachableError("the link is not open")
@@ -247,4 +288,4 @@ def _gone(endpoint: Endpoint) -> str:
 
 
 async def _log_client_error(error: Exception) -> None:
-    _log.debug("link connection: %r", error)
+    log.debug("link connection: %r", error)

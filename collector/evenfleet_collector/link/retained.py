@@ -15,7 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from evenfleet_shared.errors import UnreachableError
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _CONFIRM_TIMEOUT_S: Final = 10.0
 _RECONNECT_MIN_S: Final = 1
@@ -97,7 +97,7 @@ class RetainedPublisher:
                 self._unconfirmed.pop(published.mid, None)
 
     def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
-        _log.debug("MQTT session: %s", reason)
+        log.debug("MQTT session: %s", reason)
         if self._loop and self._connected:
             self._loop.call_soon_threadsafe(_resolve, self._connected, str(reason))
 

@@ -206,7 +206,7 @@ def _read_npz(source: FileSource) -> dict[str, npt.NDArray[Any]]:
             return {name: stored[name] for name in stored.files if name in _SPLIT + _WHOLE}
     except (OSError, zipfile.BadZipFile, ValueError, EOFError, SyntaxError, NotImplementedError, RuntimeError) as error:
         # RuntimeError and NotImplementedError: encrypted, or packed by an unknown method.
-        raise DataError(f"DATA {path} is not a readable .npz: {one_line(error)}") from None
+        raise DataError(f"DATA {path} is not a readable .npz: {one_line(error, with_type=False)}") from None
 
 
 def _check_members(archive: zipfile.ZipFile, path: Path) -> None:

@@ -5,61 +5,10 @@ One file for three, since they differ in two settings of one converter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, Final
 
-from evenfleet_collector.optimize.technique import Form, Material, Stage
-
-
-@dataclass(frozen=True, slots=True)
-class Float32:
-    """The float model as TFLite: the reference."""
-
-    name: ClassVar[str] = "float32"
-    takes: ClassVar[Stage] = "saved_model"
-    gives: ClassVar[Stage] = "tflite"
-    settings: ClassVar[str] = "batch=1"
-
-    def apply(self, form: Form, material: Material) -> Form:
-        """Convert without any optimisation."""
-        return write(form, material, self.name, converter(form))
-
-
-@dataclass(frozen=True, slots=True)
-class Float16:
-    """Weights stored as float16; computed in float32 on CPUs, in float16 on GPUs."""
-
-    name: ClassVar[str] = "float16"
-    takes: ClassVar[Stage] = "saved_model"
-    gives: ClassVar[Stage] = "tflite"
-    settings: ClassVar[str] = "batch=1 weights=float16"
-
-    def apply(self, form: Form, material: Material) -> Form:
-        """Convert with float16 as the only weight type."""
-        import tensorflow as tf
-
-        lite = converter(form)
-        lite.optimizations = [tf.lite.Optimize.DEFAULT]
-        lite.target_spec.supported_types = [tf.float16]
-        return write(form, material, self.name, lite)
-
-
-@dataclass(frozen=True, slots=True)
-class DynamicRange:
-    """Weights stored as int8, activations quantised at run time; needs no calibration samples."""
-
-    name: ClassVar[str] = "dynamic-range"
-    takes: ClassVar[Stage] = "saved_model"
-    gives: ClassVar[Stage] = "tflite"
-    settings: ClassVar[str] = "batch=1 weights=int8"
-
-    def apply(self, form: Form, material: Material) -> Form:
-        """Convert with the default optimisation."""
-        import tensorflow as tf
-
-        lite = converter(form)
-        lite.optimizations = [tf.lite.Optimize.DEFAULT]
-        return write(form, material, self.name, lite)
+from evenfleet_collector.optimize.technique import Conversion, Form, Material
 
 
 def converter(form: Form) -> Any:
@@ -74,3 +23,34 @@ def write(form: Form, material: Material, name: str, lite: Any) -> Form:
     path = material.new_path(f"{name}.tflite")
     path.write_bytes(lite.convert())
     return replace(form, stage="tflite", tflite=path)
+
+
+def _float32(form: Form, material: Material) -> Form:
+    return write(form, material, "float32", converter(form))
+
+
+def _float16(form: Form, material: Material) -> Form:
+    import tensorflow as tf
+
+    lite = converter(form)
+    lite.optimizations = [tf.lite.Optimize.DEFAULT]
+    lite.target_spec.supported_types = [tf.float16]
+    return write(form, material, "float16", lite)
+
+
+def _dynamic_range(form: Form, material: Material) -> Form:
+    import tensorflow as tf
+
+    lite = converter(form)
+    lite.optimizations = [tf.lite.Optimize.DEFAULT]
+    return write(form, material, "dynamic-range", lite)
+
+
+# The float model as TFLite: the reference.
+FLOAT32: Final = Conversion(name="float32", gives="tflite", settings="batch=1", convert=_float32)
+# Weights stored as float16; computed in float32 on CPUs, in float16 on GPUs.
+FLOAT16: Final = Conversion(name="float16", gives="tflite", settings="batch=1 weights=float16", convert=_float16)
+# Weights stored as int8, activations quantised at run time; needs no calibration samples.
+DYNAMIC_RANGE: Final = Conversion(
+    name="dynamic-range", gives="tflite", settings="batch=1 weights=int8", convert=_dynamic_range
+)

@@ -118,7 +118,7 @@ def _load_keras_file(path: Path) -> Any:
             members = {member.filename: member.file_size for member in archive.infolist()}
     except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise ModelRefusedError(
-            f"MODEL {path} is not a .keras file, or is cut short: expected a zip archive ({one_line(error)})"
+            f"MODEL {path} is not a .keras file, or is cut short: expected a zip archive ({one_line(error, with_type=False)})"
         ) from None
     missing = [name for name in _KERAS_MEMBERS if name not in members]
     if missing:

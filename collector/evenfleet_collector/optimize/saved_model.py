@@ -6,26 +6,19 @@ What is written from Keras has the signature ``serving_default``: ``input`` floa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Final
 
-from evenfleet_collector.optimize.technique import Form, Material, Stage
+from evenfleet_collector.optimize.technique import Conversion, Form, Material
 
-
-@dataclass(frozen=True, slots=True)
-class PlainSavedModel:
-    """The SavedModel as it is."""
-
-    name: ClassVar[str] = "saved-model"
-    takes: ClassVar[Stage] = "saved_model"
-    gives: ClassVar[Stage] = "saved_model"
-    settings: ClassVar[str] = "signature=serving_default"
-
-    def apply(self, form: Form, material: Material) -> Form:
-        """Change nothing: exporting was all."""
-        return form
+# Exporting was all.
+PLAIN: Final = Conversion(
+    name="saved-model",
+    gives="saved_model",
+    settings="signature=serving_default",
+    convert=lambda form, _material: form,
+)
 
 
 def export_keras(model: Any, sample_shape: Sequence[int], material: Material) -> Form:
@@ -37,10 +30,8 @@ def export_keras(model: Any, sample_shape: Sequence[int], material: Material) ->
 
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
-    function = tf.function(lambda input: {"output": model(input, training=False)}, autograph=False)  # noqa: A006 - the signature's word
     any_size, one = material.new_path("saved-model"), material.new_path("saved-model-batch-1")
-    for path, batch in ((any_size, None), (one, 1)):
-        _save(module, function, (batch, *sample_shape), path)
+    _save(module, lambda x: model(x, training=False), sample_shape, {None: any_size, 1: one})
     return Form(
         stage="saved_model",
         keras=model,
@@ -59,17 +50,21 @@ def wrap_loaded(directory: Path, loaded: Any, sample_shape: Sequence[int], mater
     (output_name,) = signature.structured_outputs
     module = tf.Module()
     module.original = loaded
-    function = tf.function(lambda input: {"output": signature(**{input_name: input})[output_name]}, autograph=False)  # noqa: A006
     one = material.new_path("saved-model-batch-1")
-    _save(module, function, (1, *sample_shape), one)
+    _save(module, lambda x: signature(**{input_name: x})[output_name], sample_shape, {1: one})
     parameters = sum(int(variable.shape.num_elements() or 0) for variable in getattr(loaded, "variables", ()))
     return Form(stage="saved_model", saved_model=directory, batch_of_one=one, parameters=parameters or None)
 
 
-def _save(module: Any, function: Any, shape: tuple[int | None, ...], path: Path) -> None:
+def _save(
+    module: Any, call: Callable[[Any], Any], sample_shape: Sequence[int], paths: Mapping[int | None, Path]
+) -> None:
+    """Write what `call` computes, by batch size (None: any), with the signature that this module's docstring names."""
     import tensorflow as tf
 
-    concrete = function.get_concrete_function(tf.TensorSpec(shape, tf.float32, name="input"))
-    tf.saved_model.save(module, str(path), signatures={"serving_default": concrete})
-    # Holds a random id; loading does without (it did not exist before TensorFlow 2.12).
-    (path / "fingerprint.pb").unlink(missing_ok=True)
+    function = tf.function(lambda input: {"output": call(input)}, autograph=False)  # noqa: A006 - the signature's word
+    for batch, path in paths.items():
+        concrete = function.get_concrete_function(tf.TensorSpec((batch, *sample_shape), tf.float32, name="input"))
+        tf.saved_model.save(module, str(path), signatures={"serving_default": concrete})
+        # Holds a random id; loading does without (it did not exist before TensorFlow 2.12).
+        (path / "fingerprint.pb").unlink(missing_ok=True)

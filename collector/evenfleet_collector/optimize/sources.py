@@ -129,8 +129,10 @@ def call(source: FunctionSource, failure: type[EvenfleetError]) -> Any:
             raise failure(f"{source.name} failed: {one_line(error)}") from None
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
+def one_line(error: BaseException, limit: int = 300, *, with_type: bool = True) -> str:
     r"""Return an error's type and the first line of its message that says something, without terminal codes.
+
+    The type helps where the error comes from a program of the user's, and not where it comes from a file.
 
     >>> one_line(ValueError("no such layer\nTraceback and more"))
     'ValueError: no such layer'
@@ -142,7 +144,8 @@ def one_line(error: BaseException, limit: int = 300) -> str:
         line for line in lines if line
     ]
     text = "".join(letter for letter in telling[0] if letter.isprintable()) if telling else ""
-    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if with_type or not text:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

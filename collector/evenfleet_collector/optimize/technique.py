@@ -6,10 +6,10 @@ A variant is a chain of techniques (`variants.VARIANTS`). A technique is one fil
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -110,3 +110,18 @@ class Technique(Protocol):
             ModelRefusedError: The technique does not fit this model; says why.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """A technique that writes the SavedModel in another form and trains nothing: `convert` is all there is to it."""
+
+    name: str
+    gives: Stage
+    settings: str
+    convert: Callable[[Form, Material], Form]
+    takes: ClassVar[Stage] = "saved_model"
+
+    def apply(self, form: Form, material: Material) -> Form:
+        """Convert."""
+        return self.convert(form, material)

@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from evenfleet_collector.optimize import saved_model
 from evenfleet_collector.optimize.distil import Distil
-from evenfleet_collector.optimize.float_lite import DynamicRange, Float16, Float32
+from evenfleet_collector.optimize.float_lite import DYNAMIC_RANGE, FLOAT16, FLOAT32
 from evenfleet_collector.optimize.prune import Prune
-from evenfleet_collector.optimize.quantize import FullInt8
-from evenfleet_collector.optimize.saved_model import PlainSavedModel
+from evenfleet_collector.optimize.quantize import FULL_INT8
 from evenfleet_collector.optimize.technique import Stage, Technique
 from evenfleet_shared.errors import ConfigError
 
 TECHNIQUES: Final[tuple[Technique, ...]] = (
-    Float32(),
-    Float16(),
-    DynamicRange(),
-    FullInt8(),
-    PlainSavedModel(),
+    FLOAT32,
+    FLOAT16,
+    DYNAMIC_RANGE,
+    FULL_INT8,
+    saved_model.PLAIN,
     Prune(),
     Distil(),
 )

@@ -10,18 +10,19 @@ artifact files to `ArtifactFolder`, and the page for people to `web`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from fastapi import APIRouter, FastAPI
 
 from evenfleet_collector.artifacts import ArtifactFolder
-from evenfleet_collector.resources import API
+from evenfleet_collector.resources import API, Access
 from evenfleet_collector.routes import (
     artifacts,
     assignments,
     devices,
     flags,
     health,
+    metrics,
     parity,
     policies,
     problems,
@@ -41,7 +42,7 @@ RESOURCES = tuple(
     module.router
     for module in (devices, windows, releases, artifacts, parity, flags, assignments, policies, stats, stream)
 )
-BESIDE = (health.router,)
+BESIDE = (health.router, metrics.router)
 
 
 def build_api(
@@ -50,28 +51,34 @@ def build_api(
     edits: Edits,
     artifacts: ArtifactFolder,
     health: Health,
+    access: Callable[[], Access] = lambda: Access(admitted=0, denied={}),
     stopping: Callable[[], bool] = lambda: False,
+    hosts: Collection[str] = (),
 ) -> FastAPI:
-    """Return the application with every resource under ``/api/v1``, and ``/livez`` and ``/readyz`` beside it.
+    """Return the application: every resource under ``/api/v1``, and ``/livez``, ``/readyz`` and ``/metrics`` beside it.
 
     Args:
         reader: Called in the thread that answers a request; what it returns is used there alone.
         edits: Performs every change.
         artifacts: Where artifact files lie.
         health: Asked at every ``/readyz``, in a thread.
+        access: How many connections the broker let in and refused.
         stopping: Whether the server is about to end; open streams are closed then.
+        hosts: The names in lower case that it is reached by, besides localhost and any address.
     """
     app = FastAPI(
         title="Evenfleet",
         version=__version__,
         description="What every device of the fleet measured, and what to think of it.",
     )
-    app.state.parts = Parts(reader=reader, edits=edits, artifacts=artifacts, health=health, stopping=stopping)
+    app.state.parts = Parts(
+        reader=reader, edits=edits, artifacts=artifacts, health=health, access=access, stopping=stopping
+    )
     api = APIRouter(prefix=API)
     for resource in RESOURCES:
         api.include_router(resource)
     for router in (api, *BESIDE):
         app.include_router(router)
     problems.install(app)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, hosts=hosts)
     return app

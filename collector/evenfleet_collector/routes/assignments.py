@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 
 from evenfleet_collector.resources import Assignment, NewAssignment, Page
+from evenfleet_collector.routes.names import DeviceOrAll
 from evenfleet_collector.routes.paging import PageQuery, from_token, page_of
 from evenfleet_collector.routes.parts import PartsOf
+from evenfleet_collector.routes.problems import listed
 from evenfleet_collector.routes.releases import known_release
 
 router = APIRouter(tags=["assignments"])
 
 
-@router.get("/assignments")
+@router.get("/assignments", responses=listed(400))
 def list_assignments(parts: PartsOf, query: Annotated[PageQuery, Query()]) -> Page[Assignment]:
     """List assignments by device; ``*`` is for every device not named."""
     rows, token = page_of(
@@ -27,10 +29,10 @@ def list_assignments(parts: PartsOf, query: Annotated[PageQuery, Query()]) -> Pa
     return Page(items=tuple(Assignment(device=d, release=r) for d, r in rows), next_page_token=token)
 
 
-@router.put("/assignments/{device}")
+@router.put("/assignments/{device}", responses=listed(400, 404, 409))
 async def assign(
     parts: PartsOf,
-    device: Annotated[str, Path(pattern=r"^(\*|[a-z0-9][a-z0-9-]{0,62})$", description="a device, or `*`")],
+    device: DeviceOrAll,
     body: NewAssignment,
 ) -> Assignment:
     """Assign a release to a device, or with ``*`` to every device not named."""

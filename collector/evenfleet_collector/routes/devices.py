@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 
 from evenfleet_collector.resources import Enrolment, NewDevice, Page
+from evenfleet_collector.routes.names import DeviceName
 from evenfleet_collector.routes.paging import PageQuery, collect, from_token
 from evenfleet_collector.routes.parts import PartsOf
-from evenfleet_collector.routes.problems import not_found
+from evenfleet_collector.routes.problems import listed, not_found
 from evenfleet_collector.store import Reader
 from evenfleet_collector.store.rows import DeviceRow
 from evenfleet_collector.tolerance import Verdict
@@ -17,8 +18,6 @@ from evenfleet_shared.errors import DataError
 from evenfleet_shared.topics import DEVICE_ID_RULE, is_device_id
 
 router = APIRouter(tags=["devices"])
-
-DevicePath = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description=DEVICE_ID_RULE)]
 
 
 class DeviceQuery(PageQuery):
@@ -30,7 +29,7 @@ class DeviceQuery(PageQuery):
     release: str | None = None
 
 
-@router.get("/devices")
+@router.get("/devices", responses=listed(400))
 def list_devices(parts: PartsOf, query: Annotated[DeviceQuery, Query()]) -> Page[DeviceRow]:
     """List devices by id."""
     reader = parts.reader()
@@ -45,7 +44,7 @@ def list_devices(parts: PartsOf, query: Annotated[DeviceQuery, Query()]) -> Page
     return Page(items=rows, next_page_token=token)
 
 
-@router.post("/devices", status_code=201)
+@router.post("/devices", status_code=201, responses=listed(400, 409))
 async def enrol_device(parts: PartsOf, body: NewDevice) -> Enrolment:
     """Enrol a device; its token is in this answer and nowhere else."""
     if not is_device_id(body.device):
@@ -53,8 +52,8 @@ async def enrol_device(parts: PartsOf, body: NewDevice) -> Enrolment:
     return Enrolment(device=body.device, token=await parts.edits.enrol(body.device))
 
 
-@router.get("/devices/{device}")
-def show_device(parts: PartsOf, device: DevicePath) -> DeviceRow:
+@router.get("/devices/{device}", responses=listed(404))
+def show_device(parts: PartsOf, device: DeviceName) -> DeviceRow:
     """Return one device."""
     return known_device(parts.reader(), device)
 
@@ -67,5 +66,5 @@ def known_device(reader: Reader, device: str) -> DeviceRow:
     """
     row = reader.device(device)
     if row is None:
-        raise not_found("device", device, "GET /api/v1/devices lists those that were enrolled or heard of")
+        raise not_found("device", device, "expected one that was enrolled or heard of")
     return row

@@ -11,7 +11,7 @@ from evenfleet_collector.cell import Metric
 from evenfleet_collector.resources import Flag, Page, flag_of
 from evenfleet_collector.routes.paging import PageQuery, collect, from_token
 from evenfleet_collector.routes.parts import PartsOf
-from evenfleet_collector.routes.problems import not_found
+from evenfleet_collector.routes.problems import listed, not_found
 from evenfleet_collector.routes.windows import End, Start, seconds
 from evenfleet_collector.store.rows import FlagRow
 
@@ -33,7 +33,7 @@ class FlagQuery(PageQuery):
     cleared: Annotated[bool, Field(description="those that have been cleared, too")] = False
 
 
-@router.get("/flags")
+@router.get("/flags", responses=listed(400))
 def list_flags(parts: PartsOf, query: Annotated[FlagQuery, Query()]) -> Page[Flag]:
     """List open flags by id."""
     reader = parts.reader()
@@ -57,10 +57,10 @@ def list_flags(parts: PartsOf, query: Annotated[FlagQuery, Query()]) -> Page[Fla
     return Page(items=tuple(flag_of(row) for row in rows), next_page_token=token)
 
 
-@router.get("/flags/{flag}")
+@router.get("/flags/{flag}", responses=listed(404))
 def show_flag(parts: PartsOf, flag: Annotated[int, Path(ge=1, le=2**53)]) -> Flag:
     """Return one flag, open or cleared, with the windows, increments and sums that made it."""
     row = parts.reader().flag(flag)
     if row is None:
-        raise not_found("flag", str(flag), "GET /api/v1/flags?cleared=true lists all")
+        raise not_found("flag", str(flag), "expected the number of one that was raised, open or cleared")
     return flag_of(row)

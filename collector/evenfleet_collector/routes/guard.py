@@ -1,12 +1,15 @@
-"""What every request and every answer goes through, whatever the route: limits, origin and security headers.
+"""What every request and every answer goes through, whatever the route: host, limits, origin and security headers.
 
 * A body is at most `MAX_BODY_BYTES`, but for artifacts, whose route counts by itself.
-* A page of another origin, open in the same browser, cannot change anything here.
+* A page of another origin, open in the same browser, cannot change anything here; nor can it by giving its own name
+  this server's address (DNS rebinding), for which the browser would take it for this server's own.
 * Nothing that this server sends is run, framed or guessed at by a browser beyond what its own page needs.
 """
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Collection
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -35,10 +38,15 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Guard:
-    """ASGI middleware."""
+    """ASGI middleware.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        hosts: The names that this server is reached by, in lower case; its addresses need not be among them.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
         self._app = app
+        self._hosts = frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it here."""
@@ -53,6 +61,10 @@ class Guard:
                 _add_headers(MutableHeaders(scope=message), path)
             await send(message)
 
+        # Without a host it is no browser's.
+        if (host := headers.get("host")) is not None and not is_own(host, self._hosts):
+            await answer(path, 421, _misdirected(host))(scope, receive, guarded_send)
+            return
         origin = headers.get("origin")
         if scope["method"] not in _SAFE and origin is not None and urlsplit(origin).netloc != headers.get("host"):
             refusal = answer(
@@ -60,6 +72,10 @@ class Guard:
             )
             await refusal(scope, receive, guarded_send)
             return
+        if scope["method"] == "HEAD" and not path.startswith((f"{API}/artifacts/", f"{API}/stream")):
+            # What asks for a page may ask for its head: the server sends no body. Artifacts answer by themselves, and a
+            # stream has no end.
+            scope = {**scope, "method": "GET"}
         if path.startswith(f"{API}/artifacts/"):
             await self._app(scope, receive, guarded_send)
             return
@@ -67,6 +83,42 @@ class Guard:
             await answer(path, 413, _too_large())(scope, receive, guarded_send)
             return
         await self._app(scope, _limited(receive), guarded_send)
+
+
+def is_own(authority: str, names: Collection[str]) -> bool:
+    """Return whether a ``Host`` header is one that this server is reached by.
+
+    Any address may be: a page that rebinds its name to this server's address still sends its name.
+
+    >>> [is_own(host, {"collector.plant"}) for host in ("Collector.Plant.:80", "evil.example", "10.0.0.7.evil.example")]
+    [True, False, False]
+    >>> [is_own(host, ()) for host in ("127.0.0.1:8080", "[::1]:8080", "localhost", "[::1", "a@localhost", "")]
+    [True, True, True, False, False, False]
+    """
+    try:
+        parts = urlsplit(f"//{authority}")
+        host = (parts.hostname or "").removesuffix(".")
+        _ = parts.port  # checks it
+    except ValueError:
+        return False
+    if parts.netloc != authority or "@" in authority:
+        return False
+    return host == "localhost" or host in names or _is_address(host)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _misdirected(host: str) -> str:
+    return (
+        f"{host[:120]} is not a name of this collector; ask by its address, or start it with "
+        "'evenfleet serve --allowed-host NAME' if it has this name too"
+    )
 
 
 def _limited(receive: Receive) -> Receive:

@@ -8,6 +8,7 @@ from typing import Final
 from fastapi import APIRouter, Response
 
 from evenfleet_collector.routes.parts import HealthSnapshot, PartsOf
+from evenfleet_shared.messages import MAX_MESSAGE_BYTES
 
 router = APIRouter(tags=["health"])
 
@@ -21,6 +22,9 @@ class Readiness:
     ready: bool
     reasons: tuple[str, ...]
     lag_windows: int
+    queue_messages: int | None
+    queue_bytes: int | None
+    queue_max_bytes: int | None
 
 
 @router.get("/livez")
@@ -35,7 +39,14 @@ def ready(parts: PartsOf, response: Response) -> Readiness:
     snapshot = parts.health()
     reasons = reasons_against(snapshot)
     response.status_code = 503 if reasons else 200
-    return Readiness(ready=not reasons, reasons=reasons, lag_windows=snapshot.lag_windows)
+    return Readiness(
+        ready=not reasons,
+        reasons=reasons,
+        lag_windows=snapshot.lag_windows,
+        queue_messages=snapshot.queue_messages,
+        queue_bytes=snapshot.queue_bytes,
+        queue_max_bytes=snapshot.queue_max_bytes,
+    )
 
 
 def reasons_against(snapshot: HealthSnapshot) -> tuple[str, ...]:
@@ -44,9 +55,20 @@ def reasons_against(snapshot: HealthSnapshot) -> tuple[str, ...]:
     >>> reasons_against(HealthSnapshot(broker_connected=False, store_ok=True, lag_windows=0))
     ('not connected to the broker: no measurement arrives',)
     """
-    reasons = list(snapshot.problems)
+    reasons = []
     if not snapshot.broker_connected:
         reasons.append("not connected to the broker: no measurement arrives")
+    if snapshot.queue_problem is not None:
+        reasons.append(f"{snapshot.queue_problem}: devices keep what they measure")
+    if (
+        snapshot.queue_bytes is not None
+        and snapshot.queue_max_bytes is not None
+        and snapshot.queue_bytes + MAX_MESSAGE_BYTES > snapshot.queue_max_bytes
+    ):
+        reasons.append(
+            f"the broker's queue is full, {snapshot.queue_bytes:,} of {snapshot.queue_max_bytes:,} bytes: "
+            "new messages are refused, devices keep what they measure"
+        )
     if not snapshot.store_ok:
         reasons.append("the store cannot be written: nothing is acknowledged, devices keep what they measure")
     if snapshot.lag_windows > MAX_LAG_WINDOWS:

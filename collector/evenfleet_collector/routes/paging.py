@@ -17,6 +17,7 @@ Row = TypeVar("Row")
 Key = TypeVar("Key")
 
 MAX_PAGE_SIZE: Final = 1000
+MAX_ID: Final = 2**53
 
 
 class PageQuery(BaseModel):
@@ -45,11 +46,15 @@ def from_token(token: str | None, key_type: type[Key]) -> Key | None:
     if token is None:
         return None
     try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)), type=key_type)
+        key = msgspec.json.decode(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)), type=key_type)
     except (ValueError, msgspec.MsgspecError):
+        key = None
+    # Larger numbers are none of a row's, and SQLite takes none of them.
+    if key is None or (isinstance(key, int) and not 0 <= key <= MAX_ID):
         raise HTTPException(
             400, f"page_token: expected a next_page_token of this list, found {token[:80]!r}; ask without for the start"
-        ) from None
+        )
+    return key
 
 
 def page_of(

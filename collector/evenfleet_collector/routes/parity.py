@@ -7,8 +7,10 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, Query
 
 from evenfleet_collector.resources import Parity
+from evenfleet_collector.routes.names import ReleaseName
 from evenfleet_collector.routes.paging import PageQuery, from_token, page_of
 from evenfleet_collector.routes.parts import PartsOf
+from evenfleet_collector.routes.problems import listed
 from evenfleet_collector.routes.releases import known_release
 from evenfleet_collector.store import Reader
 from evenfleet_collector.store.rows import ReleaseRow
@@ -28,7 +30,7 @@ _FILTERS: Final = {"device", "device_class", "variant", "verdict", "phase", "noi
 class ParityQuery(PageQuery):
     """Which release, which of its cells, in which order."""
 
-    release: str | None = None
+    release: ReleaseName | None = None
     device: str | None = None
     device_class: str | None = None
     variant: str | None = None
@@ -38,7 +40,7 @@ class ParityQuery(PageQuery):
     sort: Sort = "device"
 
 
-@router.get("/parity")
+@router.get("/parity", responses=listed(400, 404))
 def show_parity(parts: PartsOf, query: Annotated[ParityQuery, Query()]) -> Parity:
     """List a release's cells, the latest release's where none is named; `sort=-p95_ms` puts the slowest first."""
     reader = parts.reader()

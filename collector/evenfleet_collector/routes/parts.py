@@ -12,6 +12,7 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Request
 
 from evenfleet_collector.artifacts import ArtifactFolder
+from evenfleet_collector.resources import Access
 from evenfleet_collector.store import Reader
 from evenfleet_collector.store.rows import ReleaseRow
 from evenfleet_collector.tolerance import Policy
@@ -52,12 +53,21 @@ class Edits(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthSnapshot:
-    """How the collector is; `lag_windows` is how many windows are on disk and not judged yet."""
+    """How the collector is.
+
+    Attributes:
+        lag_windows: How many windows are on disk and not judged yet.
+        queue_problem: Why the broker's queue takes no message, as far as it was tried.
+        queue_messages, queue_bytes, queue_max_bytes: What waits in the queue; None where the broker did not say.
+    """
 
     broker_connected: bool
     store_ok: bool
     lag_windows: int
-    problems: tuple[str, ...] = ()
+    queue_problem: str | None = None
+    queue_messages: int | None = None
+    queue_bytes: int | None = None
+    queue_max_bytes: int | None = None
 
 
 Health = Callable[[], HealthSnapshot]
@@ -71,6 +81,7 @@ class Parts:
     edits: Edits
     artifacts: ArtifactFolder
     health: Health
+    access: Callable[[], Access]
     stopping: Callable[[], bool]
 
 

@@ -10,7 +10,9 @@ from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
 from evenfleet_collector.routes.parts import PartsOf
+from evenfleet_collector.routes.problems import listed
 from evenfleet_collector.tolerance import Policy
+from evenfleet_shared import settings
 from evenfleet_shared.errors import ConfigError, MessageError
 
 router = APIRouter(tags=["policies"])
@@ -24,6 +26,7 @@ def show_policy(parts: PartsOf) -> Policy:
 
 @router.put(
     "/policies",
+    responses=listed(400, 422),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -55,7 +58,7 @@ def decode_policy(payload: bytes) -> Policy:
     try:
         policy = msgspec.convert(given, Policy)
     except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError(f"body: {error}; nothing was changed") from None
+        raise ConfigError(f"body: {settings.explain(error, given)}; nothing was changed") from None
     _refuse_unknown(given, msgspec.to_builtins(policy), "")
     return policy
 

@@ -9,9 +9,11 @@ from fastapi import APIRouter, Query
 from pydantic import AwareDatetime, Field
 
 from evenfleet_collector.resources import Page
-from evenfleet_collector.routes.devices import DevicePath, known_device
+from evenfleet_collector.routes.devices import known_device
+from evenfleet_collector.routes.names import DeviceName
 from evenfleet_collector.routes.paging import PageQuery, from_token, to_token
 from evenfleet_collector.routes.parts import PartsOf
+from evenfleet_collector.routes.problems import listed
 from evenfleet_collector.store.rows import WindowRow
 
 router = APIRouter(tags=["devices"])
@@ -28,8 +30,8 @@ class WindowQuery(PageQuery):
     end: End = None
 
 
-@router.get("/devices/{device}/windows")
-def list_windows(parts: PartsOf, device: DevicePath, query: Annotated[WindowQuery, Query()]) -> Page[WindowRow]:
+@router.get("/devices/{device}/windows", responses=listed(400, 404))
+def list_windows(parts: PartsOf, device: DeviceName, query: Annotated[WindowQuery, Query()]) -> Page[WindowRow]:
     """List a device's windows, received from `start` on and before `end`."""
     reader = parts.reader()
     known_device(reader, device)

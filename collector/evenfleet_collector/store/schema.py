@@ -179,5 +179,14 @@ def m003_cells_by_when_heard(db: Database) -> None:
     cells.create_index(["set_aside", "heard_s"])
 
 
+@migrations()
+def m004_dead_letters_by_device(db: Database) -> None:
+    """Tell whose dead letters they are, so that each device's can be bounded, and count them apart from the rows."""
+    db.table("dead_letters").add_column("device", str, not_null_default="")
+    db.table("dead_letters").create_index(["device", "reason"])
+    _create(db, "dead_letter_counts", {"reason": str, "count": int}, pk="reason")
+    db.execute("INSERT INTO dead_letter_counts SELECT reason, count(*) FROM dead_letters GROUP BY reason")
+
+
 def _create(db: Database, name: str, columns: dict[str, Any], *, pk: str | tuple[str, ...]) -> None:
     db.table(name).create(columns, pk=pk)

@@ -46,6 +46,7 @@ from evenfleet_collector.store.rows import (
 from evenfleet_collector.store.schema import migrations
 from evenfleet_collector.tolerance import Policy, Verdict, combine
 from evenfleet_shared import manifest as manifests
+from evenfleet_shared import topics
 from evenfleet_shared.errors import MessageError, StoreError
 from evenfleet_shared.manifest import Manifest
 from evenfleet_shared.messages import (
@@ -68,6 +69,11 @@ FILE_NAME: Final = "fleet.sqlite"
 
 # A dead letter is kept for a person to look at: its start will do.
 MAX_DEAD_LETTER_BYTES: Final = 16 * 1024
+# The newest of each device and reason, and of all: a device that sends nothing else must not fill the disk. The bound on
+# all is looked at now and then, so a few more may be there.
+DEAD_LETTERS_OF_A_KIND: Final = 100
+DEAD_LETTERS: Final = 4000
+_DEAD_LETTERS_LOOK: Final = 50
 # A receipt speaks of the lives heard of last: a device that rebooted often without a network has messages of many.
 RECEIPT_INCARNATIONS: Final = 8
 RECEIPT_LIST: Final = 256
@@ -261,10 +267,34 @@ class SqliteWriter:
             )
 
     def add_dead_letter(self, topic: str, error: MessageError, payload: bytes, now_s: float) -> None:
+        device = _device_of(topic)
+        row = self._connection.execute(
+            "INSERT INTO dead_letters (received_s, device, topic, reason, detail, size_bytes, payload)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                now_s,
+                device,
+                topic[:500],
+                error.reason,
+                error.detail[:2000],
+                len(payload),
+                payload[:MAX_DEAD_LETTER_BYTES],
+            ),
+        ).lastrowid
         self._run(
-            "INSERT INTO dead_letters (received_s, topic, reason, detail, size_bytes, payload) VALUES (?, ?, ?, ?, ?, ?)",
-            (now_s, topic[:500], error.reason, error.detail, len(payload), payload[:MAX_DEAD_LETTER_BYTES]),
+            "INSERT INTO dead_letter_counts (reason, count) VALUES (?, 1) ON CONFLICT DO UPDATE SET count = count + 1",
+            (error.reason,),
         )
+        self._run(
+            "DELETE FROM dead_letters WHERE device = ? AND reason = ? AND id <= (SELECT id FROM dead_letters"
+            " WHERE device = ? AND reason = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            (device, error.reason, device, error.reason, DEAD_LETTERS_OF_A_KIND),
+        )
+        if row is not None and row % _DEAD_LETTERS_LOOK == 0:
+            self._run(
+                "DELETE FROM dead_letters WHERE id <= (SELECT id FROM dead_letters ORDER BY id DESC LIMIT 1 OFFSET ?)",
+                (DEAD_LETTERS,),
+            )
 
     def tally(self, name: str, count: int) -> None:
         self._run(
@@ -754,7 +784,7 @@ class SqliteReader:
         return int(rows[0][0])
 
     def stats(self) -> Stats:
-        dead = dict(self._all("SELECT reason, count(*) FROM dead_letters GROUP BY reason", ()))
+        dead = dict(self._all("SELECT reason, count FROM dead_letter_counts", ()))
         return Stats(
             devices=self._count("devices"),
             windows=self._count("windows"),
@@ -821,6 +851,14 @@ _FLAGS: Final = (
     "SELECT id, device, device_class, release, variant, metric, reason, opened_s, cleared_s, evidence FROM flags"
 )
 _RELEASES: Final = "SELECT release, model, pushed_s, manifest FROM releases"
+
+
+def _device_of(topic: str) -> str:
+    """Return the device that a topic belongs to, for its own device alone may publish on it; empty where it is nobody's."""
+    try:
+        return topics.parse(topic).device
+    except MessageError:
+        return ""
 
 
 def _policy(rows: list[tuple[bytes]]) -> Policy:

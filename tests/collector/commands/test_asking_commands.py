@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import socket
 import stat
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_collector_that_is_not_there_is_one_line_and_exit_1(evenfleet: Run, comm
         port = unused.getsockname()[1]
     outcome = evenfleet(*command.split(), "--url", f"http://127.0.0.1:{port}")
     assert (outcome.code, outcome.out) == (1, "")
-    assert f"no collector answers at http://127.0.0.1:{port}" in outcome.err
+    assert f"no collector answers at http://127.0.0.1:{port} (Connection refused)" in outcome.err
     assert outcome.err.count("\n") == 1
 
 
@@ -89,6 +90,10 @@ class TestRelease:
 
     def test_directory_that_is_no_release_is_one_line(self, evenfleet: Run, tmp_path: Path) -> None:
         outcome = evenfleet("release", "push", tmp_path / "nothing")
+        assert outcome.code == 2
+        assert "DIR: expected the directory of a release, found nothing at" in outcome.err
+        (tmp_path / "empty").mkdir()
+        outcome = evenfleet("release", "push", tmp_path / "empty")
         assert outcome.code == 1
         assert "is not a release" in outcome.err
 
@@ -103,7 +108,9 @@ class TestRelease:
         shown = evenfleet("release", "show", fleet[:6])
         assert fleet in shown.out
         assert "75.0 %" in shown.out
-        assert evenfleet("release", "show", "ffffff").code == 3
+        refused = evenfleet("release", "show", "ffffff")
+        assert refused.code == 3
+        assert "/api" not in refused.err
 
     def test_assign_to_devices_or_to_all(self, evenfleet: Run, store: FakeStore, fleet: str) -> None:
         assert evenfleet("release", "assign", fleet[:8], "--device", "press-01").code == 0
@@ -113,7 +120,41 @@ class TestRelease:
         assert refused.code == 3
         assert "ghost is not enrolled" in refused.err
         assert evenfleet("release", "assign", fleet[:8]).code == 2
+        for command in ("release assign {} --all", "release show {}", "parity {}"):
+            for digits in (fleet[:3], fleet[:6].upper() + "X", "../x"):
+                short = evenfleet(*command.format(digits).split())
+                assert (short.code, short.out) == (2, "")
+                assert f"at least 4 hexadecimal digits of its start, found {digits!r}" in short.err
         assert evenfleet("release", "assign", fleet[:8], "--device", "press 1").code == 2
+
+
+@pytest.mark.usefixtures("collector")
+class TestPolicy:
+    @pytest.mark.parametrize(
+        ("word", "told"),
+        [
+            ("window_length_s=abc", "window_length_s: expected a number, found 'abc'"),
+            ("window_length_s=-1", "window_length_s: expected a number of at least 0.1, found '-1'"),
+            ("burn_in_windows=1.5", "burn_in_windows: expected a whole number, found '1.5'"),
+            ("memory.quantile=nan", "memory.quantile: expected a number of at least 0.5, found 'nan'"),
+            ("latency.margin=1", "unknown setting latency.margin; did you mean latency.margin_ratio?"),
+            ("latency=1", "latency must be a table, found '1'; it holds latency.quantile"),
+            ("latency.quantile", "expected SETTING=VALUE, found 'latency.quantile'"),
+            ("revision=7", "revision is counted by the collector"),
+        ],
+    )
+    @pytest.mark.parametrize("option", [(), ("--json",)])
+    def test_wrong_setting_is_named_as_it_was_typed_and_changes_nothing(
+        self, evenfleet: Run, store: FakeStore, word: str, told: str, option: tuple[str, ...]
+    ) -> None:
+        before = store.policy()
+        outcome = evenfleet("policy", "set", "min_windows=9", word, *option)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err.startswith("evenfleet: policy set")
+        assert told in outcome.err
+        assert "nothing was changed" in outcome.err
+        assert "$" not in outcome.err
+        assert store.policy() == before
 
 
 @pytest.mark.usefixtures("collector")
@@ -225,6 +266,24 @@ class TestParity:
         assert outcome.code == 0
         assert "evenfleet release push" in outcome.out
         assert evenfleet("parity", "abcdef").code == 3
+
+
+def test_server_of_another_kind_is_told_as_a_wrong_url(evenfleet: Run) -> None:
+    """Whatever else answers HTTP there: it has refused nothing, it is not the other side."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 6\r\n\r\n<html>")
+
+        other = threading.Thread(target=answer)
+        other.start()
+        outcome = evenfleet("flags", "--url", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        other.join(timeout=10)
+    assert outcome.code == 1
+    assert "answered 404 Not Found, and not as an Evenfleet collector does; is --url" in outcome.err
 
 
 def test_collector_of_another_kind_is_told(evenfleet: Run, store: FakeStore, collector: str) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -36,8 +38,65 @@ def test_download_goes_on_only_with_the_same_artifact(client: TestClient) -> Non
     same = client.get(URL, headers={"Range": "bytes=4000-", "If-Range": f'"{DIGEST}"'})
     other = client.get(URL, headers={"Range": "bytes=4000-", "If-Range": '"other"'})
     assert (same.status_code, other.status_code) == (206, 200)
-    assert client.get(URL, headers={"If-None-Match": f'"{DIGEST}"'}).status_code == 304
+    for known in (f'"{DIGEST}"', f'"other", W/"{DIGEST}"', "*"):
+        assert client.get(URL, headers={"If-None-Match": known}).status_code == 304
     assert client.get(URL, headers={"Range": "bytes=9999-"}).status_code == 416
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "content"),
+    [
+        ("bytes=0-9", 206, PAYLOAD[:10]),
+        ("bytes=-5", 206, PAYLOAD[-5:]),
+        ("bytes=0-999999", 206, PAYLOAD),
+        ("bytes=0-1,9999-", 206, PAYLOAD[:2]),
+        ("bytes=5-2", 200, PAYLOAD),
+        ("bytes=a-b", 200, PAYLOAD),
+        ("bytes=", 200, PAYLOAD),
+        ("items=0-1", 200, PAYLOAD),
+        (f"bytes={','.join(f'{first}-{first}' for first in range(0, 4000, 2))}", 200, PAYLOAD),
+    ],
+)
+def test_range_that_makes_no_sense_is_answered_with_the_whole(
+    client: TestClient, asked: str, status: int, content: bytes
+) -> None:
+    """As RFC 9110 has it: a range is a wish, and what is not understood is ignored."""
+    client.put(URL, content=PAYLOAD)
+    answer = client.get(URL, headers={"Range": asked})
+    assert (answer.status_code, answer.content) == (status, content)
+
+
+@pytest.mark.parametrize("asked", ["bytes=4096-", "bytes=9999-99999", "bytes=-0", "bytes=9999-,99999-"])
+def test_range_beyond_the_end_is_a_problem_that_tells_the_size(client: TestClient, asked: str) -> None:
+    client.put(URL, content=PAYLOAD)
+    answer = client.get(URL, headers={"Range": asked})
+    assert (answer.status_code, answer.headers["Content-Range"]) == (416, "bytes */4096")
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert "expected a part of 4,096 bytes" in answer.json()["detail"]
+    assert client.get(URL, headers={"Range": asked, "If-Range": '"other"'}).content == PAYLOAD
+
+
+def test_upload_that_is_broken_off_leaves_no_file_and_no_traceback(
+    client: TestClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrives = iter([{"type": "http.request", "body": PAYLOAD[:99], "more_body": True}, {"type": "http.disconnect"}])
+    scope = {
+        "type": "http", "method": "PUT", "path": URL, "raw_path": URL.encode(), "query_string": b"", "scheme": "http",
+        "headers": [(b"host", b"testserver")], "server": ("testserver", 80), "client": ("10.0.0.1", 1), "root_path": "",
+    }  # fmt: skip
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(arrives)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(client.app(scope, receive, send))  # type: ignore[arg-type]
+
+    assert kept(tmp_path) == []
+    assert sent[0]["status"] == 400
+    assert caplog.records == []
 
 
 def test_artifact_that_is_here_is_not_taken_again(client: TestClient) -> None:
