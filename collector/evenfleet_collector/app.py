@@ -13,7 +13,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ from evenfleet_collector.steer import Steer
 from evenfleet_collector.store.sqlite import open_reader, open_writer
 from evenfleet_collector.web.page import mount
 from evenfleet_shared.disk import held
-from evenfleet_shared.errors import ConfigError, StoreError, UnreachableError
+from evenfleet_shared.errors import ConfigError, EvenfleetError, StoreError, UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ RECEIVE_BATCH: Final = 1000
 RECEIVE_WAIT_S: Final = 0.5
 # How long a loop sleeps when nothing wakes it: silence is noticed and rows are sent after so long at the latest.
 IDLE_S: Final = 1.0
-STORE_PAUSE_S: Final = 2.0
+PAUSE_S: Final = 2.0
 QUEUE_LOOK_S: Final = 5.0
 # A queue whose disk was full stays out of order when there is room again, until the broker is started anew.
 QUEUE_FAILING_S: Final = 30.0
@@ -66,7 +66,7 @@ class Collector:
         self._windows_came = asyncio.Event()
         self._rows_to_send = asyncio.Event()
         self._connected_since_s: float | None = None
-        self._store_ok = True
+        self._failing: dict[str, Exception] = {}
         self._queue: Backlog | None = None
         self._queue_problem: str | None = None
 
@@ -158,23 +158,18 @@ class Collector:
 
     async def _ingest(self, link: Link, ingest: Ingest) -> None:
         while not self._stop.is_set():
-            messages = await link.receive(RECEIVE_BATCH, RECEIVE_WAIT_S)
-            self._note_connection(link)
-            if not messages:
-                continue
-            arrivals = [Arrival(message.topic, message.payload) for message in messages]
-            try:
+            async with self._enduring("ingest"):
+                messages = await link.receive(RECEIVE_BATCH, RECEIVE_WAIT_S)
+                self._note_connection(link)
+                if not messages:
+                    continue
+                arrivals = [Arrival(message.topic, message.payload) for message in messages]
+                # Where this fails nothing is acknowledged: the broker offers the batch again, and devices keep what has
+                # no receipt.
                 await self._write(ingest.save, arrivals, time.time())
-            except StoreError as error:
-                # Not acknowledged: the broker offers the batch again, and devices keep what has no receipt.
-                log.error("%s; ingest pauses", error)  # noqa: TRY400 - one line, the cause is in it
-                self._store_ok = False
-                await asyncio.sleep(STORE_PAUSE_S)
-                continue
-            self._store_ok = True
-            await link.acknowledge(messages)
-            self._windows_came.set()
-            self._rows_to_send.set()
+                await link.acknowledge(messages)
+                self._windows_came.set()
+                self._rows_to_send.set()
 
     async def _judge(self, judge: Judge, steer: Steer) -> None:
         more = False
@@ -182,27 +177,41 @@ class Collector:
             if not more:
                 await _wait(self._windows_came, IDLE_S)
             self._windows_came.clear()
-            try:
+            more = False
+            async with self._enduring("judging"):
                 more = await self._write(_judged, judge, time.time(), self._connected_since_s)
                 if await self._write(steer.step, time.time()):
                     self._rows_to_send.set()
-            except StoreError as error:
-                log.error("%s; judging pauses", error)  # noqa: TRY400 - one line, the cause is in it
-                await asyncio.sleep(STORE_PAUSE_S)
 
     async def _send(self, link: Link) -> None:
         while not self._stop.is_set():
             await _wait(self._rows_to_send, IDLE_S)
             self._rows_to_send.clear()
-            try:
+            async with self._enduring("sending"):
                 due = await self._write(outgoing.due, self._writer)
                 for one in due:
                     await link.send(one.topic, one.payload, retain=one.retain)
                 if due:
                     await self._write(outgoing.sent, self._writer, due)
-            except (UnreachableError, StoreError) as error:
-                log.warning("%s; sending goes on later", error)
-                await asyncio.sleep(STORE_PAUSE_S)
+
+    @contextlib.asynccontextmanager
+    async def _enduring(self, loop: str) -> AsyncIterator[None]:
+        """Let a loop outlive the failure of one round: it is logged, shown in `/readyz`, and tried again after a pause.
+
+        A collector that ended instead would end again at its next start, and take what it can still do along.
+        """
+        try:
+            yield
+        except Exception as error:
+            # The same failure is said once, not every two seconds.
+            if repr(self._failing.get(loop)) != repr(error):
+                known = isinstance(error, EvenfleetError)
+                log.log(logging.ERROR, "%s pauses: %s", loop, error if known else repr(error), exc_info=not known)
+            self._failing[loop] = error
+        else:
+            self._failing.pop(loop, None)
+            return
+        await _wait(self._stop, PAUSE_S)
 
     async def _watch_queue(self, link: Link, broker: Broker) -> None:
         """Look at the queue again and again, so that `/readyz` answers at once, and mend what a full disk left."""
@@ -254,7 +263,7 @@ class Collector:
         def snapshot() -> HealthSnapshot:
             snapshot = HealthSnapshot(
                 broker_connected=link.connected,
-                store_ok=self._store_ok,
+                failing={loop: str(error) or repr(error) for loop, error in self._failing.items()},
                 lag_windows=reader.lag(),
                 queue_problem=self._queue_problem,
             )

@@ -14,6 +14,7 @@ Leaves to `link` where arrivals come from and when they are acknowledged (after 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -22,8 +23,10 @@ from evenfleet_collector import seqs
 from evenfleet_collector.store import Transaction, Writer
 from evenfleet_collector.store.rows import UNEXPLAINED, IncarnationRow, LossRow, NewWindow
 from evenfleet_shared import messages, topics
-from evenfleet_shared.errors import MessageError
+from evenfleet_shared.errors import MessageError, StoreError
 from evenfleet_shared.messages import Context, Header, Incarnation, Numbered, Refusal, State, Window
+
+log = logging.getLogger(__name__)
 
 # An agent of ours has at most 1,000 messages under way.
 MAX_STRETCHES: Final = 2048
@@ -55,10 +58,31 @@ class Ingest:
         Raises:
             StoreError: Nothing was written; the batch may be offered again.
         """
+        try:
+            self._save(arrivals, now_s)
+        except StoreError:
+            raise
+        except Exception as error:
+            # A fault of ours, on one of them: it must not hold up the others, nor come back for ever.
+            if len(arrivals) > 1:
+                half = len(arrivals) // 2
+                self.save(arrivals[:half], now_s)
+                self.save(arrivals[half:], now_s)
+            else:
+                log.exception("cannot take a message on %s; it is a dead letter", arrivals[0].topic)
+                self._set_aside(arrivals[0], MessageError("internal", repr(error)[:300]), now_s)
+
+    def _save(self, arrivals: Sequence[Arrival], now_s: float) -> None:
         with self._store.transaction() as tx:
             batch = _Batch(tx, now_s)
             for arrival in arrivals:
                 batch.add(arrival)
+            batch.write()
+
+    def _set_aside(self, arrival: Arrival, error: MessageError, now_s: float) -> None:
+        with self._store.transaction() as tx:
+            batch = _Batch(tx, now_s)
+            batch.set_aside(arrival, error)
             batch.write()
 
 
@@ -82,15 +106,23 @@ class _Batch:
             message = messages.decode(topic.kind, arrival.payload)
             _check_numbers(message)
         except MessageError as error:
-            self._dead_letter(arrival, error)
-            if header is not None and topic.kind != "state":
-                self.life(header.device, header.incarnation).refuse(header.seq, error.reason)
+            self._refuse(arrival, topic, header, error)
             return
         if isinstance(message, State):
             self._tx.put_state(message, self._now_s)
         else:
             self._take(message, backfill=topic.kind == "backfill")
         self.life(message.device, message.incarnation).hear(message)
+
+    def set_aside(self, arrival: Arrival, error: MessageError) -> None:
+        """Keep a message that could not be taken as a dead letter; refuse it where its number can be read."""
+        try:
+            topic = _uplink_topic(arrival.topic)
+            header = _own_header(topic, arrival.payload)
+        except Exception:  # noqa: BLE001 - what failed the first time may fail here as well
+            self._dead_letter(arrival, error)
+        else:
+            self._refuse(arrival, topic, header, error)
 
     def life(self, device: str, incarnation: Incarnation) -> _Life:
         key = (device, incarnation)
@@ -119,6 +151,11 @@ class _Batch:
             self._tx.add_event(message, self._now_s)
             for loss in message.losses:
                 self.life(message.device, loss.incarnation).lose(loss.first_seq, loss.last_seq, loss.reason)
+
+    def _refuse(self, arrival: Arrival, topic: topics.Topic, header: Header | None, error: MessageError) -> None:
+        self._dead_letter(arrival, error)
+        if header is not None and topic.kind != "state":
+            self.life(header.device, header.incarnation).refuse(header.seq, error.reason)
 
     def _dead_letter(self, arrival: Arrival, error: MessageError) -> None:
         self._tx.add_dead_letter(arrival.topic, error, arrival.payload, self._now_s)

@@ -58,7 +58,7 @@ def load(
     environment: Mapping[str, str],
     overrides: Mapping[str, Any],
     *,
-    source: str = "the command line",
+    typed: str = "the command line",
 ) -> T:
     """Return the settings.
 
@@ -67,15 +67,15 @@ def load(
         file: A TOML file, or None.
         environment: ``EVENFLEET_WINDOW__LENGTH_S`` sets ``window.length_s``; other variables are left alone.
         overrides: From the command line, as ``{"window.length_s": 5.0}``; None leaves the setting as it is.
-        source: What errors speak of where there is no file.
+        typed: What errors call the place that `overrides` come from.
 
     Raises:
         ConfigError: A file that cannot be read, an unknown key (the near match is named), a value where a table belongs
             or the reverse, or a value out of bounds; the file or the variable that it comes from is named.
     """
     values: dict[str, Any] = {}
+    source = str(file) if file else typed
     if file:
-        source = str(file)
         values = _read(file)
         # Before anything is put into its tables: they may not be tables.
         _refuse_unknown(settings_type, values, source, "")
@@ -90,7 +90,7 @@ def load(
     for dotted, value in overrides.items():
         if value is not None:
             _put(values, dotted.split("."), value)
-            sources[dotted] = "the command line"
+            sources[dotted] = typed
     _refuse_unknown(settings_type, values, source, "")
     try:
         # Not strict: the environment has only text.

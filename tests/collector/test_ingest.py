@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from evenfleet_collector import seqs
 from evenfleet_collector.ingest import MAX_STRETCHES, Arrival, Ingest
-from evenfleet_collector.store.sqlite import SqliteReader, SqliteWriter, open_reader, open_writer
+from evenfleet_collector.store.sqlite import FILE_NAME, SqliteReader, SqliteWriter, open_reader, open_writer
 from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import StoreError
 from evenfleet_shared.messages import Incarnation, IncarnationReceipt, Loss, Receipt, Uplink
@@ -29,6 +30,7 @@ OTHER_LIFE = Incarnation(2, "bbbbbbbb")
 
 @dataclass
 class Collector:
+    directory: Path
     writer: SqliteWriter
     reader: SqliteReader
 
@@ -64,7 +66,7 @@ class Collector:
 @pytest.fixture
 def collector(tmp_path: Path) -> Iterator[Collector]:
     writer = open_writer(tmp_path)
-    yield Collector(writer, open_reader(tmp_path))
+    yield Collector(tmp_path, writer, open_reader(tmp_path))
     writer.close()
 
 
@@ -386,7 +388,7 @@ def test_what_a_receipt_says_does_not_depend_on_the_order_of_arrival(
     tmp_path_factory: pytest.TempPathFactory, order: Sequence[int], cuts: list[int], missing: set[int]
 ) -> None:
     directory = tmp_path_factory.mktemp("store")
-    collector = Collector(open_writer(directory), open_reader(directory))
+    collector = Collector(directory, open_writer(directory), open_reader(directory))
     edges = [0, *sorted(cuts), 12]
     for start, end in pairwise(edges):
         collector.save(*(window(seq) for seq in order[start:end] if seq not in missing))
@@ -445,3 +447,19 @@ def test_losses_told_of_a_life_full_of_gaps_take_no_room_either(collector: Colle
 
     with collector.writer.transaction() as tx:
         assert len(tx.incarnation(DEVICE, LIFE).settled) <= MAX_STRETCHES
+
+
+def test_a_message_that_we_cannot_take_for_a_fault_of_ours_is_set_aside_and_the_others_go_on(
+    collector: Collector,
+) -> None:
+    """The log has its number and the settled ranges do not, as in a database that was mended by hand."""
+    collector.save(*(window(seq) for seq in (1, 2)))
+    with sqlite3.connect(collector.directory / FILE_NAME) as db:
+        db.execute("DELETE FROM settled")
+
+    collector.save(*(window(seq) for seq in (1, 2, 3)), window(1, device="press-02"))
+
+    assert collector.seqs == [1, 2, 3]
+    assert collector.reader.stats().dead_letters_by_reason == {"internal": 2}
+    assert [refusal.seq for refusal in collector.part().refused] == [1, 2]
+    assert len(collector.reader.windows("press-02")) == 1

@@ -176,7 +176,7 @@ class FakeEdits:
 
 
 def well() -> HealthSnapshot:
-    return HealthSnapshot(broker_connected=True, store_ok=True, lag_windows=0)
+    return HealthSnapshot(broker_connected=True, lag_windows=0)
 
 
 def device_row(device: str, **changes: Any) -> DeviceRow:

@@ -96,7 +96,9 @@ def test_variable_below_a_setting_that_is_no_table_is_left_alone(tmp_path, name)
 def test_wrong_value_is_said_to_come_from_where_it_was_set(tmp_path):
     with pytest.raises(ConfigError, match=r"^EVENFLEET_THREADS: threads: expected a whole number, found 'many'"):
         load(tmp_path, 'device = "a"', {"EVENFLEET_THREADS": "many"})
-    with pytest.raises(ConfigError, match=r"^the command line: window.length_s: expected a number of at least 1.0, found 0.5"):
+    with pytest.raises(
+        ConfigError, match=r"^the command line: window.length_s: expected a number of at least 1.0, found 0.5"
+    ):
         load(tmp_path, 'device = "a"', (), {"window.length_s": 0.5})
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import signal
 import socket
+import sqlite3
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from evenfleet_collector.store.sqlite import FILE_NAME
 from evenfleet_shared import messages, topics
 from evenfleet_shared.messages import Receipt
 from fakes.brokers import Device
@@ -229,3 +234,27 @@ def test_a_broker_that_dies_is_started_again_and_messages_get_in(collector: Serv
     assert device.publish(WINDOW, messages.encode(window(1)))
     collector.until(lambda: collector.get(f"/api/v1/devices/{DEVICE}/windows")["items"] or None, "the window")
     device.close()
+
+
+def test_a_loop_that_fails_is_said_by_readyz_and_goes_on_when_it_can(collector: Serving, tmp_path: Path) -> None:
+    """The policy in force is damaged: nothing can be judged, and everything else goes on."""
+    with closing(sqlite3.connect(tmp_path / "data" / FILE_NAME, isolation_level=None)) as db:
+        db.execute("INSERT INTO policies (revision, set_s, body) VALUES (99, 0, 'damaged')")
+        assert any("judging pauses" in reason for reason in _until_readyz_answers(collector, 503)["reasons"])
+        assert urllib.request.urlopen(f"{collector.url}/api/v1/devices", timeout=10).status == 200
+
+        db.execute("DELETE FROM policies WHERE revision = 99")
+    _until_readyz_answers(collector, 200)
+
+
+def _until_readyz_answers(collector: Serving, status: int) -> Any:
+    deadline_s = time.monotonic() + 20.0
+    while time.monotonic() < deadline_s:
+        try:
+            answer = urllib.request.urlopen(f"{collector.url}/readyz", timeout=10)
+        except urllib.error.HTTPError as error:
+            answer = error
+        if answer.status == status:
+            return json.load(answer)
+        time.sleep(0.1)
+    raise AssertionError(f"/readyz never answered {status}")

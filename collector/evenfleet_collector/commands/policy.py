@@ -76,7 +76,7 @@ def _changed(before: Policy, file: Path | None, words: tuple[str, ...]) -> Polic
         if name == "revision":
             raise ConfigError("policy set: revision is counted by the collector and cannot be set; nothing was changed")
         overrides[name] = value
-    return settings.load(Policy, None, {}, overrides, source="policy set, nothing was changed")
+    return settings.load(Policy, None, {}, overrides, typed="policy set, nothing was changed")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

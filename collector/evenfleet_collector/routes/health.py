@@ -52,7 +52,7 @@ def ready(parts: PartsOf, response: Response) -> Readiness:
 def reasons_against(snapshot: HealthSnapshot) -> tuple[str, ...]:
     """Return why the collector is not ready; nothing if it is.
 
-    >>> reasons_against(HealthSnapshot(broker_connected=False, store_ok=True, lag_windows=0))
+    >>> reasons_against(HealthSnapshot(broker_connected=False, lag_windows=0))
     ('not connected to the broker: no measurement arrives',)
     """
     reasons = []
@@ -69,8 +69,7 @@ def reasons_against(snapshot: HealthSnapshot) -> tuple[str, ...]:
             f"the broker's queue is full, {snapshot.queue_bytes:,} of {snapshot.queue_max_bytes:,} bytes: "
             "new messages are refused, devices keep what they measure"
         )
-    if not snapshot.store_ok:
-        reasons.append("the store cannot be written: nothing is acknowledged, devices keep what they measure")
+    reasons += [f"{loop} pauses: {why}" for loop, why in sorted(snapshot.failing.items())]
     if snapshot.lag_windows > MAX_LAG_WINDOWS:
         reasons.append(
             f"{snapshot.lag_windows:,} windows wait to be judged, expected at most {MAX_LAG_WINDOWS:,}: verdicts are late"

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
@@ -57,13 +57,14 @@ class HealthSnapshot:
 
     Attributes:
         lag_windows: How many windows are on disk and not judged yet.
+        failing: What does not go on for now, and why.
         queue_problem: Why the broker's queue takes no message, as far as it was tried.
         queue_messages, queue_bytes, queue_max_bytes: What waits in the queue; None where the broker did not say.
     """
 
     broker_connected: bool
-    store_ok: bool
     lag_windows: int
+    failing: Mapping[str, str] = field(default_factory=dict)
     queue_problem: str | None = None
     queue_messages: int | None = None
     queue_bytes: int | None = None

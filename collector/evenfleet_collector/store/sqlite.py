@@ -80,6 +80,9 @@ RECEIPT_LIST: Final = 256
 
 Connect = Callable[[], sqlite3.Connection]
 
+# What would be refused again however well the disk is: nothing to wait for.
+_OF_THE_DATA: Final = (sqlite3.IntegrityError, sqlite3.DataError)
+
 _LIFE: Final = "device = ? AND counter = ? AND random = ?"
 _NEWEST_POLICY: Final = "SELECT body FROM policies ORDER BY revision DESC LIMIT 1"
 _ASSIGNMENTS: Final = "SELECT device, release FROM assignments"
@@ -132,6 +135,8 @@ class SqliteWriter:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+        except _OF_THE_DATA:
+            raise
         except sqlite3.Error as error:
             raise StoreError(f"the store refused to write: {error}; nothing of this batch was kept") from error
 
@@ -148,6 +153,8 @@ class SqliteWriter:
                     self._connection.execute("RELEASE part")
                 raise
             self._connection.execute("RELEASE part")
+        except _OF_THE_DATA:
+            raise
         except sqlite3.Error as error:
             raise StoreError(f"the store refused to write: {error}; nothing of this batch was kept") from error
 

@@ -30,7 +30,7 @@ def test_messages_dead_letters_connections_and_the_queue_are_counted_by_name(tmp
 
     def full() -> HealthSnapshot:
         return HealthSnapshot(
-            broker_connected=True, store_ok=True, lag_windows=7, queue_messages=5, queue_bytes=99, queue_max_bytes=100
+            broker_connected=True, lag_windows=7, queue_messages=5, queue_bytes=99, queue_max_bytes=100
         )
 
     found = scraped(TestClient(fake_app(store, tmp_path, health=full, access=lambda: ACCESS)))

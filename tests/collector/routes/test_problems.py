@@ -193,8 +193,8 @@ def test_readiness_names_its_reasons(tmp_path: Path, client: TestClient) -> None
     def ill() -> HealthSnapshot:
         return HealthSnapshot(
             broker_connected=False,
-            store_ok=True,
             lag_windows=20_000,
+            failing={"ingest": "the store refused to write"},
             queue_problem="the broker did not store a message",
             queue_messages=900,
             queue_bytes=990_000,
@@ -210,6 +210,7 @@ def test_readiness_names_its_reasons(tmp_path: Path, client: TestClient) -> None
         "not connected to the broker",
         "the broker did not store a message",
         "the broker's queue is full, 990,000 of 1,000,000 bytes",
+        "ingest pauses",
         "20,000 windows wait to be judged, expected at most 10,000",
     ]
 
