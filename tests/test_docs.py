@@ -136,6 +136,15 @@ def test_agent_configuration_of_the_readme_is_accepted(tmp_path):
     assert agent_config.load(file, {}, {}).device == "press-07"
 
 
+def test_readme_read_from_the_top_works_for_any_user_and_judges_under_one_policy():
+    """A policy that is set later starts all evidence anew, and /var/lib is not everybody's."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.index("evenfleet policy set") < text.index("evenfleet-agent run")
+    state_dir = re.search(r'^state_dir = "(.*)"$', text, re.MULTILINE)
+    assert state_dir
+    assert not Path(state_dir[1]).is_absolute()
+
+
 def test_agents_that_the_readme_speaks_of_are_those_of_the_demo():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"\b(?:xnnpack|plain|tflite|tensorflow)-[1-9]\b(?!\.)", text))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fakes.apps import served
-from fakes.stores import FakeStore, cell_row, device_row, flag_row, release_row
+from fakes.stores import FakeStore, cell_row, device_row, flag_row, release_row, run_context
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -101,3 +101,32 @@ def test_page_is_whole_without_its_script(browser: Chrome, tmp_path: Path) -> No
         browser.get(url)
         assert "outside" in browser.find_element(By.ID, "cell.press-01.int8").text
         assert browser.find_element(By.ID, "follow").text.startswith("as of ")
+
+
+def test_text_of_a_device_is_shown_and_never_run_and_stays_in_its_place(browser: Chrome, tmp_path: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    hostile = '"><img src=x onerror="document.title=1"><script>document.title="run"</script>{{ 7 * 7 }}'
+    run = run_context(runtime=hostile, accelerator_executed=hostile, fallback_reason=hostile, device_class=hostile)
+    device = "a" * 63
+    release = release_row("float32", "int8")
+    store = FakeStore()
+    store.dead = {hostile: 1}
+    store.release_rows.append(release)
+    store.put_device(device_row(device))
+    common = {"device_class": hostile, "run": run, "reason": hostile}
+    store.put_cell(cell_row(device, "float32", release.release, **common))
+    store.put_cell(cell_row(device, "int8", release.release, refusal=hostile, **common))
+    store.flag_rows.append(flag_row(1, device, "int8", release.release, reason=hostile))
+    with served(store, tmp_path / "artifacts") as url:
+        browser.get(url)
+        assert hostile in browser.find_element(By.ID, "flags").text
+        assert browser.title == "Evenfleet · digits-cnn"
+        assert browser.execute_script('return document.querySelectorAll("[onerror], img[src=x]").length') == 0
+        spills = (
+            'const head = document.querySelector("th[scope=row]"); const right = head.getBoundingClientRect().right;'
+            "return [...head.children].filter(part => part.scrollWidth > part.clientWidth + 1 ||"
+            " part.getBoundingClientRect().right > right + 1).length"
+        )
+        assert browser.execute_script(spills) == 0
+        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
