@@ -18,7 +18,7 @@ from evenfleet_collector.cell import Cell, ClassBaseline, ClassKey, FlagChange
 from evenfleet_collector.containment import Containment
 from evenfleet_collector.detect import betting
 from evenfleet_collector.detect.betting import JudgedWindow
-from evenfleet_collector.store import Transaction
+from evenfleet_collector.store import JudgeRows
 from evenfleet_collector.store.rows import FlagRow
 from evenfleet_collector.tolerance import Policy, differing_keys, with_room_for
 from evenfleet_shared.manifest import Manifest
@@ -27,7 +27,7 @@ from evenfleet_shared.messages import RunContext, Window
 log = logging.getLogger(__name__)
 
 
-def assess(tx: Transaction, window: Window, now_s: float, contained: Containment) -> None:
+def assess(tx: JudgeRows, window: Window, now_s: float, contained: Containment) -> None:
     """Judge the next window of a cell, and write what it means.
 
     Args:
@@ -81,7 +81,7 @@ def has_variant(manifest: Manifest | None, name: str) -> bool:
     return manifest is not None and any(variant.name == name for variant in manifest.variants)
 
 
-def _advance_class(tx: Transaction, cell: Cell, baseline: ClassBaseline | None, policy: Policy) -> None:
+def _advance_class(tx: JudgeRows, cell: Cell, baseline: ClassBaseline | None, policy: Policy) -> None:
     """Open or freeze a class's baseline as soon as its devices have had the windows for it."""
     if baseline is not None and baseline.frozen:
         return
@@ -116,7 +116,7 @@ def _advance_class(tx: Transaction, cell: Cell, baseline: ClassBaseline | None, 
 
 
 def _class_windows(
-    tx: Transaction, members: Sequence[Cell], count: int, takes_part: Callable[[Window], bool]
+    tx: JudgeRows, members: Sequence[Cell], count: int, takes_part: Callable[[Window], bool]
 ) -> dict[str, list[Window]]:
     """Return each device's first `count` windows that may enter a baseline and take part."""
     found: dict[str, list[Window]] = {}
@@ -131,7 +131,7 @@ def _class_windows(
     return found
 
 
-def _windows_of_release(tx: Transaction, cell: Cell) -> Iterator[Window]:
+def _windows_of_release(tx: JudgeRows, cell: Cell) -> Iterator[Window]:
     """Return a cell's windows in order, without those that measured another file than the release's."""
     manifest = tx.manifest(cell.key.release)
     assert manifest is not None
@@ -141,13 +141,13 @@ def _windows_of_release(tx: Transaction, cell: Cell) -> Iterator[Window]:
             yield row.window
 
 
-def _first_runs(tx: Transaction, members: Sequence[Cell]) -> list[RunContext]:
+def _first_runs(tx: JudgeRows, members: Sequence[Cell]) -> list[RunContext]:
     """Return what each device's first window was measured under, by device."""
     found = _class_windows(tx, members, 1, lambda window: tx.context(window.context) is not None)
     return [run for windows in found.values() if (run := tx.context(windows[0].context))]
 
 
-def _comparable_with(tx: Transaction, reference: RunContext) -> Callable[[Window], bool]:
+def _comparable_with(tx: JudgeRows, reference: RunContext) -> Callable[[Window], bool]:
     """Return whether a window may be compared with a run, as a function of it."""
     known: dict[str, bool] = {}
 
@@ -161,7 +161,7 @@ def _comparable_with(tx: Transaction, reference: RunContext) -> Callable[[Window
 
 
 def _write_flag(
-    tx: Transaction,
+    tx: JudgeRows,
     change: FlagChange,
     cell: Cell,
     baseline: ClassBaseline | None,
@@ -191,7 +191,7 @@ def _write_flag(
 
 
 def _bet_why(
-    tx: Transaction, change: FlagChange, cell: Cell, baseline: ClassBaseline | None, policy: Policy
+    tx: JudgeRows, change: FlagChange, cell: Cell, baseline: ClassBaseline | None, policy: Policy
 ) -> betting.BetWhy:
     assert baseline is not None
     held_to = cells.baseline_of(change.metric, baseline)
@@ -202,7 +202,7 @@ def _bet_why(
     return betting.why(judged, cells.bet_rule(tolerance, held_to.mu0, policy))
 
 
-def _judged(tx: Transaction, change: FlagChange, cell: Cell, baseline: ClassBaseline) -> Iterator[JudgedWindow]:
+def _judged(tx: JudgeRows, change: FlagChange, cell: Cell, baseline: ClassBaseline) -> Iterator[JudgedWindow]:
     for window in _windows_of_release(tx, cell):
         run = tx.context(window.context)
         counts = cells.exceedance(change.metric, window, baseline)

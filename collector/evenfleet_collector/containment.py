@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from evenfleet_collector.store import Transaction
+from evenfleet_collector.store import Shared
 from evenfleet_shared.errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Containment:
         self._said: set[str] = set()
 
     @contextmanager
-    def part(self, tx: Transaction, what: str) -> Iterator[None]:
+    def part(self, tx: Shared, what: str) -> Iterator[None]:
         """Undo what was done within if it fails; the rest of the transaction goes on.
 
         Args:

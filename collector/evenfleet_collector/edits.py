@@ -13,7 +13,7 @@ from evenfleet_collector import access
 from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.cell import METRICS
 from evenfleet_collector.resources import EVERY_DEVICE
-from evenfleet_collector.store import Transaction, Writer
+from evenfleet_collector.store import EditRows, Writer
 from evenfleet_collector.store.rows import ReleaseRow
 from evenfleet_collector.tolerance import Policy, with_room_for
 from evenfleet_shared import manifest as manifests
@@ -42,7 +42,7 @@ class StoreEdits:
     async def enrol(self, device: str) -> str:
         token = access.new_token()
 
-        def change(tx: Transaction) -> bool:
+        def change(tx: EditRows) -> bool:
             return tx.put_credential(device, access.hash_token(token), time.time())
 
         if not await self._write(change):
@@ -64,7 +64,7 @@ class StoreEdits:
         return ReleaseRow(release=digest, model=described.model, pushed_s=now_s, manifest=described)
 
     async def assign(self, device: str, release: str | None) -> None:
-        def change(tx: Transaction) -> None:
+        def change(tx: EditRows) -> None:
             if device != EVERY_DEVICE and not tx.knows_device(device):
                 raise RefusedError(f"device {device} is not known; enrol it first")
             tx.put_assignment(device, release, time.time())
@@ -73,7 +73,7 @@ class StoreEdits:
         self._changed()
 
     async def set_policy(self, policy: Policy) -> None:
-        def change(tx: Transaction) -> None:
+        def change(tx: EditRows) -> None:
             # Whoever sets a policy need not know how many streams share its budget.
             roomier = with_room_for(policy, tx.cell_count() * len(METRICS))
             tx.put_policy(replace(roomier, revision=tx.policy().revision + 1), time.time())
@@ -81,7 +81,7 @@ class StoreEdits:
         await self._write(change)
         self._changed()
 
-    async def _write(self, change: Callable[[Transaction], T]) -> T:
+    async def _write(self, change: Callable[[EditRows], T]) -> T:
         def run() -> T:
             with self._store.transaction() as tx:
                 return change(tx)

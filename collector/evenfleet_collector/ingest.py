@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from evenfleet_collector import seqs
-from evenfleet_collector.store import Transaction, Writer
+from evenfleet_collector.store import IngestRows, Writer
 from evenfleet_collector.store.rows import UNEXPLAINED, IncarnationRow, LossRow, NewWindow
 from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import MessageError, StoreError
@@ -89,7 +89,7 @@ class Ingest:
 class _Batch:
     """A batch on its way to disk, grouped by incarnation."""
 
-    def __init__(self, tx: Transaction, now_s: float) -> None:
+    def __init__(self, tx: IngestRows, now_s: float) -> None:
         self._tx = tx
         self._now_s = now_s
         self._lives: dict[tuple[str, Incarnation], _Life] = {}
@@ -165,7 +165,7 @@ class _Batch:
 class _Life:
     """One incarnation while a batch goes through it."""
 
-    def __init__(self, tx: Transaction, row: IncarnationRow, now_s: float) -> None:
+    def __init__(self, tx: IngestRows, row: IncarnationRow, now_s: float) -> None:
         self.windows: list[NewWindow] = []
         self._tx = tx
         self._row = row

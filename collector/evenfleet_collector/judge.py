@@ -20,7 +20,7 @@ from typing import Final
 from evenfleet_collector import shown, silence
 from evenfleet_collector.assess import assess, has_variant
 from evenfleet_collector.containment import Containment
-from evenfleet_collector.store import Transaction, Writer
+from evenfleet_collector.store import JudgeRows, Writer
 from evenfleet_collector.store.rows import ArrivalRow, EventRow
 from evenfleet_shared.messages import Incarnation, Window
 
@@ -69,7 +69,7 @@ class Judge:
                 more = silence.note(tx, tx.policy(), now_s, connected_since_s)
         return more
 
-    def _note_refusals(self, tx: Transaction, now_s: float) -> bool:
+    def _note_refusals(self, tx: JudgeRows, now_s: float) -> bool:
         events = tx.events(tx.cursor("judge-events"), BATCH)
         for event in events:
             if event.event == "variant-refused":
@@ -80,13 +80,13 @@ class Judge:
         return len(events) == BATCH
 
 
-def _hear(tx: Transaction, arrivals: Sequence[ArrivalRow]) -> None:
+def _hear(tx: JudgeRows, arrivals: Sequence[ArrivalRow]) -> None:
     heard_s = {(arrival.device, arrival.release, arrival.variant): arrival.received_s for arrival in arrivals}
     for cell, received_s in heard_s.items():
         tx.hear_cell(*cell, received_s)
 
 
-def _note_refusal(tx: Transaction, event: EventRow, now_s: float) -> None:
+def _note_refusal(tx: JudgeRows, event: EventRow, now_s: float) -> None:
     if event.release is None or event.variant is None or not has_variant(tx.manifest(event.release), event.variant):
         return
     cell = tx.cell(event.device, event.release, event.variant)
@@ -98,7 +98,7 @@ class _Life:
 
     def __init__(
         self,
-        tx: Transaction,
+        tx: JudgeRows,
         device: str,
         incarnation: Incarnation,
         log_position: int,

@@ -15,7 +15,7 @@ from typing import Final
 
 from evenfleet_collector import cell as cells
 from evenfleet_collector import shown
-from evenfleet_collector.store import Transaction
+from evenfleet_collector.store import JudgeRows
 from evenfleet_collector.store.rows import CellRow, QuietCell
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared.messages import Desired
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 BATCH: Final = 500
 
 
-def note(tx: Transaction, policy: Policy, now_s: float, connected_since_s: float) -> bool:
+def note(tx: JudgeRows, policy: Policy, now_s: float, connected_since_s: float) -> bool:
     """Write down which cells are silent and which are retired; return whether there are more.
 
     Args:
@@ -53,7 +53,7 @@ def _is_to_run(desired: Desired, row: CellRow) -> bool:
     return desired.release == row.release and any(wanted.name == row.variant for wanted in desired.variants)
 
 
-def _retire(tx: Transaction, quiet: QuietCell, desired: Desired, now_s: float) -> None:
+def _retire(tx: JudgeRows, quiet: QuietCell, desired: Desired, now_s: float) -> None:
     row, cell = quiet.row, quiet.cell
     told = f"release {desired.release[:12]}…" if desired.release else "nothing"
     if desired.release == row.release:

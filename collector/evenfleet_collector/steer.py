@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from evenfleet_collector import desired, shown
 from evenfleet_collector.containment import Containment
-from evenfleet_collector.store import Transaction, Writer
+from evenfleet_collector.store import SteerRows, Writer
 from evenfleet_collector.store.rows import SteeredDevice
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared.manifest import Manifest
@@ -44,7 +44,7 @@ class Steer:
         return changed
 
     def _steer(
-        self, tx: Transaction, device: SteeredDevice, told: tuple[str, Manifest] | None, policy: Policy, now_s: float
+        self, tx: SteerRows, device: SteeredDevice, told: tuple[str, Manifest] | None, policy: Policy, now_s: float
     ) -> bool:
         wanted = desired.compose(
             device.device,
@@ -63,7 +63,7 @@ class Steer:
         return True
 
 
-def _expect(tx: Transaction, desired: Desired, device_class: str, now_s: float) -> None:
+def _expect(tx: SteerRows, desired: Desired, device_class: str, now_s: float) -> None:
     """Show what a device is to run before anything comes of it, so that what never comes is noticed as silence."""
     for wanted in desired.variants:
         if desired.release and not tx.has_row(desired.device, desired.release, wanted.name):

@@ -1,0 +1,104 @@
+"""Questions that the store answers, also while it is written to: what routes and the dashboard see of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from evenfleet_collector.store.rows import (
+    CellRow,
+    DeadLetterRow,
+    DeviceRow,
+    EventRow,
+    FlagRow,
+    LossRow,
+    ReleaseRow,
+    Stats,
+    WindowRow,
+)
+from evenfleet_collector.tolerance import Policy
+
+
+class Reader(Protocol):
+    """Answers questions; never waits for a writer."""
+
+    def devices(self, *, after: str = "", limit: int = 100) -> Sequence[DeviceRow]:
+        """Return devices by id, from the one behind `after`."""
+        ...
+
+    def device(self, device: str) -> DeviceRow | None:
+        """Return one device."""
+        ...
+
+    def windows(
+        self,
+        device: str,
+        *,
+        variant: str | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[WindowRow]:
+        """Return a device's windows in the log's order, from the one behind `after`, received in [start_s, end_s)."""
+        ...
+
+    def cells(
+        self, *, release: str | None = None, device: str | None = None, after_version: int = 0
+    ) -> Sequence[CellRow]:
+        """Return the cells of a release (or of all), each changed since `after_version`, by device and variant."""
+        ...
+
+    def last_version(self) -> int:
+        """Return the version of the cell that changed last; 0 where there is none."""
+        ...
+
+    def flags(
+        self, *, device: str | None = None, only_open: bool = True, after: int = 0, limit: int = 100
+    ) -> Sequence[FlagRow]:
+        """Return flags by id."""
+        ...
+
+    def flag(self, flag_id: int) -> FlagRow | None:
+        """Return one flag."""
+        ...
+
+    def releases(self) -> Sequence[ReleaseRow]:
+        """Return every release, the newest first."""
+        ...
+
+    def release(self, digest: str) -> ReleaseRow | None:
+        """Return the release whose digest starts with `digest`, where exactly one does."""
+        ...
+
+    def events(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[EventRow]:
+        """Return what a device reported, in the log's order."""
+        ...
+
+    def losses(self, device: str) -> Sequence[LossRow]:
+        """Return the numbers of a device that will never come."""
+        ...
+
+    def dead_letters(self, *, after: int = 0, limit: int = 100) -> Sequence[DeadLetterRow]:
+        """Return what could not be taken, in the order it came."""
+        ...
+
+    def policy(self) -> Policy:
+        """Return the policy in force."""
+        ...
+
+    def assignments(self) -> Mapping[str, str | None]:
+        """Return the release of each device, ``*`` for those not named."""
+        ...
+
+    def credential(self, device: str) -> str | None:
+        """Return the hash of a device's token, None where it is not enrolled."""
+        ...
+
+    def lag(self) -> int:
+        """Return how many windows wait to be judged."""
+        ...
+
+    def stats(self) -> Stats:
+        """Return the collector in figures."""
+        ...
