@@ -27,7 +27,7 @@ PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 # A missed target ends in exit code 4, which is told; any other code is a failure.
 BENCH = code=0; $(VENV)/bin/python $(1) || code=$$?; \
 	if [ $$code -eq 4 ]; then echo "$(1): a target is missed"; elif [ $$code -ne 0 ]; then exit $$code; fi
-WITHOUT_TENSORFLOW := not tensorflow and not browser and not tflite and not slow
+FAST := not tensorflow and not browser and not tflite and not processes and not slow
 
 .PHONY: help setup demo test test-fast lint check-slow bench docs browser no-tflite
 
@@ -43,8 +43,8 @@ demo: setup  ## run the whole loop on real data; ARGS="--exit" ends by itself, s
 test: setup browser  ## run every test but the slow ones (CI=true: a test that cannot run fails)
 	@$(PYTEST) -m "not slow" $(ARGS)
 
-test-fast: $(VENV)/.stamp  ## run the tests that need neither TensorFlow, a browser nor .venv-tflite
-	@$(PYTEST) -m "$(WITHOUT_TENSORFLOW)" $(ARGS)
+test-fast: $(VENV)/.stamp  ## run the tests that need neither TensorFlow, a browser, .venv-tflite nor a whole collector
+	@$(PYTEST) -n 4 -m "$(FAST)" $(ARGS)  # they wait more than they compute
 
 lint: $(VENV)/.stamp  ## check style, types and the direction of imports
 	@$(VENV)/bin/ruff check .

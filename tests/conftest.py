@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +18,21 @@ CI = os.environ.get("CI") == "true"
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("here"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if CI else "here")
+
+
+SHARED_MEMORY: Final = Path("/dev/shm")
+_ENOUGH_BYTES: Final = 4 << 30
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the tests' files in memory where there is room: thousands of them wait for a disk otherwise."""
+    if config.option.basetemp is not None or not SHARED_MEMORY.is_dir():
+        return
+    if shutil.disk_usage(SHARED_MEMORY).free < _ENOUGH_BYTES:
+        return
+    config.option.basetemp = tempfile.mkdtemp(prefix="evenfleet-tests-", dir=SHARED_MEMORY)
+    config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

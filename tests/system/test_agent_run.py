@@ -24,6 +24,8 @@ from evenfleet_shared import manifest
 from fakes.collectors import WAIT_S, Serving, serving
 from fakes.tiny_release import write_release
 
+pytestmark = pytest.mark.processes
+
 pytest.importorskip("ai_edge_litert", reason="needs LiteRT")
 
 DEVICE = "press-01"

@@ -15,6 +15,8 @@ import pytest
 from evenfleet_shared import topics
 from fakes.brokers import WAIT_S, RunningBroker
 
+pytestmark = pytest.mark.processes
+
 KILL_AFTER = 1500
 PUBLISHED = 4000
 IN_FLIGHT = 500

@@ -13,6 +13,8 @@ import pytest
 
 from fakes.tiny_release import write_release
 
+pytestmark = pytest.mark.processes
+
 
 def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     stage = tmp_path / "stage"

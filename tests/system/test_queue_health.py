@@ -20,6 +20,8 @@ from evenfleet_collector.access import COLLECTOR_USER
 from evenfleet_collector.link.jetstream import STREAM
 from fakes.collectors import Serving, serving
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def collector(tmp_path: Path) -> Iterator[Serving]:

@@ -25,6 +25,8 @@ from fakes.brokers import Device
 from fakes.collectors import Serving, serve, serving
 from fakes.uplink import DEVICE, context, state, window
 
+pytestmark = pytest.mark.processes
+
 WINDOW = topics.build(DEVICE, "window")
 
 
