@@ -3,11 +3,13 @@
     slots/a/  slots/b/  slots/current -> a
 
 * The slot that runs is never written to.
-* A power cut at any instant leaves `current` pointing at one whole release or the other.
+* A power cut at any instant leaves `current` pointing at one whole release or the other. Where the directory cannot be
+  synced the other may have been emptied since: then no release is found, and it is fetched again.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,8 @@ from evenfleet_shared import manifest
 from evenfleet_shared.disk import sync_folder
 from evenfleet_shared.errors import ArtifactError, StoreError
 from evenfleet_shared.manifest import Manifest, Variant
+
+log = logging.getLogger(__name__)
 
 _NAMES: Final = ("a", "b")
 
@@ -67,7 +71,7 @@ class Slots:
             return False
 
     def switch(self) -> None:
-        """Make the idle slot the one that runs.
+        """Make the idle slot the one that runs; where only its being on disk is in doubt, the log says so.
 
         Raises:
             StoreError: The symlink could not be replaced; the old one still stands.
@@ -78,6 +82,10 @@ class Slots:
             draft.unlink(missing_ok=True)
             draft.symlink_to(target)
             draft.replace(self._current)
-            sync_folder(self._directory)
         except OSError as error:
             raise StoreError(f"cannot switch to slot {target}: {error.strerror}; the old release goes on") from None
+        try:
+            sync_folder(self._directory)
+        except OSError as error:
+            # The new one runs already: to call it a failure would start the old release's variants from its slot.
+            log.warning("cannot sync %s: %s; a power cut may bring the old release back", self._directory, error.strerror)

@@ -31,7 +31,7 @@ def put_in_place(draft: Path, path: Path) -> None:
     Without the first a power cut leaves a file of the right name and size that is full of zeros.
 
     Raises:
-        OSError: There is no such draft, or the disk failed; what was at `path` is still there unless the last step failed.
+        OSError: There is no such draft, or the disk failed; as in `write_whole`.
     """
     descriptor = os.open(draft, os.O_RDONLY)
     try:
@@ -46,7 +46,8 @@ def write_whole(path: Path, payload: bytes) -> None:
     """Replace a file's content, whole or not at all, whenever the power is cut.
 
     Raises:
-        OSError: The directory cannot be written; what was at `path` is still there.
+        OSError: The directory cannot be written; what was at `path` is still there, unless all that failed is to sync
+            the directory: then the new content is there, and a power cut may bring the old one back.
     """
     draft = path.with_name(f"{path.name}.new")
     try:

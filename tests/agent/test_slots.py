@@ -10,6 +10,7 @@ import pytest
 from evenfleet_agent.slots import Slots
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import StoreError
+from fakes.disks import FoldersThatCannotBeSynced
 from fakes.stores import small_manifest
 
 MANIFEST, FILES = small_manifest()
@@ -100,6 +101,20 @@ def test_a_switch_that_fails_leaves_the_old_one_running(tmp_path: Path) -> None:
     (tmp_path / "current.new").rmdir()
     slots.switch()
     assert slots.current() != before
+
+
+def test_a_switch_that_may_not_outlive_a_power_cut_is_a_switch_and_the_log_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    slots = Slots(tmp_path)
+    slots.switch()
+    idle = slots.idle()
+    FoldersThatCannotBeSynced(monkeypatch)
+
+    slots.switch()
+
+    assert slots.current() == idle
+    assert "a power cut may bring the old release back" in caplog.text
 
 
 def test_an_artifact_is_there_when_it_has_its_size(tmp_path: Path) -> None:
