@@ -318,7 +318,7 @@ class Supervisor:
         if found is None:
             return None
         described, release = found
-        whole = [variant.name for variant in described.variants if self._slots.has(variant)]
+        whole = [variant.name for variant in described.variants if self._slots.has(variant, described.golden)]
         if release == desired.release:
             return Offer(release, tuple(wanted.name for wanted in desired.variants if wanted.name in whole))
         return Offer(release, tuple(whole)) if whole else None
@@ -435,7 +435,7 @@ class Supervisor:
             turn = self._queue.popleft()
             if turn.measuring and not turn.station.ready:
                 continue
-            if not turn.measuring and not self._slots.has(turn.station.variant):
+            if not turn.measuring and not self._has(turn.station.variant):
                 log.error("the running release is no longer whole on disk; fetching it again")
                 self._step(rollout.Vanished())
                 return
@@ -449,6 +449,10 @@ class Supervisor:
                     turn.station.runner.start(self._spec(turn.station.variant))
             except RunnerError as error:
                 self._on_failure(turn.station, error)
+
+    def _has(self, variant: Variant) -> bool:
+        assert self._manifest is not None
+        return self._slots.has(variant, self._manifest.golden)
 
     def _poll_runner(self) -> None:
         # An answer may bring the next turn, whose answer may be there already.

@@ -14,10 +14,14 @@ from fakes.disks import FoldersThatCannotBeSynced
 from fakes.stores import small_manifest
 
 MANIFEST, FILES = small_manifest()
+GOLDEN = MANIFEST.golden
 
 
 def fill(slot: Path, payload: bytes | None = None) -> str:
     payload = payload or manifests.encode(MANIFEST)
+    (slot / "golden").mkdir(exist_ok=True)
+    for file in (GOLDEN.inputs.file, GOLDEN.labels.file, GOLDEN.outputs.file):
+        (slot / file).write_bytes(FILES[file])
     (slot / manifests.MANIFEST_NAME).write_bytes(payload)
     return manifests.digest(payload)
 
@@ -64,6 +68,24 @@ def test_a_damaged_manifest_is_no_release(tmp_path: Path, damage: bytes) -> None
     (current / manifests.MANIFEST_NAME).write_bytes(damage)
 
     assert slots.release() is None
+
+
+@pytest.mark.parametrize("part", ["inputs", "labels", "outputs"])
+def test_a_release_without_its_golden_set_is_none_and_has_no_variant(tmp_path: Path, part: str) -> None:
+    slots = Slots(tmp_path)
+    slot = slots.idle()
+    fill(slot)
+    (slot / "artifacts").mkdir()
+    variant = MANIFEST.variants[0]
+    (slot / variant.artifact.file).write_bytes(FILES[variant.artifact.file])
+    slots.switch()
+    assert slots.release() is not None
+    assert slots.has(variant, GOLDEN)
+
+    (slot / "golden" / f"{part}.npy").unlink()
+
+    assert slots.release() is None
+    assert not slots.has(variant, GOLDEN)
 
 
 @pytest.mark.parametrize("target", ["c", "/etc", "../../etc", "nowhere"])
@@ -120,21 +142,21 @@ def test_a_switch_that_may_not_outlive_a_power_cut_is_a_switch_and_the_log_says_
 def test_an_artifact_is_there_when_it_has_its_size(tmp_path: Path) -> None:
     slots = Slots(tmp_path)
     variant = MANIFEST.variants[0]
-    assert not slots.has(variant)
+    assert not slots.has(variant, GOLDEN)
     slot = slots.idle()
     fill(slot)
     slots.switch()
-    assert not slots.has(variant)
+    assert not slots.has(variant, GOLDEN)
 
     (slot / "artifacts").mkdir()
     artifact = slot / variant.artifact.file
     artifact.write_bytes(FILES[variant.artifact.file])
-    assert slots.has(variant)
+    assert slots.has(variant, GOLDEN)
 
     artifact.write_bytes(b"cut")
-    assert not slots.has(variant)
+    assert not slots.has(variant, GOLDEN)
     shutil.rmtree(slot)
-    assert not slots.has(variant)
+    assert not slots.has(variant, GOLDEN)
 
 
 def test_a_directory_that_cannot_be_written_is_one_line() -> None:

@@ -693,7 +693,10 @@ def test_a_name_that_is_wanted_twice_is_one_runner(board: Board) -> None:
     assert board.bench.running == []
 
 
-@pytest.mark.parametrize("gone", ["slots", "slots/current", "slots/a/artifacts/int8.tflite"])
+@pytest.mark.parametrize(
+    "gone",
+    ["slots", "slots/current", "slots/a/artifacts/int8.tflite", "slots/a/golden", "slots/a/golden/labels.npy"],
+)
 def test_a_release_that_has_gone_from_the_disk_is_fetched_again_when_a_runner_needs_it(board: Board, gone: str) -> None:
     """Refused for a file that is missing, a variant would stay so until the next release."""
     board.measures()
@@ -902,6 +905,20 @@ def test_a_slot_that_was_emptied_is_filled_again(board: Board) -> None:
     board.turn()
 
     assert board.fetcher.busy
+
+
+def test_a_release_whose_golden_set_has_gone_over_a_restart_is_fetched_again(board: Board) -> None:
+    board.measures()
+    shutil.rmtree(board.directory / "slots" / "a" / "golden")
+    board.restart()
+    board.link.connect()
+    board.turn()
+    assert (board.fetcher.busy, board.bench.running) == (True, [])
+
+    board.fetcher.finish()
+    board.turn()
+    board.link.take()
+    assert {window.variant for window in board.windows(1)} == {"float32", "int8"}
 
 
 def test_a_switch_that_fails_is_tried_again_and_the_old_release_goes_on(board: Board) -> None:
