@@ -87,7 +87,9 @@ class Slots:
             sync_folder(self._directory)
         except OSError as error:
             # The new one runs already: to call it a failure would start the old release's variants from its slot.
-            log.warning("cannot sync %s: %s; a power cut may bring the old release back", self._directory, error.strerror)
+            log.warning(
+                "cannot sync %s: %s; a power cut may bring the old release back", self._directory, error.strerror
+            )
 
     def _holds_all(self, files: tuple[FileRef, ...]) -> bool:
         running = self.current()

@@ -42,8 +42,13 @@ def put_in_place(draft: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
-def write_whole(path: Path, payload: bytes) -> None:
+def write_whole(path: Path, payload: bytes, *, synced: bool = True) -> None:
     """Replace a file's content, whole or not at all, whenever the power is cut.
+
+    Args:
+        path: The file; its directory is there.
+        payload: All of the new content.
+        synced: False for a file that nothing depends on: a power cut may leave it damaged, and each sync wears out flash.
 
     Raises:
         OSError: The directory cannot be written; what was at `path` is still there, unless all that failed is to sync
@@ -52,7 +57,10 @@ def write_whole(path: Path, payload: bytes) -> None:
     draft = path.with_name(f"{path.name}.new")
     try:
         draft.write_bytes(payload)
-        put_in_place(draft, path)
+        if synced:
+            put_in_place(draft, path)
+        else:
+            draft.replace(path)
     except OSError:
         # On a full disk a half-written draft would take the room that others wait for.
         with suppress(OSError):

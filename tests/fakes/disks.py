@@ -32,6 +32,10 @@ class SyncedDisk:
 
         monkeypatch.setattr(os, "fsync", watch)
 
+    @property
+    def synced_anything(self) -> bool:
+        return bool(self._contents or self._folders)
+
     def outlives_a_power_cut(self, path: Path) -> bool:
         """Whether a file's content, as it is now, was synced under another name, and its own name after it."""
         found = path.stat()
