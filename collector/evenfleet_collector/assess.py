@@ -93,7 +93,10 @@ def _advance_class(tx: JudgeRows, cell: Cell, baseline: ClassBaseline | None, po
     if baseline is not None and baseline.frozen:
         return
     # A class is looked through only by those of its devices that could be the last one it waits for.
-    if cell.burn_in < policy.burn_in_windows if baseline is None else cell.calibration < policy.calibration_windows:
+    if baseline is None:
+        if cell.burn_in < policy.burn_in_windows:
+            return
+    elif cell.calibration < cells.calibrated_at(baseline, policy):
         return
     key = cell.key
     members = tx.class_cells(key)
@@ -111,15 +114,21 @@ def _advance_class(tx: JudgeRows, cell: Cell, baseline: ClassBaseline | None, po
             log.info("class %s, %s: limits from %d devices", key.device_class, key.variant, opened.devices)
     else:
         needed = policy.calibration_windows
-        if cells.ready([cell.calibration for cell in members], expected, needed):
+        if cells.ready([cell.calibration for cell in members], expected, cells.calibrated_at(baseline, policy)):
             calibrating, comparable = baseline, _comparable_with(tx, baseline.run)
 
             def takes_part(window: Window) -> bool:
                 return cells.counted(window, calibrating) is not None and comparable(window)
 
             windows = _class_windows(tx, members, needed, takes_part)
-            tx.put_class_baseline(key, cells.freeze(baseline, windows, policy))
-            log.info("class %s, %s: judged from now on", key.device_class, key.variant)
+            frozen = cells.freeze(baseline, windows, policy)
+            if frozen is None:
+                revision = baseline.revision + 1
+                log.info("class %s, %s is not steady: reference no. %d", key.device_class, key.variant, revision)
+                frozen = cells.open_baseline(windows, baseline.run, policy, revision=revision)
+            else:
+                log.info("class %s, %s: judged from now on", key.device_class, key.variant)
+            tx.put_class_baseline(key, frozen)
 
 
 def _class_windows(

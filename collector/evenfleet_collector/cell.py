@@ -5,7 +5,8 @@ verdict per metric, and the flags that open or close. `assess` finds the values 
 
 A class of devices goes through three phases with every variant. In **burn-in** each device's windows make its own
 quantiles, and their median becomes the class's baseline, with a limit above it. In **calibration** devices count
-against that limit, which shows how far sound devices wander by themselves. From then on the class is **judged**: a
+against that limit, which shows how far sound devices wander by themselves; where not one of them keeps to it, these
+windows make the next reference, and calibration begins anew. From then on the class is **judged**: a
 device that comes later is held to its class at once. Accuracy has its reference in the release and is judged from the
 first window.
 
@@ -339,18 +340,39 @@ def open_baseline(
     )
 
 
-def freeze(baseline: ClassBaseline, windows: Mapping[str, Sequence[Window]], policy: Policy) -> ClassBaseline:
+def freeze(baseline: ClassBaseline, windows: Mapping[str, Sequence[Window]], policy: Policy) -> ClassBaseline | None:
     """Return a class's baseline after calibration: how far sound devices wander is now known.
 
     Args:
         baseline: As burn-in left it.
         windows: Each device's calibration windows, in order.
         policy: What is tolerated.
+
+    Returns:
+        None where none of the devices kept to the limit that its own class had set: the class was not steady, and
+        whoever was judged by that limit would be outside for no fault of its own.
     """
-    latency, memory = (
-        _with_guard(baseline, metric, tolerance_of(metric, policy), windows) for metric in EXCEEDANCE_METRICS
-    )
-    return replace(baseline, latency=latency, memory=memory, frozen=True)
+    frozen = baseline
+    for metric in EXCEEDANCE_METRICS:
+        before = baseline_of(metric, baseline)
+        if before is None:
+            continue
+        allowed_ratio = tolerance_of(metric, policy).allowed_ratio
+        shares = [
+            [counts[0] / counts[1] for window in device_windows if (counts := exceedance(metric, window, baseline))]
+            for device_windows in windows.values()
+        ]
+        guard = baselines.guard_band(shares, allowed_ratio=allowed_ratio)
+        if guard.excluded_devices and not guard.devices:
+            return None
+        after = replace(before, mu0=baselines.tolerable_ratio(allowed_ratio, guard))
+        frozen = replace(frozen, latency=after) if metric == "latency" else replace(frozen, memory=after)
+    return replace(frozen, frozen=True)
+
+
+def calibrated_at(baseline: ClassBaseline, policy: Policy) -> int:
+    """Return the calibration windows that a device has had when its class can be frozen: anew for each revision."""
+    return policy.calibration_windows * baseline.revision
 
 
 def _metric_baseline(quantiles: Sequence[float], tolerance: ExceedanceTolerance) -> MetricBaseline | None:
@@ -358,20 +380,6 @@ def _metric_baseline(quantiles: Sequence[float], tolerance: ExceedanceTolerance)
         return None
     value = baselines.class_baseline(quantiles)
     return MetricBaseline(value=value, limit=baselines.limit(value, tolerance.margin_ratio))
-
-
-def _with_guard(
-    baseline: ClassBaseline, metric: Metric, tolerance: ExceedanceTolerance, windows: Mapping[str, Sequence[Window]]
-) -> MetricBaseline | None:
-    before = baseline_of(metric, baseline)
-    if before is None:
-        return None
-    shares = [
-        [counts[0] / counts[1] for window in device_windows if (counts := exceedance(metric, window, baseline))]
-        for device_windows in windows.values()
-    ]
-    guard = baselines.guard_band(shares, allowed_ratio=tolerance.allowed_ratio)
-    return replace(before, mu0=baselines.tolerable_ratio(tolerance.allowed_ratio, guard))
 
 
 def baseline_of(metric: Metric, baseline: ClassBaseline) -> MetricBaseline | None:
@@ -486,7 +494,13 @@ def _waiting_reason(cell: Cell, baseline: ClassBaseline | None, held_to: MetricB
     if held_to is None:
         return "not measured in this class"
     if not baseline.frozen:
-        return f"calibrating: {cell.calibration} of {policy.calibration_windows} windows"
+        done = cell.calibration - calibrated_at(baseline, policy) + policy.calibration_windows
+        again = (
+            f"; its class was not steady, this is its reference no. {baseline.revision}"
+            if baseline.revision > 1
+            else ""
+        )
+        return f"calibrating: {max(0, done)} of {policy.calibration_windows} windows{again}"
     return "this window did not count against the limit in force"
 
 

@@ -431,6 +431,8 @@ def _watch(
             if not shown_decided:
                 shown_decided = True
                 show.table(outcome, stage.url)
+        if outcome.faults_begun_s is not None and not outcome.missed and outcome.false_flags and not keep_going:
+            return  # nothing that comes can make it what was planted
         time.sleep(_POLL_S)
 
 

@@ -460,6 +460,33 @@ def test_a_device_that_comes_later_is_held_to_its_class_at_once(fleet: Fleet) ->
     assert [flag.device for flag in fleet.flags()] == ["late"]
 
 
+def test_a_class_that_was_not_steady_takes_its_reference_anew_before_anybody_is_judged(fleet: Fleet) -> None:
+    """Burn-in fell into a quiet hour: not one device keeps to the limit that it set."""
+    busy = [1.0] * 10 + [1.5] * 10
+    fleet.born("press-01", "press-02")
+    for samples in [STEADY] * 3 + [busy] * 12:
+        for device in ("press-01", "press-02"):
+            fleet.reports(1, samples, device=device)
+
+    assert fleet.limits()[0].revision == 2
+    assert fleet.limits()[0].limit_ms > 1.5
+    assert fleet.cell().phase == "judged"
+    assert not fleet.flags()
+    for _ in range(10):
+        fleet.reports(1, [3.0] * 20)
+    assert [flag.device for flag in fleet.flags()] == ["press-01"]
+
+
+def test_a_class_that_is_not_steady_says_so_while_it_waits(fleet: Fleet) -> None:
+    fleet.born()
+    fleet.reports(3)
+    fleet.reports(5, [1.0] * 10 + [1.5] * 10)
+
+    assert fleet.cell().phase == "calibrating"
+    assert "its class was not steady, this is its reference no. 2" in fleet.metric("latency").reason
+    assert "2 of 3 windows" in fleet.metric("latency").reason
+
+
 def test_throttled_windows_make_no_baseline(fleet: Fleet) -> None:
     fleet.born()
     fleet.reports(10, SLOW, throttled=True)

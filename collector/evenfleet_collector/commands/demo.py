@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from evenfleet_collector.commands.parity import render_parity
 from evenfleet_collector.demo import Outcome, Show
 from evenfleet_shared.errors import EXIT_DONE, EXIT_OUTSIDE
 
+_LINE_EVERY_S: Final = 20.0
 _EPILOG: Final = """\
 \b
 Agents: xnnpack-1, xnnpack-2 (wrongly scaled inputs), xnnpack-3 (slowed),
@@ -79,6 +81,7 @@ class _ConsoleShow(Show):
         self._bar = progress
         self._task = progress.add_task("starting", total=None) if progress else None
         self._said = ""
+        self._said_s = 0.0
 
     def say(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False)
@@ -86,10 +89,17 @@ class _ConsoleShow(Show):
     def progress(self, done: int, total: int, doing: str) -> None:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, description=doing)
-        elif doing.partition(":")[0] != self._said:
-            # Where no bar can be drawn, a line for each phase.
-            self._said = doing.partition(":")[0]
+        elif doing != self._said and (self._phase(doing) != self._phase(self._said) or self._is_time()):
+            # Where no bar can be drawn, a line for each phase, and one now and then.
+            self._said, self._said_s = doing, time.monotonic()
             self.say(doing)
+
+    def _is_time(self) -> bool:
+        return time.monotonic() - self._said_s >= _LINE_EVERY_S
+
+    @staticmethod
+    def _phase(doing: str) -> str:
+        return doing.partition(":")[0]
 
     def table(self, outcome: Outcome, url: str) -> None:
         self._console.print(f"\nDashboard: {url}   (Ctrl-C ends)", highlight=False)
@@ -113,7 +123,9 @@ def _print_result(console: Console, outcome: Outcome) -> None:
     console.print(render_flags(outcome.flags))
     for device, fault in outcome.planted.items():
         at_s = outcome.flagged_s.get((device, fault))
-        when = "NOT flagged" if at_s is None else f"flagged after {at_s:.0f} s"
+        when = (
+            "NOT flagged" if at_s is None else f"flagged {at_s - (outcome.faults_begun_s or 0.0):.0f} s after it began"
+        )
         console.print(f"planted: {fault} fault in {device}: {when}", highlight=False)
     for flag in outcome.false_flags:
         console.print(f"flagged without a planted fault: {flag.device} {flag.variant} {flag.metric}", highlight=False)
@@ -123,7 +135,8 @@ def _print_result(console: Console, outcome: Outcome) -> None:
         )
     times = (
         ("first parity table", outcome.first_table_s),
-        ("faults planted", outcome.faults_begun_s),
+        ("every class judged", outcome.faults_begun_s),
+        *((f"{fault} flagged", outcome.flagged_s.get((device, fault))) for device, fault in outcome.planted.items()),
         ("all decided", outcome.all_decided_s),
     )
     shown = ", ".join(f"{name} {at:.0f} s" if at is not None else f"{name}: never" for name, at in times)

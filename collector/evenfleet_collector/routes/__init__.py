@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
 
 from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.resources import API, Access
@@ -66,7 +67,8 @@ def build_api(
         stopping: Whether the server is about to end; open streams are closed then.
         hosts: The names in lower case that it is reached by, besides localhost and any address.
     """
-    app = FastAPI(
+    # Its pages for people come with their scripts: a collector often has no internet.
+    app = FastAPIOffline(
         title="Evenfleet",
         version=__version__,
         description="What every device of the fleet measured, and what to think of it.",

@@ -26,7 +26,7 @@ _CONTENT_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-# FastAPI's pages bring their own scripts, from elsewhere.
+# FastAPI's pages have a script written into them.
 _OWN_POLICY: Final = ("/docs", "/redoc")
 _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
