@@ -199,6 +199,7 @@ def measure(
     from evenfleet_agent.runner.process import RunnerProcess
     from evenfleet_agent.runner.protocol import Measure, RunnerSpec
 
+    measuring.check_python(python)
     request = Measure(
         samples=samples,
         min_duration_s=min_duration,
@@ -218,6 +219,9 @@ def measure(
                 inputs_file, labels_file = measuring.write_data(data, Path(directory))
                 template = msgspec.structs.replace(template, inputs_file=inputs_file, labels_file=labels_file)
             targets = measuring.find_targets(model, runtime=runtime, template=template, variants=variant, data=data)
+            omitted = [] if variant else measuring.left_out(model, targets)
+            if omitted:
+                click.echo(f"left out, for {runtime} does not run their format: {', '.join(omitted)}", err=True)
             for target in targets:
                 outcomes.append(measuring.measure(target, request, runner, progress))  # noqa: PERF401 - minutes each
     finally:
@@ -228,7 +232,7 @@ def measure(
     elif len(failures) < len(outcomes):
         click.echo(measuring.table(outcomes))
     if len(failures) == len(outcomes):
-        raise measuring.as_error(failures[0])
+        raise measuring.as_error(measuring.first_to_mend(failures))
     # A variant that this runtime cannot run is a finding; a crash is a failure.
     crashed = any(failure.kind == "runner" for failure in failures)
     sys.exit(EXIT_FAILED if crashed else EXIT_DONE)
@@ -244,7 +248,7 @@ def doctor(python: str | None, as_json: bool) -> None:
 
     Example: evenfleet-agent doctor
 
-    Exit code 0 if at least one runtime works, else 1.
+    Exit codes: 0 at least one runtime works, 1 none does, 2 wrong arguments.
     """
     import msgspec
 
@@ -261,6 +265,7 @@ def doctor(python: str | None, as_json: bool) -> None:
         "memory_total_bytes": system.memory_total_bytes(),
         "governor": cpufreq.governor(),
     }
+    measuring.check_python(python)
     found = measuring.check_runtimes(python)
     if as_json:
         click.echo(msgspec.json.encode({"host": host, "runtimes": found}).decode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -153,6 +154,25 @@ def find_targets(
     return [Target(name=model.name, runtimes=candidates, spec=spec, data=None if data is None else str(data))]
 
 
+def left_out(model: Path, targets: Sequence[Target]) -> list[str]:
+    """Return the variants of a release that are not among the targets; of anything else, none."""
+    if not (model / manifest.MANIFEST_NAME).exists():
+        return []
+    release, _ = manifest.load(model)
+    taken = {target.name for target in targets}
+    return [variant.name for variant in release.variants if variant.name not in taken]
+
+
+def check_python(python: str | None) -> None:
+    """Refuse another Python that is not there.
+
+    Raises:
+        ConfigError: It is no program.
+    """
+    if python is not None and shutil.which(python) is None:
+        raise ConfigError(f"--python: {python} is not a program; expected the Python of another environment")
+
+
 def measure(target: Target, request: Measure, runner: Runner, progress: Progress) -> Result | Failure:
     """Measure one model in a subprocess of its own.
 
@@ -221,6 +241,11 @@ def as_error(failure: Failure) -> EvenfleetError:
         "data": DataError,
     }
     return errors.get(failure.kind, RunnerError)(failure.reason)
+
+
+def first_to_mend(failures: Sequence[Failure]) -> Failure:
+    """Return the failure to tell where nothing could be measured: wrong data before what a model or a runtime lacks."""
+    return next((failure for failure in failures if failure.kind == "data"), failures[0])
 
 
 def write_data(file: Path, directory: Path) -> tuple[str, str | None]:
@@ -316,6 +341,10 @@ def _release_targets(
     directory: Path, runtime: str, template: RunnerSpec, variants: Sequence[str], data: Path | None
 ) -> list[Target]:
     release, _ = manifest.load(directory)
+    known = [variant.name for variant in release.variants]
+    unknown = [name for name in variants if name not in known]
+    if unknown:
+        raise ConfigError(f"--variant: {directory} has no variant {unknown[0]!r}; it has {', '.join(known)}")
     chosen = [release.variant(name) for name in variants] or [
         variant
         for variant in release.variants

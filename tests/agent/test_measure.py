@@ -15,7 +15,7 @@ from evenfleet_agent import cli, runtimes
 from evenfleet_agent import measure as measuring
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.runner.protocol import Measure, RunnerSpec
-from evenfleet_shared.errors import ArtifactError, ConfigError, DataError, ReleaseError
+from evenfleet_shared.errors import ArtifactError, ConfigError, DataError
 from fakes import tiny_models
 from fakes.tiny_release import write_release
 
@@ -90,7 +90,7 @@ def test_release_gives_a_target_per_variant_with_its_golden_set(tmp_path):
 def test_variants_can_be_chosen_and_an_unknown_one_is_refused(tmp_path):
     release = write_release(tmp_path)
     assert [target.name for target in targets(release, variants=["too-new"])] == ["too-new"]
-    with pytest.raises(ReleaseError, match="no variant 'int4'"):
+    with pytest.raises(ConfigError, match="has no variant 'int4'; it has float32, too-new"):
         targets(release, variants=["int4"])
 
 
