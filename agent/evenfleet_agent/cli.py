@@ -115,6 +115,8 @@ def status(file: Path, as_json: bool) -> None:
         since = "" if found.connected_s is None else f" for {_duration(found.connected_s)}"
         click.echo(f"broker       {'connected' if found.connected else 'no session'}{since}", nl=False)
         click.echo("" if found.connected else f": {found.reason}")
+        if found.trouble:
+            click.echo(f"trouble      {found.trouble}")
         receipt = (
             "none since the device started" if found.receipt_s is None else f"at most {_duration(found.receipt_s)} ago"
         )

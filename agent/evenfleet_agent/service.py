@@ -41,7 +41,7 @@ class Status:
     """An agent seen from outside: whether it runs, how it stands with its collector, and what its outbox holds.
 
     `connected_s` is how long it has had its broker session, or none, whose reason is in `reason`; `receipt_s` how long ago
-    the last receipt came, to the minute. None is not known, or not since the device's start. `given_up` counts by reason
+    the last receipt came, to the minute. `trouble` is what someone must act on. None is not known, or not since the device's start. `given_up` counts by reason
     all messages that were ever given up, and `losses` names the latest of them.
     """
 
@@ -49,6 +49,7 @@ class Status:
     connected: bool
     connected_s: float | None
     reason: str | None
+    trouble: str | None
     receipt_s: float | None
     incarnation: Incarnation | None
     last_seq: int
@@ -149,6 +150,7 @@ def status(settings: AgentSettings) -> Status:
         connected=running and standing is not None and standing.connected,
         connected_s=now_s - standing.since_s if running and standing else None,
         reason=reason if running else "the agent does not run",
+        trouble=standing.trouble if running and standing else None,
         receipt_s=now_s - standing.receipt_s if standing and standing.receipt_s is not None else None,
         incarnation=holding.incarnation,
         last_seq=holding.last_seq,

@@ -114,6 +114,7 @@ def test_the_command_says_all_of_it_to_a_person_and_to_a_program(tmp_path: Path)
     standing = StandingFile(tmp_path / standings.FILE_NAME, boot_word())
     standing.disconnected("no broker answers at broker:1883", time.monotonic() - 400.0)
     standing.receipted(time.monotonic() - 400.0)
+    standing.troubled("another client")
     lock = os.open(tmp_path / "agent.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
 
@@ -125,6 +126,7 @@ def test_the_command_says_all_of_it_to_a_person_and_to_a_program(tmp_path: Path)
     for line in (
         "agent        running",
         "broker       no session for 6 minutes: no broker answers at broker:1883",
+        "trouble      another client",
         "receipt      at most 6 minutes ago",
         "given up     2 messages: outbox-full",
     ):
