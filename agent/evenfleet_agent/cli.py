@@ -68,7 +68,10 @@ def run(file: Path, verbose: bool) -> None:
 @click.option("--example", is_flag=True, help="Print a configuration file with every setting instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print the settings in force as JSON.")
 def check(file: Path | None, example: bool, as_json: bool) -> None:
-    """Check a configuration, without running anything.
+    """Check a configuration on its device, without running anything.
+
+    What must be there for it is looked for: the token's file, a state directory that can be written, and the runtime, of
+    which 'doctor' says whether it works, too.
 
     Example: evenfleet-agent check --config agent.toml
 
@@ -83,8 +86,11 @@ def check(file: Path | None, example: bool, as_json: bool) -> None:
     if example:
         click.echo(config.example(), nl=False)
         return
+    if file is None and "EVENFLEET_DEVICE" not in os.environ:
+        raise click.UsageError("Missing option '--config'; or set EVENFLEET_DEVICE and others of the environment.")
     settings = config.load(file, os.environ, {})
     service.check(settings)
+    service.check_surroundings(settings)
     click.echo(msgspec.json.encode(settings).decode() if as_json else f"{file or 'the environment'}: can be used")
 
 

@@ -11,7 +11,9 @@ import logging
 import os
 import random
 import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -124,6 +126,38 @@ def check(settings: AgentSettings) -> None:
         raise ConfigError(f"runtime.python is {python}, which is not a program")
 
 
+def check_surroundings(settings: AgentSettings) -> None:
+    """Try what `run` would only find out while it runs: the state directory, and the runtime.
+
+    Leaves nothing behind, and builds no interpreter; `doctor` does.
+
+    Raises:
+        ConfigError: The state directory cannot be made or written, or the runtime is not installed.
+    """
+    from evenfleet_agent import runtimes  # the process that stays for a year has no use for it
+
+    state_dir = Path(settings.state_dir)
+    missing = [path for path in (state_dir, *state_dir.parents) if not path.exists()]
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=state_dir):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use state_dir {state_dir}: {error.strerror}; the agent needs to write there"
+        ) from None
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
+    runtime = runtimes.by_name(settings.runtime.name)
+    python = settings.runtime.python or sys.executable
+    if not _has_module(python, "evenfleet_agent"):
+        raise ConfigError(f"runtime.python is {python}, which is no Python that has evenfleet installed")
+    if not _has_module(python, runtime.module.partition(".")[0]):
+        raise ConfigError(f"runtime.name is {runtime.name}, which {python} has not installed: {runtime.install}")
+
+
 def status(settings: AgentSettings) -> Status:
     """Say how an agent is, from its state directory.
 
@@ -135,9 +169,11 @@ def status(settings: AgentSettings) -> Status:
     try:
         holding = outboxes.look(state_dir)
     except StoreError as error:
-        if (state_dir / outboxes.FILE_NAME).exists():
+        if os.path.exists(state_dir / outboxes.FILE_NAME):  # noqa: PTH110 - False, too, where one may not look
             raise StoreError(f"cannot read {state_dir / outboxes.FILE_NAME}: {error}") from None
-        raise ConfigError(f"no agent has run with state_dir {state_dir}: {error}") from None
+        if state_dir.exists() and not os.access(state_dir, os.R_OK | os.X_OK):
+            raise StoreError(f"cannot look into state_dir {state_dir}: Permission denied") from None
+        raise ConfigError(f"no agent has run yet with state_dir {state_dir}") from None
     release = Slots(state_dir / "slots").release()
     running = _is_locked(state_dir)
     standing = standings.read(state_dir / standings.FILE_NAME)
@@ -177,6 +213,24 @@ def _only_agent(state_dir: Path) -> Iterator[None]:
                 f"cannot use state_dir {state_dir}: {error.strerror}; the agent needs to write there"
             ) from None
         yield
+
+
+def _has_module(python: str, module: str) -> bool:
+    """Ask another Python whether it would find a module, which is not imported for that."""
+    question = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    try:
+        asked = subprocess.run(
+            [python, "-c", question],
+            cwd="/",
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60.0,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return asked.returncode == 0
 
 
 def _is_locked(state_dir: Path) -> bool:

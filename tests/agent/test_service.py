@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def fill(directory: Path, count: int, max_bytes: int = 1 << 20) -> None:
 
 
 def test_a_directory_that_no_agent_ran_in_is_said_to_be_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no agent has run with state_dir"):
+    with pytest.raises(ConfigError, match="no agent has run yet with state_dir .*nothing$"):
         service.status(settings(tmp_path / "nothing"))
 
     assert not (tmp_path / "nothing").exists()
@@ -171,8 +172,58 @@ def test_a_look_ahead_finds_what_is_missing(tmp_path: Path) -> None:
     program.chmod(0o755)
     service.check(missing)
 
-    with pytest.raises(ConfigError, match=r"cannot read broker\.password_file"):
+    with pytest.raises(ConfigError, match=r"cannot read broker\.password_file .*none: No such file"):
         service.check(AgentSettings(device="a", broker=BrokerSettings(password_file=str(tmp_path / "none"))))
+
+
+def test_a_look_ahead_tries_the_state_directory_and_leaves_nothing_in_it(tmp_path: Path) -> None:
+    service.check_surroundings(settings(tmp_path / "not" / "there"))
+    assert list(tmp_path.iterdir()) == []
+
+    with pytest.raises(ConfigError, match=r"cannot use state_dir /proc/evenfleet: .*needs to write there"):
+        service.check_surroundings(settings("/proc/evenfleet"))
+
+
+def test_a_look_ahead_asks_the_python_of_the_models_for_the_runtime(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    asked = replace(settings(tmp_path / "state"), runtime=RuntimeSettings(name="litert", python=str(python)))
+    for program, expected in (
+        ("exit 1", r"runtime\.python is .*, which is no Python that has evenfleet installed"),
+        ('case "$2" in *evenfleet*) exit 0;; *) exit 1;; esac', r"runtime\.name is litert, .*pip install ai-edge-litert"),
+    ):
+        python.write_text(f"#!/bin/sh\n{program}\n")
+        python.chmod(0o755)
+        with pytest.raises(ConfigError, match=expected):
+            service.check_surroundings(asked)
+
+    python.write_text("#!/bin/sh\nexit 0\n")
+    service.check_surroundings(asked)
+
+
+def test_a_check_of_nothing_asks_for_the_configuration() -> None:
+    done = run("check")
+
+    assert done.returncode == 2
+    assert "Missing option '--config'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('device = "a"\nstate_dir = "/proc/evenfleet"', "cannot use state_dir /proc/evenfleet"),
+        ('device = "a"\n[runtime]\nname = "onnx"', "runtime.name is 'onnx', must be one of litert, tflite, tensorflow"),
+        ('device_class = "a"', "device is not set, and has no default"),
+    ],
+)
+def test_what_a_check_finds_is_one_line_and_exit_code_2(tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(text)
+
+    done = run("check", "--config", str(file))
+
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert expected in line
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
