@@ -223,7 +223,16 @@ class TestDevice:
         store.put_device(device_row("new-01", status="enrolled", verdict=None, last_seen_s=None))
         out = evenfleet("device", "list").out
         assert max(len(line) for line in out.splitlines()) <= 80
-        for told in ("incomparable", "undetermined", " online ", " stopped ", " lost ", " enrolled ", fleet[:12], "never"):
+        for told in (
+            "incomparable",
+            "undetermined",
+            " online ",
+            " stopped ",
+            " lost ",
+            " enrolled ",
+            fleet[:12],
+            "never",
+        ):
             assert told in out
         assert re.search(r"1[2-9] s ago", out)
         assert "birth" in evenfleet("device", "list", "--json").out
