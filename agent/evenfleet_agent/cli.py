@@ -82,6 +82,7 @@ def check(file: Path | None, example: bool, as_json: bool) -> None:
     import msgspec
 
     from evenfleet_agent import config, service
+    from evenfleet_agent import measure as measuring
 
     if example:
         click.echo(config.example(), nl=False)
@@ -90,7 +91,8 @@ def check(file: Path | None, example: bool, as_json: bool) -> None:
         raise click.UsageError("Missing option '--config'; or set EVENFLEET_DEVICE and others of the environment.")
     settings = config.load(file, os.environ, {})
     service.check(settings)
-    service.check_surroundings(settings)
+    service.check_state_dir(settings)
+    measuring.check_installed(settings.runtime.name, settings.runtime.python)
     click.echo(msgspec.json.encode(settings).decode() if as_json else f"{file or 'the environment'}: can be used")
 
 

@@ -81,7 +81,7 @@ def reconnect_pause_s(short_sessions: int) -> int:
     >>> [reconnect_pause_s(count) for count in (0, 1, 2, 3, 7, 1000)]
     [1, 1, 2, 4, 60, 60]
     """
-    return min(RECONNECT_MAX_S, RECONNECT_MIN_S * 2 ** min(max(0, short_sessions - 1), 10))
+    return min(RECONNECT_MAX_S, RECONNECT_MIN_S << min(max(0, short_sessions - 1), 10))
 
 
 class MqttLink:

@@ -7,8 +7,10 @@ are told. Leaves measuring to the runner, which the supervisor uses too, so that
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import shutil
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -211,6 +213,24 @@ def measure(target: Target, request: Measure, runner: Runner, progress: Progress
     return _failure(target, refused)
 
 
+def check_installed(runtime_name: str, python: str | None) -> None:
+    """Look whether a runtime is installed, without building an interpreter; `check_runtimes` does.
+
+    Args:
+        runtime_name: Of `runtimes`.
+        python: The Python that runs the models; None is this one.
+
+    Raises:
+        ConfigError: It is not, or that Python has no evenfleet.
+    """
+    runtime = runtimes.by_name(runtime_name)
+    program = python or sys.executable
+    if not _has_module(program, "evenfleet_agent"):
+        raise ConfigError(f"runtime.python is {program}, which is no Python that has evenfleet installed")
+    if not _has_module(program, runtime.module.partition(".")[0]):
+        raise ConfigError(f"runtime.name is {runtime_name}, which {program} has not installed: {runtime.install}")
+
+
 def check_runtimes(python: str | None) -> dict[str, Checked | Failure]:
     """Build a real interpreter of every runtime, each in a subprocess of its own, and return what came of it."""
     found: dict[str, Checked | Failure] = {}
@@ -327,6 +347,24 @@ def progress_line() -> Iterator[Progress]:
     finally:
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
+
+
+def _has_module(python: str, module: str) -> bool:
+    """Ask another Python whether it would find a module, which is not imported for that."""
+    question = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    try:
+        asked = subprocess.run(
+            [python, "-c", question],
+            cwd="/",
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60.0,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return asked.returncode == 0
 
 
 def _failure(target: Target, refused: Refused) -> Failure:

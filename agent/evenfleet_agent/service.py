@@ -11,7 +11,6 @@ import logging
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -126,16 +125,12 @@ def check(settings: AgentSettings) -> None:
         raise ConfigError(f"runtime.python is {python}, which is not a program")
 
 
-def check_surroundings(settings: AgentSettings) -> None:
-    """Try what `run` would only find out while it runs: the state directory, and the runtime.
-
-    Leaves nothing behind, and builds no interpreter; `doctor` does.
+def check_state_dir(settings: AgentSettings) -> None:
+    """Try whether an agent could use the state directory, and leave nothing behind.
 
     Raises:
-        ConfigError: The state directory cannot be made or written, or the runtime is not installed.
+        ConfigError: It cannot be made or written.
     """
-    from evenfleet_agent import runtimes  # the process that stays for a year has no use for it
-
     state_dir = Path(settings.state_dir)
     missing = [path for path in (state_dir, *state_dir.parents) if not path.exists()]
     try:
@@ -150,12 +145,6 @@ def check_surroundings(settings: AgentSettings) -> None:
         for path in missing:
             with suppress(OSError):
                 path.rmdir()
-    runtime = runtimes.by_name(settings.runtime.name)
-    python = settings.runtime.python or sys.executable
-    if not _has_module(python, "evenfleet_agent"):
-        raise ConfigError(f"runtime.python is {python}, which is no Python that has evenfleet installed")
-    if not _has_module(python, runtime.module.partition(".")[0]):
-        raise ConfigError(f"runtime.name is {runtime.name}, which {python} has not installed: {runtime.install}")
 
 
 def status(settings: AgentSettings) -> Status:
@@ -213,24 +202,6 @@ def _only_agent(state_dir: Path) -> Iterator[None]:
                 f"cannot use state_dir {state_dir}: {error.strerror}; the agent needs to write there"
             ) from None
         yield
-
-
-def _has_module(python: str, module: str) -> bool:
-    """Ask another Python whether it would find a module, which is not imported for that."""
-    question = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
-    try:
-        asked = subprocess.run(
-            [python, "-c", question],
-            cwd="/",
-            env={**os.environ, "PYTHONSAFEPATH": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=60.0,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return asked.returncode == 0
 
 
 def _is_locked(state_dir: Path) -> bool:

@@ -293,7 +293,9 @@ class Supervisor:
 
     def _identity(self) -> str:
         file = self._settings.broker.password_file
-        return f"device id {self._settings.device}, {f'token file {file}' if file else 'broker.password_file is not set'}"
+        return (
+            f"device id {self._settings.device}, {f'token file {file}' if file else 'broker.password_file is not set'}"
+        )
 
     def _exchange(self, now_s: float) -> None:
         # Losses are not told while nobody can hear: each event would take the place of more messages, which would be

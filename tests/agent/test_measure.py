@@ -241,3 +241,22 @@ def test_next_runtime_is_tried_when_the_first_is_missing_and_the_first_is_told_w
 def test_command_offers_every_runtime_there_is():
     (option,) = [parameter for parameter in cli.measure.params if parameter.name == "runtime"]
     assert list(option.type.choices) == ["auto", *(runtime.name for runtime in runtimes.RUNTIMES)]
+
+
+def test_python_of_the_models_is_asked_for_evenfleet_and_for_the_runtime(tmp_path):
+    python = tmp_path / "python"
+    for program, expected in (
+        ("exit 1", r"runtime\.python is .*, which is no Python that has evenfleet installed"),
+        (
+            'case "$2" in *evenfleet*) exit 0;; *) exit 1;; esac',
+            r"runtime\.name is litert, .*pip install ai-edge-litert",
+        ),
+    ):
+        python.write_text(f"#!/bin/sh\n{program}\n")
+        python.chmod(0o755)
+        with pytest.raises(ConfigError, match=expected):
+            measuring.check_installed("litert", str(python))
+
+    python.write_text("#!/bin/sh\nexit 0\n")
+    measuring.check_installed("litert", str(python))
+    measuring.check_installed("litert", None)

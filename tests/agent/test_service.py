@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +47,7 @@ def fill(directory: Path, count: int, max_bytes: int = 1 << 20) -> None:
 
 
 def test_a_directory_that_no_agent_ran_in_is_said_to_be_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no agent has run yet with state_dir .*nothing$"):
+    with pytest.raises(ConfigError, match=r"no agent has run yet with state_dir .*nothing$"):
         service.status(settings(tmp_path / "nothing"))
 
     assert not (tmp_path / "nothing").exists()
@@ -177,27 +176,11 @@ def test_a_look_ahead_finds_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_look_ahead_tries_the_state_directory_and_leaves_nothing_in_it(tmp_path: Path) -> None:
-    service.check_surroundings(settings(tmp_path / "not" / "there"))
+    service.check_state_dir(settings(tmp_path / "not" / "there"))
     assert list(tmp_path.iterdir()) == []
 
     with pytest.raises(ConfigError, match=r"cannot use state_dir /proc/evenfleet: .*needs to write there"):
-        service.check_surroundings(settings("/proc/evenfleet"))
-
-
-def test_a_look_ahead_asks_the_python_of_the_models_for_the_runtime(tmp_path: Path) -> None:
-    python = tmp_path / "python"
-    asked = replace(settings(tmp_path / "state"), runtime=RuntimeSettings(name="litert", python=str(python)))
-    for program, expected in (
-        ("exit 1", r"runtime\.python is .*, which is no Python that has evenfleet installed"),
-        ('case "$2" in *evenfleet*) exit 0;; *) exit 1;; esac', r"runtime\.name is litert, .*pip install ai-edge-litert"),
-    ):
-        python.write_text(f"#!/bin/sh\n{program}\n")
-        python.chmod(0o755)
-        with pytest.raises(ConfigError, match=expected):
-            service.check_surroundings(asked)
-
-    python.write_text("#!/bin/sh\nexit 0\n")
-    service.check_surroundings(asked)
+        service.check_state_dir(settings("/proc/evenfleet"))
 
 
 def test_a_check_of_nothing_asks_for_the_configuration() -> None:
