@@ -68,7 +68,10 @@ def run(file: Path, verbose: bool) -> None:
 @click.option("--example", is_flag=True, help="Print a configuration file with every setting instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print the settings in force as JSON.")
 def check(file: Path | None, example: bool, as_json: bool) -> None:
-    """Check a configuration, without running anything.
+    """Check a configuration on its device, without running anything.
+
+    What must be there for it is looked for: the token's file, a state directory that can be written, and the runtime, of
+    which 'doctor' says whether it works, too.
 
     Example: evenfleet-agent check --config agent.toml
 
@@ -79,12 +82,17 @@ def check(file: Path | None, example: bool, as_json: bool) -> None:
     import msgspec
 
     from evenfleet_agent import config, service
+    from evenfleet_agent import measure as measuring
 
     if example:
         click.echo(config.example(), nl=False)
         return
+    if file is None and "EVENFLEET_DEVICE" not in os.environ:
+        raise click.UsageError("Missing option '--config'; or set EVENFLEET_DEVICE and others of the environment.")
     settings = config.load(file, os.environ, {})
     service.check(settings)
+    service.check_state_dir(settings)
+    measuring.check_installed(settings.runtime.name, settings.runtime.python)
     click.echo(msgspec.json.encode(settings).decode() if as_json else f"{file or 'the environment'}: can be used")
 
 
@@ -115,6 +123,8 @@ def status(file: Path, as_json: bool) -> None:
         since = "" if found.connected_s is None else f" for {_duration(found.connected_s)}"
         click.echo(f"broker       {'connected' if found.connected else 'no session'}{since}", nl=False)
         click.echo("" if found.connected else f": {found.reason}")
+        if found.trouble:
+            click.echo(f"trouble      {found.trouble}")
         receipt = (
             "none since the device started" if found.receipt_s is None else f"at most {_duration(found.receipt_s)} ago"
         )
@@ -199,6 +209,7 @@ def measure(
     from evenfleet_agent.runner.process import RunnerProcess
     from evenfleet_agent.runner.protocol import Measure, RunnerSpec
 
+    measuring.check_python(python)
     request = Measure(
         samples=samples,
         min_duration_s=min_duration,
@@ -218,6 +229,9 @@ def measure(
                 inputs_file, labels_file = measuring.write_data(data, Path(directory))
                 template = msgspec.structs.replace(template, inputs_file=inputs_file, labels_file=labels_file)
             targets = measuring.find_targets(model, runtime=runtime, template=template, variants=variant, data=data)
+            omitted = [] if variant else measuring.left_out(model, targets)
+            if omitted:
+                click.echo(f"left out, for {runtime} does not run their format: {', '.join(omitted)}", err=True)
             for target in targets:
                 outcomes.append(measuring.measure(target, request, runner, progress))  # noqa: PERF401 - minutes each
     finally:
@@ -228,7 +242,7 @@ def measure(
     elif len(failures) < len(outcomes):
         click.echo(measuring.table(outcomes))
     if len(failures) == len(outcomes):
-        raise measuring.as_error(failures[0])
+        raise measuring.as_error(measuring.first_to_mend(failures))
     # A variant that this runtime cannot run is a finding; a crash is a failure.
     crashed = any(failure.kind == "runner" for failure in failures)
     sys.exit(EXIT_FAILED if crashed else EXIT_DONE)
@@ -244,7 +258,7 @@ def doctor(python: str | None, as_json: bool) -> None:
 
     Example: evenfleet-agent doctor
 
-    Exit code 0 if at least one runtime works, else 1.
+    Exit codes: 0 at least one runtime works, 1 none does, 2 wrong arguments.
     """
     import msgspec
 
@@ -261,6 +275,7 @@ def doctor(python: str | None, as_json: bool) -> None:
         "memory_total_bytes": system.memory_total_bytes(),
         "governor": cpufreq.governor(),
     }
+    measuring.check_python(python)
     found = measuring.check_runtimes(python)
     if as_json:
         click.echo(msgspec.json.encode({"host": host, "runtimes": found}).decode())

@@ -117,8 +117,11 @@ class AgentSettings:
             return None
         try:
             return Path(self.broker.password_file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read broker.password_file {self.broker.password_file}: {error}") from None
+        except OSError as error:
+            why = error.strerror
+        except UnicodeDecodeError:
+            why = "it is not text"
+        raise ConfigError(f"cannot read broker.password_file {self.broker.password_file}: {why}")
 
 
 COMMENTS: Final = {

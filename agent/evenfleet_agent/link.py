@@ -4,6 +4,8 @@ Decides nothing: what happens on the connection is put into a queue, and `wake` 
 The client's own thread does the network. Reconnecting is the client's, with a growing pause.
 
 * Little waits in the client, and nothing new while there is no connection: what must survive lies in the outbox.
+* A session that did not last does not begin the pauses anew: where two clients have one id, the broker ends the session of
+  one for that of the other, and back, once a second for ever.
 * The will names the session that dies, which is a new one at every connection.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -24,6 +27,8 @@ from evenfleet_shared import topics
 
 RECONNECT_MIN_S: Final = 1
 RECONNECT_MAX_S: Final = 60
+# A shorter one is one that something ends as soon as it stands.
+LASTING_SESSION_S: Final = 30.0
 MAX_HELD: Final = 1000
 _DOWN: Final = tuple(topics.DOWNLINK)
 
@@ -70,6 +75,15 @@ class Link(Protocol):
         """Publish a last state, disconnect and end."""
 
 
+def reconnect_pause_s(short_sessions: int) -> int:
+    """Return how long to wait for the next session, after so many in a row that did not last.
+
+    >>> [reconnect_pause_s(count) for count in (0, 1, 2, 3, 7, 1000)]
+    [1, 1, 2, 4, 60, 60]
+    """
+    return min(RECONNECT_MAX_S, RECONNECT_MIN_S << min(max(0, short_sessions - 1), 10))
+
+
 class MqttLink:
     """A `Link` over MQTT 3.1.1."""
 
@@ -106,6 +120,10 @@ class MqttLink:
         self._session = ""
         self._queue: queue.SimpleQueue[LinkEvent] = queue.SimpleQueue()
         self._opened = False
+        # Of the session that stands, when it began; both are the client's thread's.
+        self._stood_since_s: float | None = None
+        self._short_sessions = 0
+        self._refused = False
         # The client keeps what was not acknowledged across connections, and is given the same again at each of them.
         self._held = 0
         self._held_lock = threading.Lock()
@@ -167,6 +185,7 @@ class MqttLink:
         self._wake()
 
     def _on_pre_connect(self, client: Client, userdata: Any) -> None:
+        self._refused = False
         self._session = self._new_session()
         client.will_set(topics.build(self._device, "state"), self._will(self._session), qos=1, retain=True)
 
@@ -174,8 +193,10 @@ class MqttLink:
         self, client: Client, userdata: Any, flags: ConnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
         if code.is_failure:
+            self._refused = True
             self._put(Disconnected(f"the broker refused the connection: {code}", refused=True))
             return
+        self._stood_since_s = time.monotonic()
         for kind in _DOWN:
             client.subscribe(topics.build(self._device, kind), qos=0)
         self._put(Connected(self._session))
@@ -187,6 +208,14 @@ class MqttLink:
     def _on_disconnect(
         self, client: Client, userdata: Any, flags: DisconnectFlags, code: ReasonCode, properties: Properties | None
     ) -> None:
+        if self._refused:
+            return  # it was said why
+        stood_since_s, self._stood_since_s = self._stood_since_s, None
+        if stood_since_s is not None:
+            short = time.monotonic() - stood_since_s < LASTING_SESSION_S
+            self._short_sessions = self._short_sessions + 1 if short else 0
+            # The client forgets its own pause when a session stands.
+            client.reconnect_delay_set(reconnect_pause_s(self._short_sessions), RECONNECT_MAX_S)
         # A broker of MQTT 3.1.1 says nothing when it ends a connection, and the client calls that an unspecified error.
         why = "" if code == "Unspecified error" else f": {code}"
         host, port = self._address

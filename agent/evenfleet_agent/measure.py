@@ -7,7 +7,10 @@ are told. Leaves measuring to the runner, which the supervisor uses too, so that
 from __future__ import annotations
 
 import contextlib
+import os
 import select
+import shutil
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -153,6 +156,25 @@ def find_targets(
     return [Target(name=model.name, runtimes=candidates, spec=spec, data=None if data is None else str(data))]
 
 
+def left_out(model: Path, targets: Sequence[Target]) -> list[str]:
+    """Return the variants of a release that are not among the targets; of anything else, none."""
+    if not (model / manifest.MANIFEST_NAME).exists():
+        return []
+    release, _ = manifest.load(model)
+    taken = {target.name for target in targets}
+    return [variant.name for variant in release.variants if variant.name not in taken]
+
+
+def check_python(python: str | None) -> None:
+    """Refuse another Python that is not there.
+
+    Raises:
+        ConfigError: It is no program.
+    """
+    if python is not None and shutil.which(python) is None:
+        raise ConfigError(f"--python: {python} is not a program; expected the Python of another environment")
+
+
 def measure(target: Target, request: Measure, runner: Runner, progress: Progress) -> Result | Failure:
     """Measure one model in a subprocess of its own.
 
@@ -191,6 +213,24 @@ def measure(target: Target, request: Measure, runner: Runner, progress: Progress
     return _failure(target, refused)
 
 
+def check_installed(runtime_name: str, python: str | None) -> None:
+    """Look whether a runtime is installed, without building an interpreter; `check_runtimes` does.
+
+    Args:
+        runtime_name: Of `runtimes`.
+        python: The Python that runs the models; None is this one.
+
+    Raises:
+        ConfigError: It is not, or that Python has no evenfleet.
+    """
+    runtime = runtimes.by_name(runtime_name)
+    program = python or sys.executable
+    if not _has_module(program, "evenfleet_agent"):
+        raise ConfigError(f"runtime.python is {program}, which is no Python that has evenfleet installed")
+    if not _has_module(program, runtime.module.partition(".")[0]):
+        raise ConfigError(f"runtime.name is {runtime_name}, which {program} has not installed: {runtime.install}")
+
+
 def check_runtimes(python: str | None) -> dict[str, Checked | Failure]:
     """Build a real interpreter of every runtime, each in a subprocess of its own, and return what came of it."""
     found: dict[str, Checked | Failure] = {}
@@ -221,6 +261,11 @@ def as_error(failure: Failure) -> EvenfleetError:
         "data": DataError,
     }
     return errors.get(failure.kind, RunnerError)(failure.reason)
+
+
+def first_to_mend(failures: Sequence[Failure]) -> Failure:
+    """Return the failure to tell where nothing could be measured: wrong data before what a model or a runtime lacks."""
+    return next((failure for failure in failures if failure.kind == "data"), failures[0])
 
 
 def write_data(file: Path, directory: Path) -> tuple[str, str | None]:
@@ -304,6 +349,24 @@ def progress_line() -> Iterator[Progress]:
         sys.stderr.flush()
 
 
+def _has_module(python: str, module: str) -> bool:
+    """Ask another Python whether it would find a module, which is not imported for that."""
+    question = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    try:
+        asked = subprocess.run(
+            [python, "-c", question],
+            cwd="/",
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60.0,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return asked.returncode == 0
+
+
 def _failure(target: Target, refused: Refused) -> Failure:
     # The runner was given copies in a temporary directory, which say nothing to whoever reads this.
     of_data = target.data is not None and refused.kind == "data"
@@ -316,6 +379,10 @@ def _release_targets(
     directory: Path, runtime: str, template: RunnerSpec, variants: Sequence[str], data: Path | None
 ) -> list[Target]:
     release, _ = manifest.load(directory)
+    known = [variant.name for variant in release.variants]
+    unknown = [name for name in variants if name not in known]
+    if unknown:
+        raise ConfigError(f"--variant: {directory} has no variant {unknown[0]!r}; it has {', '.join(known)}")
     chosen = [release.variant(name) for name in variants] or [
         variant
         for variant in release.variants

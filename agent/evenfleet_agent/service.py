@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Status:
     """An agent seen from outside: whether it runs, how it stands with its collector, and what its outbox holds.
 
     `connected_s` is how long it has had its broker session, or none, whose reason is in `reason`; `receipt_s` how long ago
-    the last receipt came, to the minute. None is not known, or not since the device's start. `given_up` counts by reason
+    the last receipt came, to the minute. `trouble` is what someone must act on. None is not known, or not since the device's start. `given_up` counts by reason
     all messages that were ever given up, and `losses` names the latest of them.
     """
 
@@ -49,6 +50,7 @@ class Status:
     connected: bool
     connected_s: float | None
     reason: str | None
+    trouble: str | None
     receipt_s: float | None
     incarnation: Incarnation | None
     last_seq: int
@@ -123,6 +125,28 @@ def check(settings: AgentSettings) -> None:
         raise ConfigError(f"runtime.python is {python}, which is not a program")
 
 
+def check_state_dir(settings: AgentSettings) -> None:
+    """Try whether an agent could use the state directory, and leave nothing behind.
+
+    Raises:
+        ConfigError: It cannot be made or written.
+    """
+    state_dir = Path(settings.state_dir)
+    missing = [path for path in (state_dir, *state_dir.parents) if not path.exists()]
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=state_dir):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use state_dir {state_dir}: {error.strerror}; the agent needs to write there"
+        ) from None
+    finally:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
+
+
 def status(settings: AgentSettings) -> Status:
     """Say how an agent is, from its state directory.
 
@@ -134,9 +158,11 @@ def status(settings: AgentSettings) -> Status:
     try:
         holding = outboxes.look(state_dir)
     except StoreError as error:
-        if (state_dir / outboxes.FILE_NAME).exists():
+        if os.path.exists(state_dir / outboxes.FILE_NAME):  # noqa: PTH110 - False, too, where one may not look
             raise StoreError(f"cannot read {state_dir / outboxes.FILE_NAME}: {error}") from None
-        raise ConfigError(f"no agent has run with state_dir {state_dir}: {error}") from None
+        if state_dir.exists() and not os.access(state_dir, os.R_OK | os.X_OK):
+            raise StoreError(f"cannot look into state_dir {state_dir}: Permission denied") from None
+        raise ConfigError(f"no agent has run yet with state_dir {state_dir}") from None
     release = Slots(state_dir / "slots").release()
     running = _is_locked(state_dir)
     standing = standings.read(state_dir / standings.FILE_NAME)
@@ -149,6 +175,7 @@ def status(settings: AgentSettings) -> Status:
         connected=running and standing is not None and standing.connected,
         connected_s=now_s - standing.since_s if running and standing else None,
         reason=reason if running else "the agent does not run",
+        trouble=standing.trouble if running and standing else None,
         receipt_s=now_s - standing.receipt_s if standing and standing.receipt_s is not None else None,
         incarnation=holding.incarnation,
         last_seq=holding.last_seq,

@@ -1,7 +1,7 @@
 """Leave on disk how this device stands with its collector, for whoever asks from outside: `evenfleet-agent status`.
 
 Decides how often that is worth a write, for flash wears out: when a session begins or ends, when the reason for having
-none changes, and for receipts at most once a minute. Nothing depends on the file, so it is not synced either.
+none changes, when trouble begins or ends, and for receipts at most once a minute. Nothing depends on the file, so it is not synced either.
 
 * Times are of the device's monotonic clock, so the file names the boot that they belong to.
 * A file that cannot be written is said once and ends nothing.
@@ -29,7 +29,8 @@ class Standing:
     """What is known at the last write.
 
     `since_s` is when the session, or the lack of one, began; `reason` says why there is none. `receipt_s` is when the
-    last receipt came, or up to a minute before: None for none since the device's start.
+    last receipt came, or up to a minute before: None for none since the device's start. `trouble` is what someone must
+    act on beside that.
     """
 
     boot: str
@@ -37,6 +38,7 @@ class Standing:
     since_s: float
     reason: str | None
     receipt_s: float | None
+    trouble: str | None = None
 
 
 class StandingFile:
@@ -67,6 +69,10 @@ class StandingFile:
         before_s = self._standing.receipt_s
         if before_s is None or now_s - before_s >= RECEIPT_EVERY_S:
             self._keep(replace(self._standing, receipt_s=now_s))
+
+    def troubled(self, trouble: str | None) -> None:
+        """Something is wrong that someone must act on, or no longer is."""
+        self._keep(replace(self._standing, trouble=trouble))
 
     def _keep(self, standing: Standing) -> None:
         self._standing = standing

@@ -64,6 +64,9 @@ RESTART_MAX_S: Final = 300.0
 IDLE_S: Final = 60.0
 # A failing disk is not asked again at every turn.
 STORE_RETRY_S: Final = 30.0
+# A collector that lost its data knows a later incarnation once; another client with our id brings them again and again.
+RIVAL_INCARNATIONS: Final = 3
+RIVAL_WITHIN_S: Final = 600.0
 DESIRED_NAME: Final = "desired.json"
 
 
@@ -151,6 +154,9 @@ class Supervisor:
         self._store_troubles: dict[str, str] = {}
         self._store_retry_s = -math.inf
         self._not_kept = 0
+        # When the collector knew a later incarnation, lately.
+        self._overtaken_s: deque[float] = deque()
+        self._rival_told = False
 
     def start(self) -> None:
         """Take up what the last process left, and connect."""
@@ -209,7 +215,8 @@ class Supervisor:
 
     def _on_link(self, event: LinkEvent) -> None:
         if isinstance(event, Connected):
-            log.info("connected to the broker")
+            # As loud as the loss was, for the last line of a log to be true.
+            log.log(logging.WARNING if self._offline_reason else logging.INFO, "connected to the broker")
             self._session, self._offline_reason = event.session, None
             self._standing.connected(self._clock.monotonic_s())
             self._outbox.reconnected()
@@ -218,10 +225,11 @@ class Supervisor:
             self._link.publish("state", self._state("birth", event.session), retain=True)
         elif isinstance(event, Disconnected):
             # Once for each reason, not at every try.
-            if self._session or event.reason != self._offline_reason:
-                log.warning("no broker session: %s; measuring goes on, messages wait in the outbox", event.reason)
-            self._session, self._offline_reason = None, event.reason
-            self._standing.disconnected(event.reason, self._clock.monotonic_s())
+            reason = f"{event.reason} ({self._identity()})" if event.refused else event.reason
+            if self._session or reason != self._offline_reason:
+                log.warning("no broker session: %s; measuring goes on, messages wait in the outbox", reason)
+            self._session, self._offline_reason = None, reason
+            self._standing.disconnected(reason, self._clock.monotonic_s())
         else:
             self._on_received(event)
 
@@ -250,10 +258,44 @@ class Supervisor:
             self._store_fails("receipt", error, "the next receipt says the same again")
             return
         self._store_works("receipt")
+        self._look_for_rival(begun=begun)
         if begun:
-            log.warning("the collector knows a later incarnation of this device; began %d", self._outbox.incarnation[0])
+            if not self._rival_told:
+                log.warning(
+                    "the collector knows a later incarnation of this device; began %d", self._outbox.incarnation[0]
+                )
             if self._session:
                 self._link.publish("state", self._state("birth", self._session), retain=True)
+
+    def _look_for_rival(self, *, begun: bool) -> None:
+        """Say once when another client takes this one's place again and again, until it no longer does."""
+        now_s = self._clock.monotonic_s()
+        if begun:
+            self._overtaken_s.append(now_s)
+        while self._overtaken_s and self._overtaken_s[0] <= now_s - RIVAL_WITHIN_S:
+            self._overtaken_s.popleft()
+        if len(self._overtaken_s) >= RIVAL_INCARNATIONS and not self._rival_told:
+            self._rival_told = True
+            trouble = (
+                f"another client seems to use the device id {self._settings.device} at the same broker, perhaps a copy "
+                "of this device; give each device its own id with 'evenfleet device enrol'"
+            )
+            log.error(
+                "%s (the collector knew a later incarnation %d times within %.0f minutes)",
+                trouble,
+                len(self._overtaken_s),
+                RIVAL_WITHIN_S / 60,
+            )
+            self._standing.troubled(trouble)
+        elif self._rival_told and not self._overtaken_s:
+            self._rival_told = False
+            self._standing.troubled(None)
+
+    def _identity(self) -> str:
+        file = self._settings.broker.password_file
+        return (
+            f"device id {self._settings.device}, {f'token file {file}' if file else 'broker.password_file is not set'}"
+        )
 
     def _exchange(self, now_s: float) -> None:
         # Losses are not told while nobody can hear: each event would take the place of more messages, which would be

@@ -4,7 +4,7 @@ Everything is real: the models, the runtimes, the processes, the broker, the dat
 here, and only here: the collector is told nothing about it.
 
 * A fault begins when every class has been calibrated: a reference taken from a faulty device would hide the fault.
-* Whatever ends the demo, no process and no file of it is left.
+* Whatever ends the demo, no process of it is left, and no file: after kill -9 the next demo removes them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from evenfleet_collector.resources import EVERY_DEVICE, Flag
 from evenfleet_collector.store.rows import CellRow
 from evenfleet_collector.tolerance import ExceedanceTolerance, Policy
 from evenfleet_shared import manifest as manifests
+from evenfleet_shared.disk import held
 from evenfleet_shared.errors import ConfigError, EvenfleetError, UnreachableError
 
 Fault = Literal["accuracy", "latency"]
@@ -53,6 +55,8 @@ GOLDEN_SAMPLES: Final = 150
 WRONG_SCALE: Final = 1 / 255
 
 DEFAULT_SECONDS: Final = 600.0
+_PREFIX: Final = "evenfleet-demo-"
+_LOCK_NAME: Final = "demo.lock"
 _POLL_S: Final = 0.5
 _FORMATS: Final = {"litert": ("tflite",), "tflite": ("tflite",), "tensorflow": ("saved_model",)}
 # Windows until a sound cell is within: a reference, then as many as the bet takes when nothing exceeds.
@@ -166,6 +170,41 @@ def find_tflite_python() -> Path | None:
     return candidate if os.access(candidate, os.X_OK) else None
 
 
+def remove_abandoned(temporary: Path) -> list[Path]:
+    """Remove what demos of this user have left that were killed before they could, and return what that was.
+
+    A demo that lives holds the lock in its directory. A directory without a lock is left alone: who knows whose it is.
+    """
+    removed = []
+    for directory in temporary.glob(f"{_PREFIX}*"):
+        try:
+            found = directory.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                continue
+            if not (directory / _LOCK_NAME).is_file():
+                continue
+            with held(directory / _LOCK_NAME):
+                shutil.rmtree(directory, ignore_errors=True)
+                if directory.exists():
+                    # A process of it has still been writing; the next demo tries again.
+                    (directory / _LOCK_NAME).touch(mode=0o600)
+                    continue
+        except OSError:  # its demo lives, or another one that starts has removed it
+            continue
+        removed.append(directory)
+    return removed
+
+
+@contextlib.contextmanager
+def _own_directory() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    draft = directory / f"{_LOCK_NAME}.new"
+    with held(draft):
+        # Locked before it has its name, or a demo that starts just now would take it for abandoned.
+        draft.rename(directory / _LOCK_NAME)
+        yield directory
+
+
 def run(
     planted: Mapping[str, Fault],
     *,
@@ -186,32 +225,35 @@ def run(
     Raises:
         EvenfleetError: A part did not start.
     """
-    stage = Stage(Path(tempfile.mkdtemp(prefix="evenfleet-demo-")), show.say)
-    try:
-        cast, left_out = actors(find_tflite_python())
-        missing = set(planted) - {actor.device for actor in cast}
-        if missing:
-            raise ConfigError(f"--fault names {', '.join(sorted(missing))}, which cannot take part: {left_out[0]}")
-        outcome = Outcome(planted=planted, left_out=left_out)
-        for line in left_out:
-            show.say(line)
-        release = release or stage.build_release()
-        url = stage.start_collector()
-        with Collector(url) as collector:
-            expected = stage.fill(collector, release, cast)
-            _watch(
-                stage,
-                collector,
-                outcome,
-                cast,
-                expected=expected,
-                seconds=seconds,
-                keep_going=keep_going,
-                show=show,
-            )
-        return outcome
-    finally:
-        stage.close()
+    for left in remove_abandoned(Path(tempfile.gettempdir())):
+        show.say(f"removed {left}, which a demo that was killed had left")
+    with _own_directory() as directory:
+        stage = Stage(directory, show.say)
+        try:
+            cast, left_out = actors(find_tflite_python())
+            missing = set(planted) - {actor.device for actor in cast}
+            if missing:
+                raise ConfigError(f"--fault names {', '.join(sorted(missing))}, which cannot take part: {left_out[0]}")
+            outcome = Outcome(planted=planted, left_out=left_out)
+            for line in left_out:
+                show.say(line)
+            release = release or stage.build_release()
+            url = stage.start_collector()
+            with Collector(url) as collector:
+                expected = stage.fill(collector, release, cast)
+                _watch(
+                    stage,
+                    collector,
+                    outcome,
+                    cast,
+                    expected=expected,
+                    seconds=seconds,
+                    keep_going=keep_going,
+                    show=show,
+                )
+            return outcome
+        finally:
+            stage.close()
 
 
 class Stage:

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 # How msgspec says that a value has the wrong type or is out of bounds, and the same in words.
 _EXPECTED = re.compile(r"Expected `(?P<kind>.+?)`(?P<bound>.*?)(, got `(?P<found>.+)`)?")
+_MISSING = re.compile(r"Object missing required field `(?P<name>.+)`")
+_NOT_AMONG = "Invalid enum value "
 _KINDS = {
     "float": "a number",
     "int": "a whole number",
@@ -97,6 +99,10 @@ def load(
         return msgspec.convert(values, settings_type, strict=False)
     except (msgspec.ValidationError, ValueError) as error:
         at = _PLACE.search(str(error))
+        if at and str(error).startswith(_NOT_AMONG):
+            said = str(error).removeprefix(_NOT_AMONG).partition(" - at ")[0]
+            words = ", ".join(map(str, _allowed(settings_type, at[1].split("."))))
+            raise ConfigError(f"{sources.get(at[1], source)}: {at[1]} is {said}, must be one of {words}") from None
         raise ConfigError(f"{sources.get(at[1], source) if at else source}: {explain(error, values)}") from None
 
 
@@ -108,6 +114,9 @@ def explain(error: Exception, values: Any) -> str:
     """
     said, _, path = str(error).rpartition(" - at `$.")
     path = path.removesuffix("`")
+    missing = _MISSING.fullmatch(said or str(error))
+    if missing is not None:
+        return f"{path + '.' if said else ''}{missing['name']} is not set, and has no default"
     wrong = _EXPECTED.fullmatch(said or str(error))
     if wrong is None:
         return f"{path}: {said}" if said else str(error)
@@ -184,6 +193,13 @@ def _refuse_unknown(settings_type: type[Any], values: dict[str, Any], source: st
                 inside = ", ".join(f"{prefix}{key}.{field.name}" for field in dataclasses.fields(tables[key]))
                 raise ConfigError(f"{source}: {prefix}{key} must be a table, found {value!r}; it holds {inside}")
             _refuse_unknown(tables[key], value, source, f"{prefix}{key}.")
+
+
+def _allowed(settings_type: type[Any], path: list[str]) -> tuple[Any, ...]:
+    """Return the values of a setting that takes only some."""
+    for name in path[:-1]:
+        settings_type = _tables(settings_type)[name]
+    return get_args(get_type_hints(settings_type)[path[-1]])
 
 
 def _tables(settings_type: type[Any]) -> dict[str, type[Any]]:

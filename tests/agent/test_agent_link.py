@@ -23,6 +23,7 @@ class Broker:
     listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
     sessions: list[socket.socket] = field(default_factory=list)
     acknowledges: bool = False
+    connack: bytes = CONNACK
     published: int = 0
 
     def __post_init__(self) -> None:
@@ -56,7 +57,7 @@ class Broker:
                 kind = first[0] >> 4
                 if kind == 1:
                     self.sessions.append(session)
-                    session.sendall(CONNACK)
+                    session.sendall(self.connack)
                 elif kind == 8:
                     session.sendall(b"\x90\x03" + body[:2] + b"\x00")
                 elif kind == 3:
@@ -121,6 +122,31 @@ def test_a_connection_that_ends_is_said_to_be_lost_and_to_whom(broker: Broker, e
 
     host, port = broker.address
     assert ends.until(Disconnected).reason == f"the connection to {host}:{port} was lost"
+
+
+def test_sessions_that_do_not_last_are_further_and_further_apart(broker: Broker, ends: Ends) -> None:
+    pauses_s = []
+    ends.until(Connected)
+    for _ in range(2):
+        broker.hang_up()
+        ends.until(Disconnected)
+        lost_s = time.monotonic()
+        ends.until(Connected)
+        pauses_s.append(time.monotonic() - lost_s)
+
+    assert pauses_s[0] >= 0.9
+    assert pauses_s[1] >= 1.9
+
+
+def test_a_refusal_is_said_once(broker: Broker, ends: Ends) -> None:
+    ends.until(Connected)
+    broker.connack = b"\x20\x02\x00\x05"
+    broker.hang_up()
+    ends.until(Disconnected)
+
+    refused = ends.until(Disconnected)
+    assert refused == Disconnected("the broker refused the connection: Not authorized", refused=True)
+    assert ends.until(Disconnected) == refused
 
 
 def test_what_is_not_acknowledged_fills_the_client_once_however_often_the_broker_hangs_up(

@@ -15,7 +15,7 @@ from evenfleet_agent import cli, runtimes
 from evenfleet_agent import measure as measuring
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.runner.protocol import Measure, RunnerSpec
-from evenfleet_shared.errors import ArtifactError, ConfigError, DataError, ReleaseError
+from evenfleet_shared.errors import ArtifactError, ConfigError, DataError
 from fakes import tiny_models
 from fakes.tiny_release import write_release
 
@@ -90,7 +90,7 @@ def test_release_gives_a_target_per_variant_with_its_golden_set(tmp_path):
 def test_variants_can_be_chosen_and_an_unknown_one_is_refused(tmp_path):
     release = write_release(tmp_path)
     assert [target.name for target in targets(release, variants=["too-new"])] == ["too-new"]
-    with pytest.raises(ReleaseError, match="no variant 'int4'"):
+    with pytest.raises(ConfigError, match="has no variant 'int4'; it has float32, too-new"):
         targets(release, variants=["int4"])
 
 
@@ -241,3 +241,22 @@ def test_next_runtime_is_tried_when_the_first_is_missing_and_the_first_is_told_w
 def test_command_offers_every_runtime_there_is():
     (option,) = [parameter for parameter in cli.measure.params if parameter.name == "runtime"]
     assert list(option.type.choices) == ["auto", *(runtime.name for runtime in runtimes.RUNTIMES)]
+
+
+def test_python_of_the_models_is_asked_for_evenfleet_and_for_the_runtime(tmp_path):
+    python = tmp_path / "python"
+    for program, expected in (
+        ("exit 1", r"runtime\.python is .*, which is no Python that has evenfleet installed"),
+        (
+            'case "$2" in *evenfleet*) exit 0;; *) exit 1;; esac',
+            r"runtime\.name is litert, .*pip install ai-edge-litert",
+        ),
+    ):
+        python.write_text(f"#!/bin/sh\n{program}\n")
+        python.chmod(0o755)
+        with pytest.raises(ConfigError, match=expected):
+            measuring.check_installed("litert", str(python))
+
+    python.write_text("#!/bin/sh\nexit 0\n")
+    measuring.check_installed("litert", str(python))
+    measuring.check_installed("litert", None)

@@ -47,7 +47,7 @@ def fill(directory: Path, count: int, max_bytes: int = 1 << 20) -> None:
 
 
 def test_a_directory_that_no_agent_ran_in_is_said_to_be_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no agent has run with state_dir"):
+    with pytest.raises(ConfigError, match=r"no agent has run yet with state_dir .*nothing$"):
         service.status(settings(tmp_path / "nothing"))
 
     assert not (tmp_path / "nothing").exists()
@@ -114,6 +114,7 @@ def test_the_command_says_all_of_it_to_a_person_and_to_a_program(tmp_path: Path)
     standing = StandingFile(tmp_path / standings.FILE_NAME, boot_word())
     standing.disconnected("no broker answers at broker:1883", time.monotonic() - 400.0)
     standing.receipted(time.monotonic() - 400.0)
+    standing.troubled("another client")
     lock = os.open(tmp_path / "agent.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
 
@@ -125,6 +126,7 @@ def test_the_command_says_all_of_it_to_a_person_and_to_a_program(tmp_path: Path)
     for line in (
         "agent        running",
         "broker       no session for 6 minutes: no broker answers at broker:1883",
+        "trouble      another client",
         "receipt      at most 6 minutes ago",
         "given up     2 messages: outbox-full",
     ):
@@ -169,8 +171,42 @@ def test_a_look_ahead_finds_what_is_missing(tmp_path: Path) -> None:
     program.chmod(0o755)
     service.check(missing)
 
-    with pytest.raises(ConfigError, match=r"cannot read broker\.password_file"):
+    with pytest.raises(ConfigError, match=r"cannot read broker\.password_file .*none: No such file"):
         service.check(AgentSettings(device="a", broker=BrokerSettings(password_file=str(tmp_path / "none"))))
+
+
+def test_a_look_ahead_tries_the_state_directory_and_leaves_nothing_in_it(tmp_path: Path) -> None:
+    service.check_state_dir(settings(tmp_path / "not" / "there"))
+    assert list(tmp_path.iterdir()) == []
+
+    with pytest.raises(ConfigError, match=r"cannot use state_dir /proc/evenfleet: .*needs to write there"):
+        service.check_state_dir(settings("/proc/evenfleet"))
+
+
+def test_a_check_of_nothing_asks_for_the_configuration() -> None:
+    done = run("check")
+
+    assert done.returncode == 2
+    assert "Missing option '--config'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('device = "a"\nstate_dir = "/proc/evenfleet"', "cannot use state_dir /proc/evenfleet"),
+        ('device = "a"\n[runtime]\nname = "onnx"', "runtime.name is 'onnx', must be one of litert, tflite, tensorflow"),
+        ('device_class = "a"', "device is not set, and has no default"),
+    ],
+)
+def test_what_a_check_finds_is_one_line_and_exit_code_2(tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(text)
+
+    done = run("check", "--config", str(file))
+
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert expected in line
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ from evenfleet_agent.outbox import Outbox, open_outbox
 from evenfleet_agent.runner.protocol import Failed, RunnerSpec
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
-from evenfleet_agent.supervisor import RESTART_MAX_S, STORE_RETRY_S, Supervisor
+from evenfleet_agent.supervisor import RESTART_MAX_S, RIVAL_WITHIN_S, STORE_RETRY_S, Supervisor
 from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import RunnerError
 from evenfleet_shared.messages import (
@@ -211,9 +211,21 @@ def test_why_there_is_no_session_is_said_once(board: Board, caplog: pytest.LogCa
     said = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert [line.partition(";")[0] for line in said] == [
         "no broker session: no broker answers",
-        "no broker session: bad password",
+        "no broker session: bad password (device id press-01, broker.password_file is not set)",
+        "connected to the broker",
         "no broker session: bad password",
     ]
+
+
+def test_a_session_that_returns_is_said_as_loudly_as_its_loss(board: Board, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    board.link.connect()
+    board.link.disconnect("gone")
+    board.link.connect()
+    board.turn()
+
+    said = [record.levelname for record in caplog.records if record.message == "connected to the broker"]
+    assert said == ["INFO", "WARNING"]
 
 
 def test_how_the_session_stands_is_left_on_disk(board: Board) -> None:
@@ -420,6 +432,44 @@ def test_a_collector_that_knows_a_later_life_makes_the_device_begin_one_above_it
     board.windows(1)
     contexts = [one for one in board.outbox.due(1e9, 100) if one.kind == "context"]
     assert [entry.key[0] for entry in contexts] == [1, 10]
+
+
+def test_a_device_that_is_overtaken_again_and_again_says_once_that_its_id_is_used_twice(
+    board: Board, caplog: pytest.LogCaptureFixture
+) -> None:
+    def overtaken(later: int) -> list[str]:
+        caplog.clear()
+        board.clock.now_s += 60.0
+        board.link.connect()
+        board.link.deliver(Receipt(device=DEVICE, last_counter=board.outbox.incarnation.counter + later))
+        board.turn()
+        return [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+
+    def trouble() -> str | None:
+        found = standings.read(board.directory / standings.FILE_NAME)
+        assert found is not None
+        return found.trouble
+
+    assert [overtaken(1), overtaken(1), trouble()] == [[], [], None]
+    (said,) = overtaken(1)
+    assert "another client seems to use the device id press-01" in said
+    assert "evenfleet device enrol" in said
+    assert overtaken(1) == []
+    assert "press-01" in (trouble() or "")
+
+    board.clock.now_s += RIVAL_WITHIN_S
+    assert (overtaken(0), trouble()) == ([], None)
+
+
+def test_a_device_that_is_overtaken_now_and_then_says_nothing_of_a_second_one(
+    board: Board, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        board.clock.now_s += RIVAL_WITHIN_S / 2
+        board.link.deliver(Receipt(device=DEVICE, last_counter=board.outbox.incarnation.counter + 1))
+        board.turn()
+
+    assert all(record.levelno < logging.ERROR for record in caplog.records)
 
 
 # measuring

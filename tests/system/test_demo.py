@@ -18,7 +18,7 @@ pytestmark = pytest.mark.processes
 
 def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     stage = tmp_path / "stage"
-    stage.mkdir()
+    stage.mkdir(exist_ok=True)
     return subprocess.Popen(
         [sys.executable, "-m", "evenfleet_collector", "demo", *arguments],
         stdout=subprocess.PIPE,
@@ -61,6 +61,23 @@ def test_an_interrupt_leaves_no_process_and_no_file(tmp_path: Path, number: sign
     said, _ = demo.communicate(timeout=60)
     assert demo.returncode == 0
     assert "nothing is left behind" in said
+    assert_nothing_is_left(tmp_path)
+
+
+def test_what_a_killed_demo_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    release = str(write_release(tmp_path))
+    killed = start(tmp_path, "--release", release)
+    assert killed.stdout is not None
+    for line in killed.stdout:
+        if line.startswith("starting"):
+            break
+    killed.kill()
+    killed.communicate(timeout=60)
+    assert list((tmp_path / "stage").iterdir())
+
+    following = start(tmp_path, "--exit", "--no-fault", "--seconds", "1", "--release", release)
+    said, _ = following.communicate(timeout=60)
+    assert "which a demo that was killed had left" in said
     assert_nothing_is_left(tmp_path)
 
 

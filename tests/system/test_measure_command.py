@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import select
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evenfleet_shared import manifest
 from fakes import tiny_models
 from fakes.tiny_release import write_release
 
@@ -58,6 +60,25 @@ def test_release_is_measured_though_one_variant_cannot_be(tmp_path):
     assert "too-new: not measured" in done.stdout
 
 
+def test_variants_of_a_format_that_the_runtime_does_not_run_are_named(tmp_path):
+    release = write_release(tmp_path)
+    described, _ = manifest.load(release)
+    first, second = described.variants
+    described = dataclasses.replace(described, variants=(first, dataclasses.replace(second, format="saved_model")))
+    (release / manifest.MANIFEST_NAME).write_bytes(manifest.encode(described))
+    done = agent("measure", release, "--runtime", "litert", "--samples", 50, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "left out, for litert does not run their format: too-new\n")
+
+
+def test_labels_that_no_variant_has_a_class_for_are_told_before_what_cannot_be_run(tmp_path):
+    make_bad(tmp_path)
+    done = agent(
+        *("measure", "release", "--variant", "too-new", "--variant", "float32", "--data", "labels.npz"), cwd=tmp_path
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "labels go up to 77" in done.stderr
+
+
 def test_variant_that_cannot_be_measured_fails_when_it_was_the_only_one_asked_for(tmp_path):
     done = agent("measure", write_release(tmp_path), "--variant", "too-new", cwd=tmp_path)
     assert done.returncode == 1
@@ -79,6 +100,8 @@ def make_bad(directory: Path) -> None:
     (directory / "folder").mkdir()
     np.savez(directory / "shape.npz", x=np.zeros((2, 7)))
     np.savez(directory / "nan.npz", x=np.full((2, 4), np.nan))
+    np.savez(directory / "labels.npz", x=np.eye(2, 4, dtype=np.float32), y=np.array([1, 77]))
+    write_release(directory).rename(directory / "release")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +117,9 @@ def make_bad(directory: Path) -> None:
         ("m.tflite --runtime tensorflow", 2, "use litert or tflite"),
         ("m.tflite --runtime onnx", 2, "'onnx' is not one of"),
         ("m.tflite --threads 0", 2, "0 is not in the range"),
-        ("m.tflite --python /no/python", 1, "cannot be started with /no/python"),
+        ("m.tflite --data labels.npz", 2, "labels.npz: labels go up to 77, the model knows 3 classes"),
+        ("m.tflite --python /no/python", 2, "/no/python is not a program"),
+        ("release --variant int4", 2, "has no variant 'int4'; it has float32, too-new"),
     ],
 )
 def test_bad_input_is_one_line_and_the_right_exit_code(tmp_path, arguments, code, words):

@@ -123,6 +123,10 @@ def why_not_scored(golden: Golden, rows: npt.NDArray[np.float32], output: Tensor
         golden: The samples.
         rows: Outputs as `flatten` gives them.
         output: What they are of.
+
+    Raises:
+        DataError: There are labels that the model has no class for. Beside a reference's outputs, which the model can
+            be compared with all the same, they are only a reason.
     """
     if golden.inputs is None or (golden.labels is None and golden.outputs is not None):
         return None
@@ -134,7 +138,10 @@ def why_not_scored(golden: Golden, rows: npt.NDArray[np.float32], output: Tensor
     if classes < 2:
         return "no accuracy: the model gives one number per sample, not one per class"
     if highest >= classes:
-        return f"no accuracy: labels go up to {highest}, the model knows {classes} classes"
+        why = f"labels go up to {highest}, the model knows {classes} classes (0 to {classes - 1})"
+        if golden.outputs is None:
+            raise DataError(f"{why}; the data do not fit the model")
+        return f"no accuracy: {why}"
     return None
 
 

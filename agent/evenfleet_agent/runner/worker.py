@@ -178,13 +178,12 @@ def load(request: Load, voice: Voice) -> tuple[Session, Loaded]:
             started = time.perf_counter_ns()
             model.invoke()
             first_ms = (time.perf_counter_ns() - started) / 1e6
-        rows = golden.flatten(model.read(), 1)
+        not_scored = golden.why_not_scored(data, golden.flatten(model.read(), 1), model.outputs[0])
         inferences, inference_ms = _warm_up(model, ring, spec, voice)
     # What a runtime's import left behind (TensorFlow: half a million objects) stays; without this, looking through it
     # before every window takes six times as long as the window's own samples.
     gc.collect()
     gc.freeze()
-    not_scored = golden.why_not_scored(data, rows, model.outputs[0])
     session = Session(
         model=model,
         data=data,

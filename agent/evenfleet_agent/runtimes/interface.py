@@ -81,6 +81,10 @@ class Runtime(Protocol):
     def formats(self) -> tuple[Format, ...]: ...
 
     @property
+    def module(self) -> str:
+        """Return the Python module that it is."""
+
+    @property
     def install(self) -> str:
         """Return the command that installs it."""
 

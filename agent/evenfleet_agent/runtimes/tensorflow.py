@@ -27,6 +27,7 @@ class TensorFlow:
     """`tf.saved_model.load`."""
 
     name: Final = "tensorflow"
+    module: Final = "tensorflow"
     formats: Final[tuple[Format, ...]] = ("saved_model",)
     install: Final = "pip install tensorflow-cpu  (tensorflow where the machine is not x86_64)"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -14,6 +16,8 @@ from evenfleet_collector.resources import RELEASE_RULE, is_release_name
 from evenfleet_shared.errors import ConfigError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+_PIPE_WIDTH: Final = 140
 
 CONTEXT: Final = {"help_option_names": ["-h", "--help"]}
 
@@ -46,6 +50,24 @@ def print_json(value: object) -> None:
 
 def show(*renderables: object) -> None:
     """Print for a person: in colour on a terminal, plain elsewhere."""
-    console = Console(highlight=False, emoji=False, markup=False)
+    console = new_console()
     for renderable in renderables:
+        put(console, renderable)
+
+
+def new_console() -> Console:
+    """Return a console on standard output that is as wide as the terminal, or as wide as tables need."""
+    return Console(width=None if _has_width() else _PIPE_WIDTH, highlight=False, emoji=False, markup=False)
+
+
+def put(console: Console, renderable: object) -> None:
+    """Print on a console of `new_console`; where there is no terminal, a line of text is one, however long."""
+    if _has_width():
         console.print(renderable)
+    else:
+        console.print(renderable, no_wrap=True, overflow="ignore", crop=False)
+
+
+def _has_width() -> bool:
+    # A pipe has no width of its own, and nothing is to be cut to 80 columns there; who sets COLUMNS wants it.
+    return sys.stdout.isatty() or "COLUMNS" in os.environ

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from evenfleet_collector import demo as demos
+from evenfleet_collector.commands.asking import new_console, put
 from evenfleet_collector.commands.flags import render_flags
 from evenfleet_collector.commands.parity import render_parity
 from evenfleet_collector.demo import Outcome, Show
@@ -62,14 +63,14 @@ def demo(*, seconds: float, exits: bool, faults: tuple[str, ...], no_fault: bool
     if faults and no_fault:
         raise click.UsageError("--fault and --no-fault exclude each other")
     planted = {} if no_fault else demos.parse_faults(faults) if faults else demos.DEFAULT_FAULTS
-    console = Console()
+    console = new_console()
     # A polite end is an end like Ctrl-C: everything is taken down.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _shown(console) as show:
             outcome = demos.run(planted, seconds=seconds, release=release, keep_going=not exits, show=show)
     except KeyboardInterrupt:
-        console.print("ended; nothing is left behind")
+        put(console, "ended; nothing is left behind")
         return
     _print_result(console, outcome)
     raise click.exceptions.Exit(EXIT_DONE if outcome.exactly_planted else EXIT_OUTSIDE)
@@ -84,7 +85,7 @@ class _ConsoleShow(Show):
         self._said_s = 0.0
 
     def say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False)
+        put(self._console, line)
 
     def progress(self, done: int, total: int, doing: str) -> None:
         if self._bar is not None and self._task is not None:
@@ -102,10 +103,10 @@ class _ConsoleShow(Show):
         return doing.partition(":")[0]
 
     def table(self, outcome: Outcome, url: str) -> None:
-        self._console.print(f"\nDashboard: {url}   (Ctrl-C ends)", highlight=False)
-        self._console.print(render_parity(outcome.cells))
+        put(self._console, f"\nDashboard: {url}   (Ctrl-C ends)")
+        put(self._console, render_parity(outcome.cells))
         if outcome.flags:
-            self._console.print(render_flags([flag for flag in outcome.flags if flag.cleared_s is None]))
+            put(self._console, render_flags([flag for flag in outcome.flags if flag.cleared_s is None]))
 
 
 @contextmanager
@@ -119,20 +120,18 @@ def _shown(console: Console) -> Iterator[Show]:
 
 
 def _print_result(console: Console, outcome: Outcome) -> None:
-    console.print(render_parity(outcome.cells))
-    console.print(render_flags(outcome.flags))
+    put(console, render_parity(outcome.cells))
+    put(console, render_flags(outcome.flags))
     for device, fault in outcome.planted.items():
         at_s = outcome.flagged_s.get((device, fault))
         when = (
             "NOT flagged" if at_s is None else f"flagged {at_s - (outcome.faults_begun_s or 0.0):.0f} s after it began"
         )
-        console.print(f"planted: {fault} fault in {device}: {when}", highlight=False)
+        put(console, f"planted: {fault} fault in {device}: {when}")
     for flag in outcome.false_flags:
-        console.print(f"flagged without a planted fault: {flag.device} {flag.variant} {flag.metric}", highlight=False)
+        put(console, f"flagged without a planted fault: {flag.device} {flag.variant} {flag.metric}")
     for cell in outcome.undecided:
-        console.print(
-            f"not within at the end: {cell.device} {cell.variant}: {cell.verdict}, {cell.reason}", highlight=False
-        )
+        put(console, f"not within at the end: {cell.device} {cell.variant}: {cell.verdict}, {cell.reason}")
     times = (
         ("first parity table", outcome.first_table_s),
         ("every class judged", outcome.faults_begun_s),
@@ -140,7 +139,7 @@ def _print_result(console: Console, outcome: Outcome) -> None:
         ("all decided", outcome.all_decided_s),
     )
     shown = ", ".join(f"{name} {at:.0f} s" if at is not None else f"{name}: never" for name, at in times)
-    console.print(f"times since the start: {shown}", highlight=False)
+    put(console, f"times since the start: {shown}")
 
 
 def _interrupt(*_: object) -> None:

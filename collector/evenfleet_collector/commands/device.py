@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
+from typing import Final
 
 import click
 from rich.box import SIMPLE
@@ -20,6 +22,15 @@ from evenfleet_shared.errors import ConfigError
 from evenfleet_shared.topics import DEVICE_ID_RULE, is_device_id
 
 _EXAMPLE = "\b\nExample:\n  evenfleet device enrol press-07 --token-file press-07.token\n\n"
+
+# What a device says of itself, in words.
+_STATES: Final = {
+    "enrolled": "enrolled",
+    "birth": "online",
+    "sleeping": "sleeping",
+    "gone": "stopped",
+    "lost": "lost",
+}
 
 _CODES = """\b
 Exit codes: 0 done; 1 failed, or the collector does not answer; 2 bad arguments; 3 refused by the collector.
@@ -48,7 +59,7 @@ def list_devices(*, verdict: str | None, url: str, as_json: bool) -> None:
     elif not rows:
         show("No device fits." if verdict else "No device is enrolled or has been heard of yet.")
     else:
-        show(_table(rows))
+        show(_table(rows, time.time()))
 
 
 @device.command("show", epilog="\b\nExample:\n  evenfleet device show press-07\n\n" + _CODES)
@@ -65,7 +76,7 @@ def show_device(*, device_id: str, url: str, as_json: bool) -> None:
     if as_json:
         print_json({"device": row, "cells": cells, "flags": flags})
     else:
-        show(_table([row]), "", render_parity(cells), "", render_flags(flags))
+        show(_table([row], time.time()), "", render_parity(cells), "", render_flags(flags))
 
 
 @device.command(
@@ -106,18 +117,20 @@ def enrol(*, device_id: str, token_file: Path | None, url: str, as_json: bool) -
         click.echo(f"{device_id} is enrolled; its token, shown only this once:\n{enrolment.token}")
 
 
-def _table(rows: list[DeviceRow]) -> Table:
+def _table(rows: list[DeviceRow], now_s: float) -> Table:
     table = Table(box=SIMPLE, header_style="bold", pad_edge=False)
-    for column in ("device", "class", "state", "verdict", "release", "last seen"):
+    for column in ("device", "class"):
         table.add_column(column, overflow="fold")
+    for column in ("state", "verdict", "release", "last seen"):
+        table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(
             row.device,
             row.device_class or "",
-            row.status,
+            _STATES[row.status],
             Text(row.verdict or "", style=STYLES[row.verdict] if row.verdict else ""),
             figures.short(row.release) if row.release else "",
-            figures.instant(row.last_seen_s) if row.last_seen_s is not None else "never",
+            f"{figures.ago(row.last_seen_s, now_s)} ago" if row.last_seen_s is not None else "never",
         )
     return table
 

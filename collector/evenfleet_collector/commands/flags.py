@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 from rich.box import SIMPLE
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -66,9 +66,20 @@ def render_flags(flags: Sequence[Flag | FlagRow]) -> RenderableType:
             Text.assemble(
                 state, f"  #{flag.id}  ", (f"{flag.device} {flag.variant} {flag.metric}", "bold"), f"  {since}"
             ),
-            Padding(Text(flag.reason), (0, 0, 0, 4)),
+            _Indented(flag.reason),
         ]
     return Group(*lines)
+
+
+class _Indented:
+    """A text with room before it: before each line of it, where it is wrapped."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw for a console that wraps, or does not."""
+        yield Text(f"    {self._text}") if options.no_wrap else Padding(Text(self._text), (0, 0, 0, 4))
 
 
 def render_evidence(flag: Flag) -> RenderableType:

@@ -95,10 +95,15 @@ def test_samples_without_labels_or_reference_are_said_to_give_no_accuracy(spec):
     assert golden.why_not_scored(golden.load(spec(labels=None, outputs=ROWS)), ROWS[:1], output_of(3)) is None
 
 
-def test_labels_beyond_the_models_classes_are_not_scored(spec):
-    why = golden.why_not_scored(golden.load(spec()), ROWS[:1, :2], output_of(2))
+def test_labels_beyond_the_models_classes_are_data_that_do_not_fit(spec):
+    with pytest.raises(DataError, match="labels go up to 2, the model knows 2 classes"):
+        golden.why_not_scored(golden.load(spec()), ROWS[:1, :2], output_of(2))
+
+
+def test_labels_beyond_the_models_classes_beside_a_references_outputs_are_not_scored(spec):
+    why = golden.why_not_scored(golden.load(spec(outputs=ROWS)), ROWS[:1, :2], output_of(2))
     assert why is not None
-    assert "labels go up to 2" in why
+    assert why.startswith("no accuracy: labels go up to 2")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +200,43 @@ class TestDevice:
         assert "bad" in filtered
         assert "good" not in filtered
 
+    def test_list_at_80_columns_breaks_no_word_and_no_time(
+        self, evenfleet: Run, store: FakeStore, fleet: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        lately_s = time.time() - 12.5
+        for device, status, verdict in (
+            ("a-device-with-a-name-that-is-longer-than-most-01", "birth", "incomparable"),
+            ("stopped-01", "gone", "undetermined"),
+            ("lost-01", "lost", None),
+        ):
+            store.put_device(
+                device_row(
+                    device,
+                    device_class="a-board-with-a-long-name",
+                    status=status,
+                    verdict=verdict,
+                    release=fleet,
+                    last_seen_s=lately_s,
+                )
+            )
+        store.put_device(device_row("new-01", status="enrolled", verdict=None, last_seen_s=None))
+        out = evenfleet("device", "list").out
+        assert max(len(line) for line in out.splitlines()) <= 80
+        for told in (
+            "incomparable",
+            "undetermined",
+            " online ",
+            " stopped ",
+            " lost ",
+            " enrolled ",
+            fleet[:12],
+            "never",
+        ):
+            assert told in out
+        assert re.search(r"1[2-9] s ago", out)
+        assert "birth" in evenfleet("device", "list", "--json").out
+
     @pytest.mark.usefixtures("fleet")
     def test_show_has_cells_and_flags_of_this_device_alone(self, evenfleet: Run) -> None:
         outcome = evenfleet("device", "show", "press-01")
@@ -219,6 +258,18 @@ class TestFlags:
         assert "#2  press-02 int8 latency" in outcome.out
         assert "far too slow" in outcome.out
         assert [flag["id"] for flag in json.loads(evenfleet("flags", "--all", "--json").out)] == [1, 2]
+
+    def test_reason_is_one_line_where_there_is_no_terminal_and_wrapped_where_there_is_one(
+        self, evenfleet: Run, store: FakeStore, fleet: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reason = "far too slow, and " * 20 + "so on"
+        store.flag_rows.append(flag_row(1, "press-01", "int8", fleet, reason=reason))
+        store.put_cell(cell_row("press-01", "int8", fleet, verdict="outside", reason=reason))
+        assert max(map(len, evenfleet("flags").out.splitlines())) <= 100
+        monkeypatch.delenv("COLUMNS")
+        assert f"    {reason}" in evenfleet("flags").out.splitlines()
+        assert f"▲ press-01 int8  {reason}" in evenfleet("parity").out.splitlines()
+        assert f"    {reason}" in evenfleet("device", "show", "press-01").out.splitlines()
 
     def test_why_shows_the_windows_and_sums(self, evenfleet: Run, store: FakeStore, fleet: str) -> None:
         store.flag_rows.append(flag_row(1, "press-01", "int8", fleet))
