@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from evenfleet_collector.artifacts import ArtifactFolder
@@ -305,6 +306,15 @@ def small_manifest(*variants: str, model: str = "digits-cnn") -> tuple[Manifest,
         lineage={},
     )
     return manifest, files
+
+
+def write_files(directory: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
+    """Write a release's directory and return it."""
+    for file, payload in {**files, manifests.MANIFEST_NAME: manifests.encode(manifest)}.items():
+        path = directory / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(payload)
+    return directory
 
 
 def release_row(*variants: str, model: str = "digits-cnn", pushed_s: float = NOW_S) -> ReleaseRow:

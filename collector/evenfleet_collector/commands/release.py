@@ -1,4 +1,4 @@
-"""`evenfleet release`: push, list, show, verify and assign releases."""
+"""`evenfleet release`: push, list, show and assign releases; `signing` has what asks no collector."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from evenfleet_collector.client import Collector
 from evenfleet_collector.commands.asking import CONTEXT, check_release, json_option, print_json, show, url_option
+from evenfleet_collector.commands.signing import Directory, checked_release, keygen, sign, verify
 from evenfleet_collector.resources import EVERY_DEVICE
 from evenfleet_collector.web import figures
 from evenfleet_shared import manifest as manifests
@@ -30,12 +31,14 @@ Exit codes: 0 done; 1 failed, a damaged file, or the collector does not answer; 
 3 refused by the collector.
 """
 
-Directory = click.Path(path_type=Path)
-
 
 @click.group(epilog=_EXAMPLE + _CODES, context_settings=CONTEXT)
 def release() -> None:
-    """Push, list, show, verify and assign releases."""
+    """Sign, verify, push, list, show and assign releases."""
+
+
+for command in (keygen, sign, verify):
+    release.add_command(command)
 
 
 @release.command("push", epilog="\b\nExample:\n  evenfleet release push release/\n\n" + _CODES)
@@ -47,7 +50,8 @@ def push(*, directory: Path, url: str, as_json: bool) -> None:
 
     The manifest goes last: on failure the release is not there, and what was uploaded is not uploaded again.
     """
-    manifest, digest = _verified(directory)
+    checked = checked_release(directory)
+    manifest, digest = checked.manifest, checked.digest
     payload = _manifest_bytes(directory, digest)
     with Collector(url) as collector:
         wanted = {reference.sha256: reference for reference in manifest.files}
@@ -99,18 +103,6 @@ def show_release(*, digest: str, url: str, as_json: bool) -> None:
         show(Text(f"{row.model} {row.release}", style="bold"), render_manifest(row.manifest))
 
 
-@release.command("verify", epilog="\b\nExample:\n  evenfleet release verify release/\n\n" + _CODES)
-@click.argument("directory", type=Directory, metavar="DIR")
-@json_option
-def verify(*, directory: Path, as_json: bool) -> None:
-    """Check every file of the release in DIR against its manifest; asks no collector."""
-    manifest, digest = _verified(directory)
-    if as_json:
-        print_json({"release": digest, "model": manifest.model, "files": len(manifest.files), "intact": True})
-    else:
-        click.echo(f"{digest}  {manifest.model}: all {len(manifest.files)} files are those of the manifest")
-
-
 @release.command("assign", epilog="\b\nExample:\n  evenfleet release assign 9f2c11 --device press-07\n\n" + _CODES)
 @click.argument("digest", metavar="RELEASE")
 @click.option("--device", "devices", multiple=True, metavar="ID", help="A device; may be repeated.")
@@ -157,13 +149,6 @@ def render_manifest(manifest: Manifest) -> Table:
     for missing in manifest.missing:
         table.add_row(Text(missing.name, style="bright_black"), "not built", "", "", missing.reason)
     return table
-
-
-def _verified(directory: Path) -> tuple[Manifest, str]:
-    if not directory.is_dir():
-        found = "a file" if directory.exists() else "nothing"
-        raise ConfigError(f"DIR: expected the directory of a release, found {found} at {directory}")
-    return manifests.verify(directory)
 
 
 def _manifest_bytes(directory: Path, digest: str) -> bytes:

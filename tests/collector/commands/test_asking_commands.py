@@ -12,21 +12,14 @@ from typing import Any
 import pytest
 
 from evenfleet_shared import manifest as manifests
-from fakes.stores import NOW_S, FakeStore, cell_row, device_row, flag_row, release_row, small_manifest
+from fakes.stores import NOW_S, FakeStore, cell_row, device_row, flag_row, release_row, small_manifest, write_files
 
 Run = Callable[..., Any]
 
 
 @pytest.fixture
 def release_dir(tmp_path: Path) -> Path:
-    manifest, files = small_manifest()
-    directory = tmp_path / "release"
-    for file, payload in files.items():
-        path = directory / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(payload)
-    (directory / manifests.MANIFEST_NAME).write_bytes(manifests.encode(manifest))
-    return directory
+    return write_files(tmp_path / "release", *small_manifest())
 
 
 @pytest.fixture
