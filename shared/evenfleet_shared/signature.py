@@ -1,16 +1,9 @@
-"""Sign a release, and say whose signature it bears: Ed25519 over the release's digest, by keys that come in files.
+"""Ed25519 signatures of releases, and the keys that make and check them, as values.
 
-    KEY                              a private key, PKCS #8 in PEM; of its owner alone (mode 0600)
-    KEY.pub                          its public key, SubjectPublicKeyInfo in PEM; what is given to whoever checks
-    RELEASE/signatures/<key>.json    one signature; <key> is the sha256 of the public key's 32 bytes
+What is signed is the release's digest behind a fixed opening. The manifest names every other file by its sha256, so one
+signature over the manifest's digest is over all of them. Leaves to `trust` where signatures and keys lie.
 
-Decides whether a release is whole, holds nothing else, and is signed by a key that the caller trusts. Leaves to others
-where trusted keys lie and whether a signature is asked for.
-
-* A trusted key comes from a file that the caller names, never from the release: one that carries a key is refused,
-  whoever it is signed by.
-* The manifest names every other file by its sha256, so one signature over the manifest's digest is over all of them.
-* A signature's file has one form only, byte by byte, so a change of any byte of it is found.
+* A signature has one form only, byte by byte, so a change of any byte of it is found.
 * PyNaCl is loaded when a key is used and not before, so that whoever only reads signatures need not have it.
 """
 
@@ -19,38 +12,24 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from evenfleet_shared import manifest as manifests
-from evenfleet_shared.disk import sync_folder, write_whole
 from evenfleet_shared.errors import ArtifactError, ConfigError
-from evenfleet_shared.manifest import MANIFEST_NAME, Manifest
 from evenfleet_shared.messages import Digest
-
-FOLDER: Final = "signatures"
-PUBLIC_SUFFIX: Final = ".pub"
 
 # Before the digest, so that what is signed here can never pass for a signature of anything else.
 _CONTEXT: Final = b"evenfleet-release-signature/1\n"
 _MAX_BYTES: Final = 4096
-_FILE_NAME: Final = re.compile(r"(?P<key>[0-9a-f]{64})\.json")
 # RFC 8410: with Ed25519 both structures are 32 bytes behind an opening that never changes.
 _PRIVATE_OPENING: Final = bytes.fromhex("302e020100300506032b657004220420")
 _PUBLIC_OPENING: Final = bytes.fromhex("302a300506032b6570032100")
-_KEY_BYTES: Final = 32
+KEY_BYTES: Final = 32
 _PEM: Final = re.compile(r"-----BEGIN (?P<label>[A-Z0-9 ]+)-----\s+(?P<body>[A-Za-z0-9+/=\s]*)-----END (?P=label)-----")
-# A key of any kind in PEM or OpenSSH's form, wherever in a file it stands.
-_CARRIED: Final = re.compile(rb"-----BEGIN [A-Z0-9 ]*KEY-----|ssh-ed25519 AAAA")
-_MAX_KEY_BYTES: Final = 64 * 1024
 
 KeyId = Digest
 
@@ -114,24 +93,6 @@ class PrivateKey:
         return Signature(release=release, key=self.public.id, signature=base64.b64encode(made).decode("ascii"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checked:
-    """A release whose files are all its own.
-
-    Attributes:
-        digest: Its name.
-        signatures: What it bears, by key.
-        trusted: The keys of those that were checked and hold.
-        unknown: The keys of those that could not be checked, being none that the caller trusts.
-    """
-
-    manifest: Manifest
-    digest: str
-    signatures: tuple[Signature, ...]
-    trusted: tuple[KeyId, ...]
-    unknown: tuple[KeyId, ...]
-
-
 def signed_bytes(release: str) -> bytes:
     r"""Return what is signed of a release.
 
@@ -160,254 +121,55 @@ def decode(payload: bytes, source: str) -> Signature:
         raise ArtifactError(f"{source} is not a signature of a release: {error}") from None
     if encode(found) != payload:
         raise ArtifactError(
-            f"{source} is not in the form that 'evenfleet release sign' writes; it was changed, sign the release again"
+            f"{source} is not in the form that 'evenfleet release sign' writes; it was changed, do not use it"
         )
     return found
 
 
-def read(directory: Path) -> tuple[Signature, ...]:
-    """Return the signatures that lie in a release, by key; unchecked.
-
-    Raises:
-        ArtifactError: One cannot be read, or is not of the key that its file is named by.
-    """
-    folder = directory / FOLDER
-    found = []
-    try:
-        # What else lies there is told by `strangers`.
-        paths = sorted(path for path in folder.iterdir() if _FILE_NAME.fullmatch(path.name)) if folder.is_dir() else []
-        for path in paths:
-            signature = decode(path.read_bytes(), str(path))
-            if signature.key != path.stem:
-                raise ArtifactError(
-                    f"{path} says that it is of key {signature.key[:12]}…, expected {path.stem[:12]}…, which it is named "
-                    "by; it was changed, do not use it"
-                )
-            found.append(signature)
-    except OSError as error:
-        raise ArtifactError(f"the signatures in {folder} cannot be read: {error.strerror}") from None
-    return tuple(found)
-
-
-def write(directory: Path, signature: Signature) -> Path:
-    """Put a signature into a release; one by the same key is replaced. Returns where it lies.
-
-    Raises:
-        ConfigError: The directory cannot be written.
-    """
-    path = directory / FOLDER / f"{signature.key}.json"
-    try:
-        path.parent.mkdir(exist_ok=True)
-        write_whole(path, encode(signature))
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; the release is not signed by this key") from None
-    return path
-
-
-def strangers(directory: Path, manifest: Manifest) -> tuple[str, ...]:
-    """Return what lies in a release and belongs to it neither by its manifest nor as a signature."""
-    named = {MANIFEST_NAME, *(reference.file for reference in manifest.files)}
-    folders = {Path(file).parent.as_posix() for file in named} | {FOLDER}
-    found = []
-    for where, below, files in os.walk(directory, onerror=_unreadable):
-        here = Path(where).relative_to(directory)
-        for name in files:
-            file = (here / name).as_posix()
-            if file not in named and not (here.as_posix() == FOLDER and _FILE_NAME.fullmatch(name)):
-                found.append(file)
-        for name in below:
-            folder = (here / name).as_posix()
-            # A link to a folder is not walked, so what is behind it would go unseen.
-            if folder not in folders or (directory / folder).is_symlink():
-                found.append(f"{folder}/")
-    return tuple(sorted(found))
-
-
-def check(directory: Path, trusted: Iterable[PublicKey] = ()) -> Checked:
-    """Check a release as far as the caller's keys go: its signatures, every file, and that there is nothing else.
-
-    Raises:
-        ArtifactError: A file is missing, changed or none of the release's, a signature does not hold, or a key is
-            carried along; the first such file is named.
-    """
-    manifest, digest = manifests.load(directory)
-    signatures = read(directory)
-    keys = {key.id: key for key in trusted}
-    # Before the files: who changed a digest in the manifest would have its file named, which is as it was.
-    for signature in signatures:
-        _hold(directory, digest, signature, keys)
-    for reference in manifest.files:
-        manifests.check_file(directory / reference.file, reference)
-    _carry_no_key(directory, {signature.key for signature in signatures})
-    if found := strangers(directory, manifest):
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise ArtifactError(
-            f"{directory} holds what its manifest does not name: {', '.join(found[:3])}{more}; expected its own files and "
-            f"{FOLDER}/ alone, move the others out"
-        )
-    names = tuple(signature.key for signature in signatures)
-    return Checked(
-        manifest=manifest,
-        digest=digest,
-        signatures=signatures,
-        trusted=tuple(name for name in names if name in keys),
-        unknown=tuple(name for name in names if name not in keys),
-    )
-
-
-def new_private_key() -> PrivateKey:
-    """Return a key that nobody else has."""
-    return PrivateKey(os.urandom(_KEY_BYTES))
-
-
-def write_keys(path: Path, key: PrivateKey) -> Path:
-    """Write a private key, for its owner alone, and its public key beside it; returns where that lies.
-
-    Raises:
-        ConfigError: One of the files exists, which is never overwritten, or cannot be made; neither is left.
-    """
-    public = path.with_name(path.name + PUBLIC_SUFFIX)
-    made: list[Path] = []
-    files = (
-        (path, 0o600, "PRIVATE KEY", _PRIVATE_OPENING + key.seed),
-        (public, 0o644, "PUBLIC KEY", _PUBLIC_OPENING + key.public.raw),
-    )
-    try:
-        for file, mode, label, structure in files:
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-            made.append(file)
-            with os.fdopen(descriptor, "w", encoding="ascii") as opened:
-                opened.write(_armour(label, structure))
-                opened.flush()
-                os.fsync(descriptor)  # a key that a power cut empties cannot be made again
-        sync_folder(path.parent)
-    except OSError as error:
-        for file in made:
-            with suppress(OSError):
-                file.unlink()
-        raise ConfigError(f"cannot make {error.filename or path}: {error.strerror}; no key was made") from None
-    return public
-
-
-def read_private_key(path: Path) -> PrivateKey:
-    """Read a private key: one of `write_keys`, or of ``openssl genpkey -algorithm ed25519``.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    return PrivateKey(_structure(path, "PRIVATE KEY", _PRIVATE_OPENING))
-
-
-def read_public_key(path: Path) -> PublicKey:
-    """Read a public key.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    return PublicKey(_structure(path, "PUBLIC KEY", _PUBLIC_OPENING))
-
-
-def read_trusted(paths: Sequence[Path], release: Path) -> tuple[PublicKey, ...]:
-    """Read the keys that a person trusts.
-
-    Args:
-        paths: Files of one public key each, or folders whose ``*.pub`` are.
-        release: The release that is to be checked.
-
-    Raises:
-        ConfigError: A path lies in the release, holds no key, or is not there.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(path.glob(f"*{PUBLIC_SUFFIX}"))
-            if not inside:
-                raise ConfigError(f"{path}: expected public keys, *{PUBLIC_SUFFIX}, in this folder, found none")
-            files += inside
-        else:
-            files.append(path)
-    root = release.resolve()
-    for file in files:
-        if file.resolve().is_relative_to(root):
-            raise ConfigError(
-                f"{file} lies in the release itself, whose word is not to be taken for who signed it; expected a key "
-                "that came another way"
-            )
-    return tuple(read_public_key(file) for file in files)
-
-
-def _hold(directory: Path, digest: str, signature: Signature, keys: Mapping[str, PublicKey]) -> None:
-    path = directory / FOLDER / f"{signature.key}.json"
-    key = keys.get(signature.key)
-    if signature.release != digest:
-        # With the key it can be told which of the two was changed.
-        if key is not None and key.signed(signature.release, signature):
-            changed = f"{directory / MANIFEST_NAME} was changed since it was signed"
-        elif key is not None and key.signed(digest, signature):
-            changed = f"{path} was changed"
-        else:
-            changed = f"{path} or {MANIFEST_NAME} was changed"
-        raise ArtifactError(
-            f"{changed}: the signature is of release {signature.release[:12]}…, the manifest's digest is {digest[:12]}…; "
-            "do not use it"
-        )
-    if key is not None and not key.signed(digest, signature):
-        raise ArtifactError(
-            f"{path} is not what key {signature.key[:12]}… signs release {digest[:12]}… with; it was changed or forged, "
-            "do not use it"
-        )
-
-
-def _carry_no_key(directory: Path, signed_by: Iterable[str]) -> None:
-    """Refuse a release with a key in it: sooner or later somebody would check its signature with that."""
-    names = set(signed_by)
-    for where, _, files in os.walk(directory, onerror=_unreadable):
-        for name in sorted(files):
-            path = Path(where) / name
-            try:
-                # Opening what is no file, such as a pipe, could wait for good; it is a stranger anyway.
-                if not path.is_file() or (path.name != MANIFEST_NAME and path.stat().st_size > _MAX_KEY_BYTES):
-                    continue
-                content = path.read_bytes()
-            except OSError as error:
-                raise ArtifactError(f"{path} of the release cannot be read: {error.strerror}") from None
-            if _CARRIED.search(content) or hashlib.sha256(content).hexdigest() in names:
-                raise ArtifactError(
-                    f"{path} holds a key; a release that carries the key it is signed by proves nothing, take it out and "
-                    "get keys another way"
-                )
-
-
-def _unreadable(error: OSError) -> None:
-    raise ArtifactError(f"{error.filename} of the release cannot be read: {error.strerror}") from None
-
-
-def _armour(label: str, structure: bytes) -> str:
+def to_pem(key: PublicKey | PrivateKey) -> str:
+    """Return a key as openssl writes it: SubjectPublicKeyInfo, or PKCS #8, in PEM."""
+    if isinstance(key, PublicKey):
+        label, structure = "PUBLIC KEY", _PUBLIC_OPENING + key.raw
+    else:
+        label, structure = "PRIVATE KEY", _PRIVATE_OPENING + key.seed
     return f"-----BEGIN {label}-----\n{base64.b64encode(structure).decode('ascii')}\n-----END {label}-----\n"
 
 
-def _structure(path: Path, label: str, opening: bytes) -> bytes:
-    """Return the 32 bytes of the key in a file, which holds that one key and no other."""
-    expected = f"expected an Ed25519 {label.lower()} in PEM"
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_KEY_BYTES).decode("ascii", "replace")
-    except OSError as error:
-        raise ConfigError(f"{path}: {expected}, but it cannot be read: {error.strerror}") from None
-    found = list(_PEM.finditer(text))
+def public_key(pem: str, source: str) -> PublicKey:
+    """Read a public key.
+
+    Raises:
+        ConfigError: `pem` is none; `source` is named.
+    """
+    return PublicKey(_key(pem, source, "PUBLIC KEY", _PUBLIC_OPENING))
+
+
+def private_key(pem: str, source: str) -> PrivateKey:
+    """Read a private key: one of `to_pem`, or of ``openssl genpkey -algorithm ed25519``.
+
+    Raises:
+        ConfigError: `pem` is none; `source` is named.
+    """
+    return PrivateKey(_key(pem, source, "PRIVATE KEY", _PRIVATE_OPENING))
+
+
+def _key(pem: str, source: str, label: str, opening: bytes) -> bytes:
+    """Return the 32 bytes of the one key that `pem` holds."""
+    expected = f"{source}: expected an Ed25519 {label.lower()} in PEM"
+    found = list(_PEM.finditer(pem))
     if len(found) != 1:
-        raise ConfigError(f"{path}: {expected}, found {'several' if found else 'none'}")
+        raise ConfigError(f"{expected}, found {'several' if found else 'none'}")
     if found[0]["label"] != label:
         hint = ""
         if found[0]["label"] == "ENCRYPTED PRIVATE KEY":
             hint = "; 'openssl pkey -in FILE -out KEY' decrypts it"
-        elif {found[0]["label"], label} == {"PRIVATE KEY", "PUBLIC KEY"}:
-            hint = f"; the public key lies beside it, in KEY{PUBLIC_SUFFIX}" if label == "PUBLIC KEY" else ""
-        raise ConfigError(f"{path}: {expected}, found one that is called {found[0]['label']}{hint}")
+        elif found[0]["label"] == "PRIVATE KEY":
+            hint = "; its public key lies beside it, in KEY.pub"
+        raise ConfigError(f"{expected}, found one that is called {found[0]['label']}{hint}")
     try:
         structure = base64.b64decode("".join(found[0]["body"].split()), validate=True)
     except binascii.Error:
         structure = b""
-    if len(structure) != len(opening) + _KEY_BYTES or not structure.startswith(opening):
-        raise ConfigError(f"{path}: {expected}, found a key of another kind, or a damaged one")
+    if len(structure) != len(opening) + KEY_BYTES or not structure.startswith(opening):
+        raise ConfigError(f"{expected}, found a key of another kind, or a damaged one")
     return structure[len(opening) :]

@@ -11,9 +11,10 @@ import click
 
 from evenfleet_collector.commands.asking import json_option, print_json
 from evenfleet_collector.web import figures
-from evenfleet_shared import signature as signatures
+from evenfleet_shared import trust
 from evenfleet_shared.errors import ArtifactError, ConfigError
-from evenfleet_shared.signature import Checked, PublicKey
+from evenfleet_shared.signature import PublicKey
+from evenfleet_shared.trust import Checked
 
 Directory: Final = click.Path(path_type=Path)
 
@@ -39,8 +40,8 @@ def keygen(*, key: Path, as_json: bool) -> None:
     Keep KEY where releases are made, out of any repository. Give KEY.pub to whoever checks them, by another way than the
     releases go. On failure no file is left.
     """
-    made = signatures.new_private_key()
-    public = signatures.write_keys(key, made)
+    made = trust.new_private_key()
+    public = trust.write_keys(key, made)
     name = made.public.id
     if as_json:
         print_json({"key": name, "private": str(key), "public": str(public)})
@@ -59,13 +60,13 @@ def sign(*, directory: Path, key: Path, as_json: bool) -> None:
 
     The signature is DIR/signatures/<key>.json and is pushed along. On failure nothing is signed.
     """
-    private = signatures.read_private_key(key)
+    private = trust.read_private_key(key)
     if key.resolve().is_relative_to(directory.resolve()):
         raise ConfigError(f"--key: {key} lies in the release itself, and would be handed on with it; move it out")
     if (mode := stat.S_IMODE(key.stat().st_mode)) & 0o077:
         click.echo(f"evenfleet: note: {key} is open to others (mode {mode:04o}); chmod 600 it", err=True)
     checked = checked_release(directory, [private.public])
-    path = signatures.write(directory, private.sign(checked.digest))
+    path = trust.write(directory, private.sign(checked.digest))
     if as_json:
         print_json({"release": checked.digest, "key": private.public.id, "signature": str(path)})
     else:
@@ -79,6 +80,7 @@ def sign(*, directory: Path, key: Path, as_json: bool) -> None:
 @click.argument("directory", type=Directory, metavar="DIR")
 @click.option(
     "--trust",
+    "keys",
     multiple=True,
     type=Directory,
     metavar="PATH",
@@ -88,15 +90,15 @@ def sign(*, directory: Path, key: Path, as_json: bool) -> None:
 )
 @click.option("--require-signature", is_flag=True, help="Fail unless a trusted key has signed the release.")
 @json_option
-def verify(*, directory: Path, trust: tuple[Path, ...], require_signature: bool, as_json: bool) -> None:
+def verify(*, directory: Path, keys: tuple[Path, ...], require_signature: bool, as_json: bool) -> None:
     """Check the release in DIR: every file against the manifest, and signatures by the keys you trust.
 
     Asks no collector. Fails at the first file that is missing, changed, or not the release's own, and names it. A signature
     by a key that is not trusted is told of, and proves nothing.
     """
-    if require_signature and not trust:
+    if require_signature and not keys:
         raise ConfigError("--require-signature: expected a key that you trust, --trust PATH, found none")
-    checked = checked_release(directory, signatures.read_trusted(trust, directory))
+    checked = checked_release(directory, trust.read_trusted(keys, directory))
     if require_signature and not checked.trusted:
         found = f"is signed by unknown keys alone: {_names(checked.unknown)}" if checked.unknown else "is not signed"
         raise ArtifactError(
@@ -117,7 +119,7 @@ def verify(*, directory: Path, trust: tuple[Path, ...], require_signature: bool,
     click.echo(
         f"{checked.digest}  {checked.manifest.model}: all {len(checked.manifest.files)} files are those of the manifest"
     )
-    for line in _said(checked, with_keys=bool(trust)):
+    for line in _said(checked, with_keys=bool(keys)):
         click.echo(line)
 
 
@@ -131,7 +133,7 @@ def checked_release(directory: Path, trusted: Sequence[PublicKey] = ()) -> Check
     if not directory.is_dir():
         found = "a file" if directory.exists() else "nothing"
         raise ConfigError(f"DIR: expected the directory of a release, found {found} at {directory}")
-    return signatures.check(directory, trusted)
+    return trust.check(directory, trusted)
 
 
 def _said(checked: Checked, *, with_keys: bool) -> list[str]:

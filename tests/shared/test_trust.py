@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared import signature as signatures
+from evenfleet_shared import trust
 from evenfleet_shared.errors import ArtifactError, ConfigError
-from evenfleet_shared.signature import PrivateKey, check
+from evenfleet_shared.signature import PrivateKey
+from evenfleet_shared.trust import check
 from fakes.tiny_release import write_release
 
 OURS = PrivateKey(bytes(range(32)))
@@ -29,7 +31,7 @@ THEIRS = PrivateKey(bytes(32))
 
 def sign(release: Path, *keys: PrivateKey) -> list[Path]:
     digest = manifests.load(release)[1]
-    return [signatures.write(release, key.sign(digest)) for key in keys]
+    return [trust.write(release, key.sign(digest)) for key in keys]
 
 
 def files_of(release: Path) -> list[Path]:
@@ -104,7 +106,7 @@ def test_manifest_that_was_changed_is_named_though_no_key_is_at_hand(release: Pa
 def test_signature_of_another_release_does_not_pass(release: Path) -> None:
     digest = manifests.load(release)[1]
     other = OURS.sign("0" * 64)
-    signatures.write(release, signatures.Signature(release=digest, key=other.key, signature=other.signature))
+    trust.write(release, signatures.Signature(release=digest, key=other.key, signature=other.signature))
     with pytest.raises(ArtifactError, match="was changed or forged"):
         check(release, [OURS.public])
 
@@ -116,7 +118,7 @@ def test_signature_of_the_bare_digest_does_not_pass(release: Path) -> None:
     digest = manifests.load(release)[1]
     made = SigningKey(OURS.seed).sign(digest.encode()).signature
     bare = base64.b64encode(made).decode()
-    signatures.write(release, signatures.Signature(release=digest, key=OURS.public.id, signature=bare))
+    trust.write(release, signatures.Signature(release=digest, key=OURS.public.id, signature=bare))
     with pytest.raises(ArtifactError, match="was changed or forged"):
         check(release, [OURS.public])
 
@@ -127,7 +129,7 @@ def test_signature_of_the_bare_digest_does_not_pass(release: Path) -> None:
 @pytest.mark.parametrize("form", ["pem", "raw", "private"])
 def test_release_that_carries_the_key_it_is_signed_by_is_refused(release: Path, where: str, form: str) -> None:
     sign(release, OURS)
-    signatures.write_keys(release.parent / "ours", OURS)
+    trust.write_keys(release.parent / "ours", OURS)
     path = release / where
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(
@@ -144,11 +146,11 @@ def test_release_that_carries_the_key_it_is_signed_by_is_refused(release: Path, 
 
 def test_key_that_lies_in_the_release_is_not_taken_for_trusted(release: Path, tmp_path: Path) -> None:
     sign(release, OURS)
-    signatures.write_keys(release / "ours", OURS)
+    trust.write_keys(release / "ours", OURS)
     (tmp_path / "elsewhere.pub").symlink_to(release / "ours.pub")
     for given_path in (release / "ours.pub", release, tmp_path / "elsewhere.pub"):
         with pytest.raises(ConfigError, match="lies in the release itself"):
-            signatures.read_trusted([given_path], release)
+            trust.read_trusted([given_path], release)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "artifacts/other.tflite", "golden/.x", "signatures/a.json"])
@@ -207,25 +209,25 @@ def test_signature_in_other_words_is_refused() -> None:
 def test_private_key_is_of_its_owner_alone_and_is_never_overwritten(tmp_path: Path) -> None:
     umask = os.umask(0)
     try:
-        public = signatures.write_keys(tmp_path / "release.key", OURS)
+        public = trust.write_keys(tmp_path / "release.key", OURS)
     finally:
         os.umask(umask)
     assert public == tmp_path / "release.key.pub"
     assert stat.S_IMODE((tmp_path / "release.key").stat().st_mode) == 0o600
-    assert signatures.read_private_key(tmp_path / "release.key") == OURS
-    assert signatures.read_public_key(public) == OURS.public
+    assert trust.read_private_key(tmp_path / "release.key") == OURS
+    assert trust.read_public_key(public) == OURS.public
     with pytest.raises(ConfigError, match=r"release.key: File exists; no key was made"):
-        signatures.write_keys(tmp_path / "release.key", THEIRS)
+        trust.write_keys(tmp_path / "release.key", THEIRS)
     (tmp_path / "release.key").unlink()
     with pytest.raises(ConfigError, match=r"release.key.pub: File exists; no key was made"):
-        signatures.write_keys(tmp_path / "release.key", THEIRS)
+        trust.write_keys(tmp_path / "release.key", THEIRS)
     assert not (tmp_path / "release.key").exists()
-    assert signatures.read_public_key(public) == OURS.public
+    assert trust.read_public_key(public) == OURS.public
 
 
 def test_two_keys_are_two() -> None:
-    assert signatures.new_private_key() != signatures.new_private_key()
-    assert "seed" not in repr(signatures.new_private_key())
+    assert trust.new_private_key() != trust.new_private_key()
+    assert "seed" not in repr(trust.new_private_key())
 
 
 PEM = "-----BEGIN {0}-----\n{1}\n-----END {0}-----\n"
@@ -240,32 +242,32 @@ PEM = "-----BEGIN {0}-----\n{1}\n-----END {0}-----\n"
         (PEM.format("PUBLIC KEY", "MCowBQYDK2VwAyEA"), "of another kind, or a damaged one"),
         (PEM.format("PUBLIC KEY", "A==="), "of another kind, or a damaged one"),
         (PEM.format("PUBLIC KEY", "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE"), "of another kind"),
-        (PEM.format("PRIVATE KEY", "MCowBQYDK2VwAyEA"), "called PRIVATE KEY; the public key lies beside it"),
+        (PEM.format("PRIVATE KEY", "MCowBQYDK2VwAyEA"), "called PRIVATE KEY; its public key lies beside it"),
         (PEM.format("ENCRYPTED PRIVATE KEY", "MCow"), "'openssl pkey -in FILE -out KEY' decrypts it"),
     ],
 )
 def test_what_is_no_public_key_is_told_with_its_file(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "a.pub").write_text(text)
     with pytest.raises(ConfigError, match=rf"a.pub: expected an Ed25519 public key in PEM.*{told}"):
-        signatures.read_trusted([tmp_path], tmp_path / "release")
+        trust.read_trusted([tmp_path], tmp_path / "release")
 
 
 def test_trusted_keys_are_the_public_ones_of_a_folder(tmp_path: Path) -> None:
     release = tmp_path / "release"
     with pytest.raises(ConfigError, match="found none"):
-        signatures.read_trusted([tmp_path], release)
+        trust.read_trusted([tmp_path], release)
     with pytest.raises(ConfigError, match="No such file"):
-        signatures.read_trusted([tmp_path / "none.pub"], release)
-    signatures.write_keys(tmp_path / "a", OURS)
-    signatures.write_keys(tmp_path / "b", THEIRS)
-    assert signatures.read_trusted([tmp_path], release) == (OURS.public, THEIRS.public)
-    assert signatures.read_trusted([tmp_path / "b.pub"], release) == (THEIRS.public,)
+        trust.read_trusted([tmp_path / "none.pub"], release)
+    trust.write_keys(tmp_path / "a", OURS)
+    trust.write_keys(tmp_path / "b", THEIRS)
+    assert trust.read_trusted([tmp_path], release) == (OURS.public, THEIRS.public)
+    assert trust.read_trusted([tmp_path / "b.pub"], release) == (THEIRS.public,)
 
 
 def test_library_of_signatures_is_not_loaded_until_a_key_is_used(signed: Path) -> None:
     program = (
-        "import sys, pathlib; from evenfleet_shared import signature\n"
-        "assert len(signature.check(pathlib.Path(sys.argv[1])).unknown) == 1\n"
+        "import sys, pathlib; from evenfleet_shared import trust\n"
+        "assert len(trust.check(pathlib.Path(sys.argv[1])).unknown) == 1\n"
         "assert 'nacl' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program, str(signed)], check=True)
@@ -279,7 +281,7 @@ class TestOpenssl:
         return subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True).stdout
 
     def test_openssl_finds_our_signature_good_and_another_bad(self, release: Path, tmp_path: Path) -> None:
-        signatures.write_keys(tmp_path / "ours", OURS)
+        trust.write_keys(tmp_path / "ours", OURS)
         (path,) = sign(release, OURS)
         digest = hashlib.sha256((release / "manifest.json").read_bytes()).hexdigest()
         (tmp_path / "signature").write_bytes(base64.b64decode(json.loads(path.read_bytes())["signature"]))
@@ -296,6 +298,6 @@ class TestOpenssl:
         self.run("pkey", "-in", tmp_path / "key", "-pubout", "-out", tmp_path / "key.pub")
         (tmp_path / "message").write_bytes(signatures.signed_bytes("0" * 64))
         made = self.run("pkeyutl", "-sign", "-inkey", tmp_path / "key", "-rawin", "-in", tmp_path / "message")
-        key = signatures.read_private_key(tmp_path / "key")
-        assert key.public == signatures.read_public_key(tmp_path / "key.pub")
+        key = trust.read_private_key(tmp_path / "key")
+        assert key.public == trust.read_public_key(tmp_path / "key.pub")
         assert base64.b64decode(key.sign("0" * 64).signature) == made
