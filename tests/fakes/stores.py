@@ -303,10 +303,12 @@ def file_ref(file: str, payload: bytes) -> FileRef:
     return FileRef(file=file, sha256=hashlib.sha256(payload).hexdigest(), size_bytes=len(payload))
 
 
-def small_manifest(*variants: str, model: str = "digits-cnn") -> tuple[Manifest, dict[str, bytes]]:
-    """Return a manifest of made-up files, and the files."""
+def small_manifest(
+    *variants: str, model: str = "digits-cnn", artifact_bytes: int = 0
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Return a manifest of made-up files, and the files; artifacts have at least `artifact_bytes` bytes."""
     names = variants or ("float32", "int8")
-    files = {f"artifacts/{name}.tflite": f"{model} {name}".encode() for name in names}
+    files = {f"artifacts/{name}.tflite": f"{model} {name}".encode().ljust(artifact_bytes, b".") for name in names}
     files |= {f"golden/{part}.npy": f"{model} {part}".encode() for part in ("inputs", "labels", "outputs")}
     refs = {file: file_ref(file, payload) for file, payload in files.items()}
     tensor = TensorSpec(name="x", shape=(-1, 8, 8, 1), dtype="float32")
