@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -23,6 +23,8 @@ class Cable:
         # Otherwise a connection that is made after the break goes through.
         self.breaks_for_good = False
         self._broken = False
+        # Called while both ends still believe in the cable.
+        self.at_break: Callable[[], object] = lambda: None
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def run(self) -> None:
@@ -48,6 +50,7 @@ class Cable:
                     target.sendall(piece)
                     self.sent_bytes += len(piece)
                     self._broken = True
+                    self.at_break()
                     break
                 target.sendall(piece)
                 if up:

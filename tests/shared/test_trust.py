@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -25,6 +26,7 @@ from evenfleet_shared.signature import PrivateKey
 from evenfleet_shared.trust import check
 from fakes.tiny_release import write_release
 
+DOCS = Path(__file__).parents[2] / "docs/operations.md"
 OURS = PrivateKey(bytes(range(32)))
 THEIRS = PrivateKey(bytes(32))
 
@@ -280,18 +282,21 @@ class TestOpenssl:
     def run(self, *arguments: str | Path) -> bytes:
         return subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True).stdout
 
-    def test_openssl_finds_our_signature_good_and_another_bad(self, release: Path, tmp_path: Path) -> None:
-        trust.write_keys(tmp_path / "ours", OURS)
-        (path,) = sign(release, OURS)
-        digest = hashlib.sha256((release / "manifest.json").read_bytes()).hexdigest()
-        (tmp_path / "signature").write_bytes(base64.b64decode(json.loads(path.read_bytes())["signature"]))
-        verify = ("pkeyutl", "-verify", "-pubin", "-inkey", tmp_path / "ours.pub", "-rawin", "-sigfile",
-                  tmp_path / "signature", "-in", tmp_path / "message")  # fmt: skip
-        (tmp_path / "message").write_text(f"evenfleet-release-signature/1\n{digest}\n")
-        assert b"Verified Successfully" in self.run(*verify)
-        (tmp_path / "message").write_text(f"evenfleet-release-signature/1\n{'0' * 64}\n")
-        with pytest.raises(subprocess.CalledProcessError):
-            self.run(*verify)
+    def test_openssl_finds_our_signature_good_and_another_bad_as_the_docs_say(
+        self, release: Path, tmp_path: Path
+    ) -> None:
+        blocks = re.findall(r"^```sh\n(.*?)^```$", DOCS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+        (recipe,) = [block for block in blocks if "pkeyutl" in block]
+        trust.write_keys(tmp_path / "release.key", OURS)
+        sign(release, OURS)
+
+        def follow() -> subprocess.CompletedProcess[bytes]:
+            return subprocess.run(["sh", "-c", recipe], cwd=release.parent, capture_output=True, check=False)
+
+        assert b"Signature Verified Successfully" in follow().stdout
+        path = release / "manifest.json"
+        path.write_bytes(path.read_bytes().replace(b'"tiny"', b'"tina"'))
+        assert follow().returncode != 0
 
     def test_key_of_openssl_signs_as_openssl_does(self, tmp_path: Path) -> None:
         self.run("genpkey", "-algorithm", "ed25519", "-out", tmp_path / "key")
