@@ -37,7 +37,7 @@ def test_push_goes_on_after_the_collector_was_killed_in_the_middle_of_a_file(tmp
     for arguments in (("keygen", "--out", key), ("sign", release, "--key", key)):
         assert evenfleet("release", *arguments).returncode == 0
     with serving(tmp_path / "data") as collector, cable_to(collector.url) as cable:
-        cable.breaks_after = [16 * MIB]
+        cable.breaks_after = [20 * MIB]
         cable.at_break = collector.process.kill
         broken = evenfleet("release", "push", release, url=cable.url)
         assert (broken.returncode, broken.stdout) == (1, "")
@@ -46,7 +46,7 @@ def test_push_goes_on_after_the_collector_was_killed_in_the_middle_of_a_file(tmp
     with serving(tmp_path / "data") as collector, cable_to(collector.url) as cable:
         pushed = evenfleet("release", "push", release, url=cable.url)
         assert (pushed.returncode, pushed.stderr) == (0, "")
-        assert cable.sent_bytes < 12 * MIB
+        assert cable.sent_bytes < 16 * MIB  # what was under way in sockets at the kill is sent again
         digest = pushed.stdout.strip()
 
         assert evenfleet("release", "tag", digest[:8], "prod", url=collector.url).returncode == 0
