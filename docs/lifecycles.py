@@ -69,7 +69,8 @@ stateDiagram-v2
 After a restart a device is `running` if its slot holds the release that it was last told to run, and `empty` if not. A failed
 download is tried again after {first_s:g} s, then twice as long each time, up to {max_s:g} s. What is not what was asked for,
 such as the page of a proxy with status 200, is asked for again after {wrong_first_s:g} s, then twice as long each time, and
-held against the release the {max_wrong}th time.
+held against the release the {max_wrong}th time in a row. The count begins anew when the link fails in between, or when the
+first of them came more than {window_h:g} hours before.
 
 Cannot happen, for nothing is being fetched, or nothing runs, in these phases: {impossible}.
 """
@@ -100,6 +101,7 @@ def render() -> str:
         max_s=rollout.RETRY_MAX_S,
         wrong_first_s=rollout.WRONG_FIRST_S,
         max_wrong=rollout.MAX_WRONG,
+        window_h=rollout.WRONG_WINDOW_S / 3600,
         impossible=", ".join(f"`{event}` while `{phase}`" for phase, event in impossible),
     )
 

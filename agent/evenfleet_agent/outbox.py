@@ -323,9 +323,10 @@ class Outbox:
         entries = []
         damaged: list[Key] = []
         with self._reported("read"):
-            # Numbers are few beside payloads: they are listed first, and only what is due is read.
+            # So many hold as many as are asked for, whichever are waiting: a long queue is not listed each time.
             keys = self._db.execute(
-                "SELECT counter, random, seq FROM messages ORDER BY counter, random, seq"
+                "SELECT counter, random, seq FROM messages ORDER BY counter, random, seq LIMIT ?",
+                (len(blocked) + limit,),
             ).fetchall()
             for key in [key for key in keys if key not in blocked][:limit]:
                 kind, payload = self._db.execute(

@@ -5,8 +5,8 @@ performs them and reports back as events, so a power cut between any two actions
 
 * The running release goes on until the next one is whole on disk.
 * A release that cannot be run (`FetchFailed.cause`) is refused until another one is offered. What came in its place is
-  held against it only when it came `MAX_WRONG` times in a quarter of an hour: a hotel's login page or a proxy's error page
-  comes with status 200 too.
+  held against it only when it came `MAX_WRONG` times in a row within `WRONG_WINDOW_S`: a hotel's login page or a proxy's
+  error page comes with status 200 too. A failing link in between, or a longer time, and the count begins anew.
 * Every pair of phase and event is in `TABLE` or in `IMPOSSIBLE`.
 """
 
@@ -23,6 +23,9 @@ RETRY_FIRST_S: Final = 1.0
 RETRY_MAX_S: Final = 300.0
 WRONG_FIRST_S: Final = 60.0
 MAX_WRONG: Final = 5
+# From the first to the last: a quarter of an hour of pauses, and five downloads of which each may take an hour. A login
+# page a day is none of the release's doing.
+WRONG_WINDOW_S: Final = 6 * 3600.0
 
 # Why a release is not here: `link`, the network, the server or the disk failed; `content`, something came that is not what
 # was asked for, perhaps from somebody in between; `release`, it is what was asked for and cannot be run.
@@ -39,7 +42,10 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """Where a device stands: what runs, what is being fetched, and when to try again."""
+    """Where a device stands: what runs, what is being fetched, and when to try again.
+
+    `wrong` counts what came in the target's place, in a row; the first of it came at `wrong_since_s`.
+    """
 
     phase: Phase = "empty"
     running: Offer | None = None
@@ -47,6 +53,7 @@ class Rollout:
     refused: str | None = None
     failures: int = 0
     wrong: int = 0
+    wrong_since_s: float = 0.0
     retry_s: float | None = None
 
 
@@ -189,15 +196,17 @@ def _fail(state: Rollout, event: Event, now_s: float) -> Step:
     """Refuse for good, or wait twice as long as the last time and try again."""
     assert isinstance(event, FetchFailed)
     assert state.target is not None
-    wrong = state.wrong + (event.cause == "content")
+    if event.cause == "link":
+        wait_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2**state.failures)
+        return replace(state, failures=min(state.failures + 1, 30), wrong=0, retry_s=now_s + wait_s), ()
+    goes_on = state.wrong > 0 and now_s - state.wrong_since_s <= WRONG_WINDOW_S
+    wrong, since_s = (state.wrong + 1, state.wrong_since_s) if goes_on else (1, now_s)
     if event.cause == "release" or wrong >= MAX_WRONG:
         times = f", {wrong} times" if event.cause == "content" else ""
         refused = replace(resumed(state.running), refused=state.target.release)
         return refused, (Report("release-refused", state.target.release, f"{event.reason}{times}"),)
-    if event.cause == "content":
-        return replace(state, wrong=wrong, retry_s=now_s + WRONG_FIRST_S * 2**state.wrong), ()
-    wait_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2**state.failures)
-    return replace(state, failures=min(state.failures + 1, 30), retry_s=now_s + wait_s), ()
+    wait_s = WRONG_FIRST_S * 2 ** (wrong - 1)
+    return replace(state, wrong=wrong, wrong_since_s=since_s, retry_s=now_s + wait_s), ()
 
 
 def _retry(state: Rollout, event: Event, now_s: float) -> Step:

@@ -3,18 +3,22 @@
     slots/a/  slots/b/  slots/current -> a
 
 * The slot that runs is never written to.
-* A power cut at any instant leaves `current` pointing at one whole release or the other.
+* A power cut at any instant leaves `current` pointing at one whole release or the other. Where the directory cannot be
+  synced the other may have been emptied since: then no release is found, and it is fetched again.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Final
 
 from evenfleet_shared import manifest
 from evenfleet_shared.disk import sync_folder
 from evenfleet_shared.errors import ArtifactError, StoreError
-from evenfleet_shared.manifest import Manifest, Variant
+from evenfleet_shared.manifest import FileRef, Golden, Manifest, Variant
+
+log = logging.getLogger(__name__)
 
 _NAMES: Final = ("a", "b")
 
@@ -47,27 +51,26 @@ class Slots:
         return self._directory / (_NAMES[1] if running and running.name == _NAMES[0] else _NAMES[0])
 
     def release(self) -> tuple[Manifest, str] | None:
-        """Return the manifest and the digest of the release that runs; None where there is none, or a damaged one."""
+        """Return the manifest and the digest of the release that runs.
+
+        Returns:
+            None where there is none, a damaged one, or one whose golden set has gone: no variant can be run without it.
+        """
         running = self.current()
         if running is None:
             return None
         try:
-            return manifest.load(running)
+            found = manifest.load(running)
         except ArtifactError:
             return None
+        return found if self._holds_all(_golden_files(found[0].golden)) else None
 
-    def has(self, variant: Variant) -> bool:
-        """Return whether a variant's artifact lies in the slot that runs; its size is looked at, not its digest."""
-        running = self.current()
-        try:
-            return (
-                running is not None and (running / variant.artifact.file).stat().st_size == variant.artifact.size_bytes
-            )
-        except OSError:
-            return False
+    def has(self, variant: Variant, golden: Golden) -> bool:
+        """Return whether all that a variant is run with is in the slot that runs; sizes are looked at, not digests."""
+        return self._holds_all((variant.artifact, *_golden_files(golden)))
 
     def switch(self) -> None:
-        """Make the idle slot the one that runs.
+        """Make the idle slot the one that runs; where only its being on disk is in doubt, the log says so.
 
         Raises:
             StoreError: The symlink could not be replaced; the old one still stands.
@@ -78,6 +81,23 @@ class Slots:
             draft.unlink(missing_ok=True)
             draft.symlink_to(target)
             draft.replace(self._current)
-            sync_folder(self._directory)
         except OSError as error:
             raise StoreError(f"cannot switch to slot {target}: {error.strerror}; the old release goes on") from None
+        try:
+            sync_folder(self._directory)
+        except OSError as error:
+            # The new one runs already: to call it a failure would start the old release's variants from its slot.
+            log.warning(
+                "cannot sync %s: %s; a power cut may bring the old release back", self._directory, error.strerror
+            )
+
+    def _holds_all(self, files: tuple[FileRef, ...]) -> bool:
+        running = self.current()
+        try:
+            return running is not None and all((running / one.file).stat().st_size == one.size_bytes for one in files)
+        except OSError:
+            return False
+
+
+def _golden_files(golden: Golden) -> tuple[FileRef, ...]:
+    return golden.inputs, golden.labels, golden.outputs

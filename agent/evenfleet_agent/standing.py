@@ -16,6 +16,8 @@ from typing import Final
 
 import msgspec
 
+from evenfleet_shared.disk import write_whole
+
 log = logging.getLogger(__name__)
 
 FILE_NAME: Final = "standing.json"
@@ -68,10 +70,8 @@ class StandingFile:
 
     def _keep(self, standing: Standing) -> None:
         self._standing = standing
-        draft = self._path.with_name(f"{self._path.name}.new")
         try:
-            draft.write_bytes(msgspec.json.encode(standing))
-            draft.replace(self._path)
+            write_whole(self._path, msgspec.json.encode(standing), synced=False)
         except OSError as error:
             if not self._failing:
                 log.warning("cannot write %s: %s; 'status' will not say how the session is", self._path, error.strerror)

@@ -318,7 +318,7 @@ class Supervisor:
         if found is None:
             return None
         described, release = found
-        whole = [variant.name for variant in described.variants if self._slots.has(variant)]
+        whole = [variant.name for variant in described.variants if self._slots.has(variant, described.golden)]
         if release == desired.release:
             return Offer(release, tuple(wanted.name for wanted in desired.variants if wanted.name in whole))
         return Offer(release, tuple(whole)) if whole else None
@@ -346,10 +346,13 @@ class Supervisor:
         except StoreError as error:
             # Only `Switch` raises it, and by then the runners have been stopped.
             log.error("%s", error)  # noqa: TRY400 - one line, the cause is in it
-            self._rollout = before
-            if before.running:
-                self._start_stations(before.running)
-            self._step(rollout.FetchFailed(str(error), "link"))
+            failure = error
+        else:
+            return
+        self._rollout = before
+        if before.running:
+            self._start_stations(before.running)
+        self._step(rollout.FetchFailed(str(failure), "link"))
 
     def _perform(self, actions: Sequence[rollout.Action]) -> None:
         for action in actions:
@@ -391,13 +394,15 @@ class Supervisor:
 
     def _start_stations(self, offer: Offer) -> None:
         found = self._slots.release()
-        if found is None or self._slots.current() is None:
-            log.error("the running slot holds no release; waiting for the next one")
+        described = {variant.name: variant for variant in found[0].variants} if found else {}
+        if found is None or found[1] != offer.release or not described.keys() >= set(offer.variants):
+            log.error("the running slot does not hold release %s; fetching it again", offer.release[:12])
+            self._step(rollout.Vanished())
             return
         self._manifest, self._release = found
         limits = self._limits(self._release)
         for name in offer.variants:
-            station = _Station(self._manifest.variant(name), self._new_runner(), limits.get(name, ()))
+            station = _Station(described[name], self._new_runner(), limits.get(name, ()))
             self._stations[name] = station
             self._queue.append(_Turn(station))
         self._window_due_s = None
@@ -430,7 +435,7 @@ class Supervisor:
             turn = self._queue.popleft()
             if turn.measuring and not turn.station.ready:
                 continue
-            if not turn.measuring and not self._slots.has(turn.station.variant):
+            if not turn.measuring and not self._has(turn.station.variant):
                 log.error("the running release is no longer whole on disk; fetching it again")
                 self._step(rollout.Vanished())
                 return
@@ -444,6 +449,10 @@ class Supervisor:
                     turn.station.runner.start(self._spec(turn.station.variant))
             except RunnerError as error:
                 self._on_failure(turn.station, error)
+
+    def _has(self, variant: Variant) -> bool:
+        assert self._manifest is not None
+        return self._slots.has(variant, self._manifest.golden)
 
     def _poll_runner(self) -> None:
         # An answer may bring the next turn, whose answer may be there already.

@@ -56,7 +56,8 @@ _CALLOUT_SUBJECT: Final = "$SYS.REQ.USER.AUTH"
 _REQUEST_AUDIENCE: Final = "nats-authorization-request"
 _TOKEN_BYTES: Final = 32
 _RECONNECT_WAIT_S: Final = 0.05
-_RECONNECT_ATTEMPTS: Final = 1200
+# For ever: whether the broker is given up is decided where it is watched, and that ends the collector.
+_RECONNECT_ATTEMPTS: Final = -1
 
 DenialReason = Literal["transport", "client id", "user name", "credentials"]
 CheckCredentials = Callable[[str, str], bool]

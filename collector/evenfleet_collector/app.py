@@ -51,6 +51,7 @@ PAUSE_S: Final = 2.0
 QUEUE_LOOK_S: Final = 5.0
 # A queue whose disk was full stays out of order when there is room again, until the broker is started anew.
 QUEUE_FAILING_S: Final = 30.0
+QUEUE_PATIENCE_MAX_S: Final = 3600.0
 QUEUE_ROOM_BYTES: Final = 64 * 1024 * 1024
 DRAIN_S: Final = 8.0
 LOCK_NAME: Final = "collector.lock"
@@ -198,7 +199,8 @@ class Collector:
     async def _enduring(self, loop: str) -> AsyncIterator[None]:
         """Let a loop outlive the failure of one round: it is logged, shown in `/readyz`, and tried again after a pause.
 
-        A collector that ended instead would end again at its next start, and take what it can still do along.
+        A collector that ended instead would end again at its next start, and take what it can still do along. Whether the
+        broker is given up is decided by `Broker.watch` alone, which does end the collector.
         """
         try:
             yield
@@ -216,18 +218,20 @@ class Collector:
     async def _watch_queue(self, link: Link, broker: Broker) -> None:
         """Look at the queue again and again, so that `/readyz` answers at once, and mend what a full disk left."""
         failing_since_s: float | None = None
+        patience_s = QUEUE_FAILING_S
         while not self._stop.is_set():
             await _wait(self._stop, QUEUE_LOOK_S)
-            stores = await self._look_at_queue(link)
-            now_s = time.monotonic()
-            if stores:
-                failing_since_s = None
-            elif failing_since_s is None:
-                failing_since_s = now_s
-            elif now_s - failing_since_s >= QUEUE_FAILING_S and self._has_room():
-                log.error("%s; starting the broker anew", self._queue_problem)
-                failing_since_s = None
-                broker.restart()
+            async with self._enduring("watching the queue"):
+                now_s = time.monotonic()
+                if await self._look_at_queue(link):
+                    failing_since_s, patience_s = None, QUEUE_FAILING_S
+                elif failing_since_s is None:
+                    failing_since_s = now_s
+                elif now_s - failing_since_s >= patience_s and self._has_room():
+                    log.error("%s; starting the broker anew", self._queue_problem)
+                    # A start that did not help is not tried again soon: it sends every device away.
+                    failing_since_s, patience_s = None, min(2.0 * patience_s, QUEUE_PATIENCE_MAX_S)
+                    broker.restart()
 
     async def _look_at_queue(self, link: Link) -> bool:
         """Note how the queue is; returns False where the broker answers and does not store."""
@@ -252,7 +256,9 @@ class Collector:
         return await asyncio.get_running_loop().run_in_executor(self._thread, do, *arguments)
 
     def _note_connection(self, link: Link) -> None:
-        if not link.connected:
+        # What the broker does not store, or we cannot write, we do not hear.
+        hears = link.connected and self._queue_problem is None and "ingest" not in self._failing
+        if not hears:
             self._connected_since_s = None
         elif self._connected_since_s is None:
             self._connected_since_s = time.time()

@@ -39,7 +39,7 @@ def assess(tx: JudgeRows, window: Window, now_s: float, contained: Containment) 
     manifest = tx.manifest(window.release)
     if not has_variant(manifest, window.variant):
         # No row: a device can make up as many releases as it likes.
-        tx.tally("unknown-release", 1)
+        _pass_over(tx, window, "unknown-release")
         log.info("%s measured %s of release %s…, unknown here", window.device, window.variant, window.release[:12])
         return
     assert manifest is not None
@@ -50,6 +50,7 @@ def assess(tx: JudgeRows, window: Window, now_s: float, contained: Containment) 
     if run is None:
         device_class = tx.device_class(window.device) or "unclassified"
         reason = f"the collector does not know run context {window.context[:12]}…"
+        _pass_over(tx, window, "unknown-context")
         tx.put_row(shown.not_judged(window, device_class, cell, reason, now_s))
         return
     key = ClassKey(window.release, window.variant, run.device_class)
@@ -74,6 +75,12 @@ def assess(tx: JudgeRows, window: Window, now_s: float, contained: Containment) 
         _write_flag(tx, change, done.cell, baseline, policy, now_s)
     with contained.part(tx, f"the baseline of class {key.device_class}, {key.variant}"):
         _advance_class(tx, done.cell, baseline, policy)
+
+
+def _pass_over(tx: JudgeRows, window: Window, reason: str) -> None:
+    """Write down that a window judged nothing: should what was missing come later, it still has judged nothing."""
+    tx.add_skip(window.device, window.incarnation, window.seq, window.seq, reason)
+    tx.tally(reason, 1)
 
 
 def has_variant(manifest: Manifest | None, name: str) -> bool:

@@ -1,7 +1,7 @@
 """Decide what one more window means for one device × variant of a release.
 
 Pure: `step` takes the cell before the window, the window, and what it is held to; it returns the cell after it, a
-verdict per metric, and the flags that open or close. `judge` finds the values and writes the results.
+verdict per metric, and the flags that open or close. `assess` finds the values and writes the results.
 
 A class of devices goes through three phases with every variant. In **burn-in** each device's windows make its own
 quantiles, and their median becomes the class's baseline, with a limit above it. In **calibration** devices count

@@ -49,8 +49,10 @@ class Containment:
             raise
         except Exception as error:
             tx.tally(self._tally, 1)
-            if what in self._said or len(self._said) >= _REMEMBERED:
-                log.error("%s failed again: %r", what, error)  # noqa: TRY400 - its traceback is in the log already
-            else:
-                self._said.add(what)
-                log.exception("%s failed; everything else goes on", what)
+            fault = f"{type(error).__name__}: {error}"[:200]
+            if fault in self._said:
+                log.error("%s failed again: %s", what, fault)  # noqa: TRY400 - its traceback is in the log already
+                return
+            if len(self._said) < _REMEMBERED:
+                self._said.add(fault)
+            log.exception("%s failed; everything else goes on", what)

@@ -56,7 +56,7 @@ class Ingest:
             now_s: Seconds since 1970, by the collector's clock.
 
         Raises:
-            StoreError: Nothing was written; the batch may be offered again.
+            StoreError: The batch may be offered again; what was written of it then counts as a duplicate.
         """
         try:
             self._save(arrivals, now_s)
@@ -131,7 +131,8 @@ class _Batch:
         return self._lives[key]
 
     def write(self) -> None:
-        for life in self._lives.values():
+        # Those that spoke themselves last: a receipt names the lives heard of last, and they wait for one.
+        for life in sorted(self._lives.values(), key=lambda life: life.spoke):
             life.write()
         for device in sorted({device for device, _ in self._lives}):
             self._tx.see_device(device, self._now_s)
@@ -167,6 +168,7 @@ class _Life:
 
     def __init__(self, tx: IngestRows, row: IncarnationRow, now_s: float) -> None:
         self.windows: list[NewWindow] = []
+        self.spoke = False
         self._tx = tx
         self._row = row
         self._now_s = now_s
@@ -182,10 +184,12 @@ class _Life:
         return "new"
 
     def refuse(self, seq: int, reason: str) -> None:
+        self.spoke = True
         if seq and self.settle(seq) == "new":
             self._tx.add_refusal(self._row.device, self._row.incarnation, Refusal(seq=seq, reason=reason))
 
     def hear(self, header: Header) -> None:
+        self.spoke = True
         row = self._row
         self._row = replace(row, floor=max(row.floor, header.floor), highest=max(row.highest, header.seq))
 

@@ -58,16 +58,23 @@ class Judge:
             _hear(tx, arrivals)
             # In order: an older life that came in the same batch is not overtaken by the newer one.
             for device, incarnation in sorted({(arrival.device, arrival.incarnation) for arrival in arrivals}):
-                _Life(tx, device, incarnation, cursor, now_s, self._contained).judge()
+                self._judge_life(tx, device, incarnation, cursor, now_s)
             if now_s - self._stale_checked_s >= _STALE_EVERY_S:
                 self._stale_checked_s = now_s
-                for device, incarnation in tx.unjudged(now_s - WATERMARK_S):
-                    _Life(tx, device, incarnation, cursor, now_s, self._contained).judge()
+                for device, incarnation in sorted(tx.unjudged(now_s - WATERMARK_S)):
+                    self._judge_life(tx, device, incarnation, cursor, now_s)
             more = len(arrivals) == BATCH
             more |= self._note_refusals(tx, now_s)
             if connected_since_s is not None and not more:
-                more = silence.note(tx, tx.policy(), now_s, connected_since_s)
+                with self._contained.part(tx, "noticing silence"):
+                    more = silence.note(tx, tx.policy(), now_s, connected_since_s, self._contained)
         return more
+
+    def _judge_life(
+        self, tx: JudgeRows, device: str, incarnation: Incarnation, log_position: int, now_s: float
+    ) -> None:
+        with self._contained.part(tx, f"judging life {incarnation.counter} of {device}"):
+            _Life(tx, device, incarnation, log_position, now_s, self._contained).judge()
 
     def _note_refusals(self, tx: JudgeRows, now_s: float) -> bool:
         events = tx.events(tx.cursor("judge-events"), BATCH)
@@ -89,6 +96,9 @@ def _hear(tx: JudgeRows, arrivals: Sequence[ArrivalRow]) -> None:
 def _note_refusal(tx: JudgeRows, event: EventRow, now_s: float) -> None:
     if event.release is None or event.variant is None or not has_variant(tx.manifest(event.release), event.variant):
         return
+    newest = tx.newest_judged(event.device)
+    if newest is not None and event.incarnation < newest:
+        return  # of a life that is over: what it could not run, a later one may
     cell = tx.cell(event.device, event.release, event.variant)
     tx.put_row(shown.refused(event, tx.device_class(event.device) or "unclassified", cell, now_s))
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from evenfleet_collector import cell as cells
 from evenfleet_collector import shown
+from evenfleet_collector.containment import Containment
 from evenfleet_collector.store import JudgeRows
 from evenfleet_collector.store.rows import CellRow, QuietCell
 from evenfleet_collector.tolerance import Policy
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 BATCH: Final = 500
 
 
-def note(tx: JudgeRows, policy: Policy, now_s: float, connected_since_s: float) -> bool:
+def note(tx: JudgeRows, policy: Policy, now_s: float, connected_since_s: float, contained: Containment) -> bool:
     """Write down which cells are silent and which are retired; return whether there are more.
 
     Args:
@@ -33,6 +34,7 @@ def note(tx: JudgeRows, policy: Policy, now_s: float, connected_since_s: float) 
         policy: Says after how long.
         now_s: Seconds since 1970, by the collector's clock.
         connected_since_s: Since when the collector can hear devices.
+        contained: Keeps one cell's failure from being all others'.
     """
     after_s = policy.silent_after_s
     if now_s - connected_since_s < after_s:
@@ -40,13 +42,19 @@ def note(tx: JudgeRows, policy: Policy, now_s: float, connected_since_s: float) 
     quiet = tx.quiet_since(now_s - after_s, BATCH)
     for one in quiet:
         row = one.row
-        desired = tx.desired(row.device)
-        if desired is not None and not _is_to_run(desired, row):
-            _retire(tx, one, desired, now_s)
-        elif row.refusal is None:
-            tx.put_row(shown.silent(row, one.cell, _reason(one, now_s - after_s, after_s), now_s))
+        with contained.part(tx, f"silence of {row.device}, {row.variant}"):
+            _note(tx, one, now_s, after_s)
         tx.set_aside(row.device, row.release, row.variant)
     return len(quiet) == BATCH
+
+
+def _note(tx: JudgeRows, quiet: QuietCell, now_s: float, after_s: float) -> None:
+    row = quiet.row
+    desired = tx.desired(row.device)
+    if desired is not None and not _is_to_run(desired, row):
+        _retire(tx, quiet, desired, now_s)
+    elif row.refusal is None:
+        tx.put_row(shown.silent(row, quiet.cell, _reason(quiet, now_s - after_s, after_s), now_s))
 
 
 def _is_to_run(desired: Desired, row: CellRow) -> bool:

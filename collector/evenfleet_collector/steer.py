@@ -46,6 +46,7 @@ class Steer:
     def _steer(
         self, tx: SteerRows, device: SteeredDevice, told: tuple[str, Manifest] | None, policy: Policy, now_s: float
     ) -> bool:
+        before = tx.desired(device.device)
         wanted = desired.compose(
             device.device,
             device.formats,
@@ -53,19 +54,24 @@ class Steer:
             tx.limits(told[0], device.device_class) if told else {},
             policy,
             self._artifacts_url,
-            tx.desired(device.device),
+            before,
             device.desired_revision,
         )
         if wanted is None:
             return False
         tx.put_desired(wanted)
-        _expect(tx, wanted, device.device_class, now_s)
+        _expect(tx, wanted, before, device.device_class, now_s)
         return True
 
 
-def _expect(tx: SteerRows, desired: Desired, device_class: str, now_s: float) -> None:
-    """Show what a device is to run before anything comes of it, so that what never comes is noticed as silence."""
+def _expect(tx: SteerRows, desired: Desired, before: Desired | None, device_class: str, now_s: float) -> None:
+    """Show what a device is newly to run, so that what never comes is noticed as silence, and not before its time."""
+    running = {wanted.name for wanted in before.variants} if before and before.release == desired.release else set()
     for wanted in desired.variants:
-        if desired.release and not tx.has_row(desired.device, desired.release, wanted.name):
+        if desired.release is None or wanted.name in running:
+            continue
+        if tx.has_row(desired.device, desired.release, wanted.name):
+            tx.hear_cell(desired.device, desired.release, wanted.name, now_s)
+        else:
             reason = "told to run it, nothing measured yet"
             tx.put_row(shown.waiting(desired.device, device_class, desired.release, wanted.name, reason, now_s))

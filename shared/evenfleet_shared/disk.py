@@ -31,7 +31,7 @@ def put_in_place(draft: Path, path: Path) -> None:
     Without the first a power cut leaves a file of the right name and size that is full of zeros.
 
     Raises:
-        OSError: There is no such draft, or the disk failed; what was at `path` is still there unless the last step failed.
+        OSError: There is no such draft, or the disk failed; as in `write_whole`.
     """
     descriptor = os.open(draft, os.O_RDONLY)
     try:
@@ -42,16 +42,25 @@ def put_in_place(draft: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
-def write_whole(path: Path, payload: bytes) -> None:
+def write_whole(path: Path, payload: bytes, *, synced: bool = True) -> None:
     """Replace a file's content, whole or not at all, whenever the power is cut.
 
+    Args:
+        path: The file; its directory is there.
+        payload: All of the new content.
+        synced: False for a file that nothing depends on: a power cut may leave it damaged, and each sync wears out flash.
+
     Raises:
-        OSError: The directory cannot be written; what was at `path` is still there.
+        OSError: The directory cannot be written; what was at `path` is still there, unless all that failed is to sync
+            the directory: then the new content is there, and a power cut may bring the old one back.
     """
     draft = path.with_name(f"{path.name}.new")
     try:
         draft.write_bytes(payload)
-        put_in_place(draft, path)
+        if synced:
+            put_in_place(draft, path)
+        else:
+            draft.replace(path)
     except OSError:
         # On a full disk a half-written draft would take the room that others wait for.
         with suppress(OSError):

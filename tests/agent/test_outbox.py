@@ -389,6 +389,20 @@ def test_the_oldest_go_first_and_so_many_at_a_time_as_asked_for(outbox: Outbox) 
     assert due(outbox, 0.0, limit=0) == []
 
 
+def test_what_is_due_takes_no_longer_to_find_in_a_long_queue(tmp_path: Path) -> None:
+    steps = []
+    for held in (100, 3000):
+        outbox = opened(tmp_path / str(held))
+        fill(outbox, held)
+        done = count(1)
+        outbox._db.set_progress_handler(lambda done=done: next(done) * 0, 10)
+        assert due(outbox, 0.0, limit=50) == list(range(1, 51))
+        steps.append(next(done))
+        outbox.close()
+
+    assert steps[1] < 1.5 * steps[0]
+
+
 # room
 
 

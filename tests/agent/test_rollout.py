@@ -15,6 +15,8 @@ from evenfleet_agent.rollout import (
     PHASES,
     RETRY_MAX_S,
     TABLE,
+    WRONG_FIRST_S,
+    WRONG_WINDOW_S,
     Action,
     Event,
     Fetched,
@@ -167,13 +169,39 @@ def test_something_else_in_the_place_of_a_release_is_held_against_it_the_fifth_t
     assert actions == (Report("release-refused", ONE.release, "digest, 5 times"),)
 
 
-def test_a_link_that_fails_in_between_is_not_held_against_the_release_and_forgives_nothing() -> None:
-    state, _ = after(Offered(ONE), *([WRONG, RetryDue()] * 2), *([TRANSIENT, RetryDue()] * 20))
+def test_a_link_that_fails_in_between_begins_the_count_of_wrong_contents_anew() -> None:
+    state, _ = after(Offered(ONE), *([WRONG, RetryDue()] * 4), TRANSIENT, RetryDue(), *([WRONG, RetryDue()] * 4))
     assert state.phase == "fetching"
 
-    state, _ = after(*([WRONG, RetryDue()] * 2), state=state)
-    assert state.phase == "fetching"
     assert after(WRONG, state=state)[0].refused == ONE.release
+
+
+def test_a_login_page_a_day_never_refuses_a_release() -> None:
+    state, _ = after(Offered(ONE))
+    for day in range(30):
+        state, actions = step(state, WRONG, day * 86_400.0)
+        assert (state.phase, actions, state.retry_s) == ("fetching", (), day * 86_400.0 + WRONG_FIRST_S)
+        state, _ = step(state, RetryDue(), day * 86_400.0 + WRONG_FIRST_S)
+
+
+def test_wrong_contents_that_take_an_hour_each_to_come_are_held_against_the_release() -> None:
+    state, _ = after(Offered(ONE))
+    now_s = 0.0
+    for _ in range(4):
+        now_s += 3600.0
+        state, _ = step(state, WRONG, now_s)
+        assert state.retry_s is not None
+        now_s = state.retry_s
+        state, _ = step(state, RetryDue(), now_s)
+
+    assert step(state, WRONG, now_s + 3600.0)[0].refused == ONE.release
+
+
+def test_wrong_contents_over_a_longer_time_than_the_window_begin_a_new_count() -> None:
+    four_times = after(Offered(ONE), *([WRONG, RetryDue()] * 4))[0]
+
+    assert step(four_times, WRONG, 100.0 + WRONG_WINDOW_S)[0].refused == ONE.release
+    assert step(four_times, WRONG, 101.0 + WRONG_WINDOW_S)[0].refused is None
 
 
 def test_another_offer_begins_with_a_clean_slate() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from evenfleet_agent.standing import RECEIPT_EVERY_S, Standing, StandingFile, read
+from fakes.disks import SyncedDisk
 
 
 @pytest.fixture
@@ -84,6 +85,27 @@ def test_what_a_power_cut_left_is_nothing(path: Path, left: bytes) -> None:
     assert read(path) is None
     StandingFile(path, "boot-1").connected(1.0)
     assert read(path) is not None
+
+
+def test_a_full_disk_leaves_what_was_written_before_and_no_draft(path: Path) -> None:
+    file = StandingFile(path, "boot-1")
+    file.connected(1.0)
+    (path.parent / f"{path.name}.new").symlink_to("/dev/full")
+
+    file.disconnected("no broker answers", 2.0)
+
+    found = read(path)
+    assert found is not None
+    assert found.connected
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_no_flash_is_worn_out_by_syncing_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SyncedDisk(monkeypatch)
+    StandingFile(path, "boot-1").connected(1.0)
+
+    assert path.exists()
+    assert not disk.synced_anything
 
 
 def test_a_directory_that_cannot_be_written_is_said_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -34,7 +34,7 @@ from evenfleet_shared.messages import (
     Window,
 )
 from fakes.agent_links import FakeLink, Published, again
-from fakes.disks import SyncedDisk
+from fakes.disks import FoldersThatCannotBeSynced, SyncedDisk
 from fakes.fetchers import FakeFetcher
 from fakes.runners import Bench, loaded, measured, refused, steady
 from fakes.stores import small_manifest
@@ -693,7 +693,10 @@ def test_a_name_that_is_wanted_twice_is_one_runner(board: Board) -> None:
     assert board.bench.running == []
 
 
-@pytest.mark.parametrize("gone", ["slots", "slots/current", "slots/a/artifacts/int8.tflite"])
+@pytest.mark.parametrize(
+    "gone",
+    ["slots", "slots/current", "slots/a/artifacts/int8.tflite", "slots/a/golden", "slots/a/golden/labels.npy"],
+)
 def test_a_release_that_has_gone_from_the_disk_is_fetched_again_when_a_runner_needs_it(board: Board, gone: str) -> None:
     """Refused for a file that is missing, a variant would stay so until the next release."""
     board.measures()
@@ -904,6 +907,20 @@ def test_a_slot_that_was_emptied_is_filled_again(board: Board) -> None:
     assert board.fetcher.busy
 
 
+def test_a_release_whose_golden_set_has_gone_over_a_restart_is_fetched_again(board: Board) -> None:
+    board.measures()
+    shutil.rmtree(board.directory / "slots" / "a" / "golden")
+    board.restart()
+    board.link.connect()
+    board.turn()
+    assert (board.fetcher.busy, board.bench.running) == (True, [])
+
+    board.fetcher.finish()
+    board.turn()
+    board.link.take()
+    assert {window.variant for window in board.windows(1)} == {"float32", "int8"}
+
+
 def test_a_switch_that_fails_is_tried_again_and_the_old_release_goes_on(board: Board) -> None:
     board.measures()
     board.told(board.desired(revision=2, release=board.other))
@@ -918,6 +935,56 @@ def test_a_switch_that_fails_is_tried_again_and_the_old_release_goes_on(board: B
     board.turn()
     board.link.take()
     assert {window.release for window in board.windows(1)} == {board.other}
+
+
+def test_a_switch_that_may_not_outlive_a_power_cut_runs_the_new_release(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old release's variants have no place in the new one."""
+    another = board.fetcher.add(*small_manifest("int4"))
+    board.measures()
+    board.told(board.desired(revision=2, release=another, variants=(DesiredVariant(name="int4"),)))
+    FoldersThatCannotBeSynced(monkeypatch)
+    board.fetcher.finish()
+    board.turn()
+
+    board.link.take()
+    assert {(window.release, window.variant) for window in board.windows(1)} == {(another, "int4")}
+    assert not board.fetcher.busy
+
+
+def test_an_old_slot_that_holds_another_release_when_a_switch_fails_ends_nothing(board: Board) -> None:
+    another = board.fetcher.add(*small_manifest("int4"))
+    board.measures()
+    board.told(board.desired(revision=2, release=another, variants=(DesiredVariant(name="int4"),)))
+    board.fetcher.finish()
+    (board.directory / "slots" / "current.new").mkdir()
+    shutil.copytree(board.directory / "slots" / "b", board.directory / "slots" / "a", dirs_exist_ok=True)
+    board.turn()
+    assert board.bench.running == []
+
+    (board.directory / "slots" / "current.new").rmdir()
+    board.clock.now_s += 1.0
+    board.turn()
+    board.fetcher.finish()
+    board.turn()
+    board.link.take()
+    assert {window.variant for window in board.windows(1)} == {"int4"}
+
+
+def test_a_release_that_has_gone_before_it_could_be_started_is_fetched_again(board: Board) -> None:
+    """Without a runner nothing else would notice."""
+    board.link.connect()
+    board.told()
+    board.fetcher.finish()
+    (board.directory / "slots" / "a" / "manifest.json").unlink()
+    board.turn()
+    assert (board.fetcher.busy, board.bench.running) == (True, [])
+
+    board.fetcher.finish()
+    board.turn()
+    board.link.take()
+    assert {window.variant for window in board.windows(1)} == {"float32", "int8"}
 
 
 # losses and disks

@@ -463,3 +463,13 @@ def test_a_message_that_we_cannot_take_for_a_fault_of_ours_is_set_aside_and_the_
     assert collector.reader.stats().dead_letters_by_reason == {"internal": 2}
     assert [refusal.seq for refusal in collector.part().refused] == [1, 2]
     assert len(collector.reader.windows("press-02")) == 1
+
+
+def test_a_life_that_names_the_losses_of_many_others_is_in_its_own_receipt(collector: Collector) -> None:
+    losses = tuple(
+        Loss(incarnation=Incarnation(counter, "cccccccc"), first_seq=1, last_seq=1, reason="outbox-full")
+        for counter in range(10, 30)
+    )
+    collector.save(event(1, losses=losses))
+
+    assert collector.part().contiguous == 1

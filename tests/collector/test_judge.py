@@ -271,6 +271,21 @@ def test_twenty_minutes_later_nothing_is_waited_for(fleet: Fleet) -> None:
     assert fleet.skips() == [(1, 2, 2, "watermark")]
 
 
+def test_lives_that_waited_long_are_judged_in_their_order(fleet: Fleet) -> None:
+    """The newer life's window was received first; the older one's is no history for that."""
+    newer = Incarnation(2, "00000000")
+    fleet.born()
+    fleet.measured(), fleet.measured(incarnation=newer)
+    fleet.take(fleet.measured(incarnation=newer))
+    fleet.now_s += 1
+    fleet.reports(1)
+    fleet.now_s += 21 * 60
+    fleet.step()
+
+    assert fleet.cell().windows == 2
+    assert {reason for *_, reason in fleet.skips()} == {"watermark"}
+
+
 def test_a_gap_that_is_new_is_waited_for_though_an_older_one_is_not(fleet: Fleet) -> None:
     fleet.born()
     fleet.measured()
@@ -327,7 +342,7 @@ def test_what_is_measured_of_unknown_releases_and_variants_is_counted_and_makes_
     fleet.take(fleet.measured(**changes), event(fleet.seq(), event="variant-refused", **{"release": RELEASE} | changes))
 
     assert not fleet.reader.cells()
-    assert fleet.reader.stats().ingested["unknown-release"] == 1
+    assert fleet.reader.stats().passed_over["unknown-release"] == 1
 
 
 def test_a_window_of_another_file_than_the_releases_is_incomparable_and_makes_no_baseline(fleet: Fleet) -> None:
@@ -351,6 +366,23 @@ def test_a_pass_over_another_golden_set_is_incomparable(fleet: Fleet) -> None:
     assert fleet.metric("accuracy").verdict == "incomparable"
     assert "golden set eeee" in fleet.metric("accuracy").reason
     assert not fleet.flags()
+
+
+def test_a_window_whose_context_comes_too_late_is_in_no_evidence(fleet: Fleet) -> None:
+    """The device alternates between two contexts, and the collector is told of the second one only later."""
+    late = replace(RUN, attributes={"site": "north"})
+    fleet.calibrated()
+    for _ in range(3):
+        fleet.reports(1, SLOW)
+        fleet.reports(1, SLOW, run=late)
+    fleet.take(context(fleet.seq(), late))
+    fleet.reports(4, SLOW)
+
+    (flag,) = fleet.flags()
+    listed = {one["seq"] for one in json.loads(flag.evidence_json)["windows"]}
+    unknown = {first for _, first, _, reason in fleet.skips() if reason == "unknown-context"}
+    assert len(unknown) == 3
+    assert not listed & unknown
 
 
 def test_a_pass_over_a_set_of_another_size_is_not_compared(fleet: Fleet) -> None:
@@ -672,12 +704,33 @@ def test_what_cannot_be_judged_is_passed_over_once_and_everything_else_goes_on(f
     assert fleet.skips() == [(1, damaged.seq, damaged.seq, "failed")]
     assert (fleet.cell().verdict, fleet.cell().windows) == ("undetermined", 7)
     assert f"window {damaged.seq} could not be judged" in fleet.cell().reason
-    assert fleet.reader.stats().ingested["judging-failed"] == 1
+    assert fleet.reader.stats().passed_over["judging-failed"] == 1
 
     fleet.judge = Judge(fleet.writer)
     fleet.step()
-    assert fleet.reader.stats().ingested["judging-failed"] == 1
+    assert fleet.reader.stats().passed_over["judging-failed"] == 1
     assert fleet.reader.lag() == 0
+
+
+@pytest.mark.parametrize(
+    "damage", ["UPDATE cells SET row = 'damaged'", "UPDATE windows SET body = 'damaged' WHERE seq = 9"]
+)
+def test_a_damaged_row_of_one_device_keeps_no_other_from_being_judged(fleet: Fleet, damage: str) -> None:
+    fleet.calibrated()
+    Ingest(fleet.writer).save([arrival(fleet.measured())], fleet.now_s)
+    if "cells" in damage:
+        fleet.step()
+    with sqlite3.connect(fleet.directory / FILE_NAME) as db:
+        db.execute(damage)
+    fleet.now_s += 1e6
+    other = replace(RUN, device_class="board")
+    fleet.born("press-02", run=other)
+    fleet.reports(1, device="press-02", run=other)
+    fleet.step(connected_since_s=NOW_S)
+
+    with sqlite3.connect(fleet.directory / FILE_NAME) as db:
+        assert db.execute("SELECT verdict FROM cells WHERE device = 'press-02'").fetchone() == ("undetermined",)
+    assert fleet.reader.stats().passed_over["judging-failed"] >= 1
 
 
 def test_a_class_whose_baseline_cannot_be_made_does_not_keep_its_devices_from_being_judged(fleet: Fleet) -> None:
@@ -848,6 +901,33 @@ def test_an_open_flag_is_outside_whatever_the_next_window_lacks(fleet: Fleet, od
     assert fleet.cell().verdict == "outside"
     assert "accuracy" in fleet.cell().reason
     assert "latency" in fleet.cell().reason
+
+
+def test_a_release_that_is_wanted_again_is_not_silent_before_its_time(fleet: Fleet) -> None:
+    fleet.calibrated()
+    fleet.assigned(RELEASE)
+    fleet.reports(1)
+    fleet.assigned("f" * 64)
+    fleet.now_s += 86_400
+    fleet.step(connected_since_s=NOW_S - 1e6)
+
+    fleet.assigned(RELEASE)
+    fleet.now_s += 1
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert fleet.cell().verdict == "undetermined"
+
+    fleet.now_s += 901
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert fleet.cell().verdict == "silent"
+
+
+def test_a_refusal_of_a_life_that_is_over_says_nothing_of_the_next(fleet: Fleet) -> None:
+    newer = Incarnation(2, "00000000")
+    fleet.born()
+    refused = event(fleet.seq(), event="variant-refused", release=RELEASE, variant="float32", detail="too new")
+    fleet.take(fleet.measured(incarnation=newer), refused)
+
+    assert (fleet.cell().refusal, fleet.cell().windows) == (None, 1)
 
 
 def test_a_refused_variant_keeps_its_open_flag_in_view(fleet: Fleet) -> None:

@@ -154,4 +154,4 @@ def test_a_device_that_cannot_be_steered_keeps_no_other_from_it(steered: Steered
         told = tx.desired("press-02")
         assert told is not None
         assert told.release == RELEASE
-    assert open_reader(tmp_path).stats().ingested["steering-failed"] == 1
+    assert open_reader(tmp_path).stats().passed_over["steering-failed"] == 1

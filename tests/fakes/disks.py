@@ -1,8 +1,13 @@
-"""What a power cut would leave: which files have their content on disk, and had it before they had their name."""
+"""What a power cut would leave: which files have their content on disk, and had it before they had their name.
+
+And a disk on which a directory's entries never get there.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -27,8 +32,26 @@ class SyncedDisk:
 
         monkeypatch.setattr(os, "fsync", watch)
 
+    @property
+    def synced_anything(self) -> bool:
+        return bool(self._contents or self._folders)
+
     def outlives_a_power_cut(self, path: Path) -> bool:
         """Whether a file's content, as it is now, was synced under another name, and its own name after it."""
         found = path.stat()
         synced_as = self._contents.get((found.st_ino, found.st_mtime_ns), [])
         return any(name != path.name for name in synced_as) and path.name in self._folders.get(path.parent, ())
+
+
+class FoldersThatCannotBeSynced:
+    """Files are synced, directories answer that the disk failed; from its making on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fsync = os.fsync
+
+        def fail(descriptor: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", fail)

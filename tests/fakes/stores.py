@@ -157,6 +157,7 @@ class FakeStore:
             balance=self.balance,
             ingested={"committed": self.balance.committed},
             dead_letters_by_reason=dict(self.dead),
+            passed_over={"unknown-context": 3},
         )
 
     def policy(self) -> Policy:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evenfleet_shared.disk import held, write_whole
-from fakes.disks import SyncedDisk
+from fakes.disks import FoldersThatCannotBeSynced, SyncedDisk
 
 
 def test_what_is_written_whole_outlives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +28,19 @@ def test_a_full_disk_leaves_the_old_content_and_no_draft(tmp_path: Path) -> None
         write_whole(tmp_path / "file", b"new")
 
     assert (tmp_path / "file").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_directory_that_cannot_be_synced_is_an_error_after_the_new_content_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_whole(tmp_path / "file", b"old")
+    FoldersThatCannotBeSynced(monkeypatch)
+
+    with pytest.raises(OSError, match="Input/output error"):
+        write_whole(tmp_path / "file", b"new")
+
+    assert (tmp_path / "file").read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -49,7 +49,8 @@ _MAX_PULL_BYTES: Final = 32 * 1024 * 1024
 _PULL_ANSWER_TIMEOUT_S: Final = 2.0
 _PAUSE_S: Final = 0.1
 _RECONNECT_WAIT_S: Final = 0.1
-_RECONNECT_ATTEMPTS: Final = 600
+# For ever: whether the broker is given up is decided where it is watched, and that ends the collector.
+_RECONNECT_ATTEMPTS: Final = -1
 
 # "Nothing there", "expired", "enough bytes or the server is going down": all end a pull without harm.
 _HARMLESS: Final = frozenset({"404", "408", "409"})

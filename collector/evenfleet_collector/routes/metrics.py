@@ -50,6 +50,12 @@ class _Once(Collector):
             "evenfleet_ingest_messages", "Messages from devices, by what became of them.", "result", figures.ingested
         )
         yield _counter(
+            "evenfleet_passed_over",
+            "Windows, devices and events that were not judged or told, by reason.",
+            "reason",
+            figures.passed_over,
+        )
+        yield _counter(
             "evenfleet_dead_letters", "Messages that could not be taken.", "reason", figures.dead_letters_by_reason
         )
         yield CounterMetricFamily(

@@ -12,6 +12,8 @@ from evenfleet_shared.manifest import Format, Manifest
 from evenfleet_shared.messages import Incarnation, RunContext, Window
 from evenfleet_shared.signature import Signature
 
+# What becomes of a message; everything else that is tallied is of a later step.
+INGEST_RESULTS: Final = frozenset({"committed", "duplicate", "dead_letter", "too-many-gaps"})
 # The reason of a loss that nobody has given one for yet.
 UNEXPLAINED: Final = "unexplained"
 
@@ -138,6 +140,7 @@ class EventRow:
 
     id: int
     device: str
+    incarnation: Incarnation
     event: str
     release: str | None
     variant: str | None
@@ -182,11 +185,15 @@ class Balance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """The collector in figures."""
+    """The collector in figures.
+
+    `ingested` counts what became of messages; `passed_over` what then was not judged, or could not be told, and why.
+    """
 
     devices: int
     windows: int
     flags_open: int
+    passed_over: dict[str, int]
     dead_letters: int
     balance: Balance
     ingested: dict[str, int]

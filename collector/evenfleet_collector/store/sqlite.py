@@ -26,6 +26,7 @@ from sqlite_utils import Database
 from evenfleet_collector.cell import Cell, ClassBaseline, ClassKey, Metric, peak_bytes
 from evenfleet_collector.seqs import contiguous, gaps, size
 from evenfleet_collector.store.rows import (
+    INGEST_RESULTS,
     UNEXPLAINED,
     ArrivalRow,
     Balance,
@@ -90,7 +91,7 @@ _OF_THE_DATA: Final = (sqlite3.IntegrityError, sqlite3.DataError)
 _LIFE: Final = "device = ? AND counter = ? AND random = ?"
 _NEWEST_POLICY: Final = "SELECT body FROM policies ORDER BY revision DESC LIMIT 1"
 _ASSIGNMENTS: Final = "SELECT device, release FROM assignments"
-_EVENTS: Final = "SELECT id, device, event, release, variant, detail, received_s FROM events"
+_EVENTS: Final = "SELECT id, device, counter, random, event, release, variant, detail, received_s FROM events"
 _TAGS: Final = "SELECT tag, release, tagged_s FROM tags"
 _CELL: Final = "device = ? AND release = ? AND variant = ?"
 
@@ -852,13 +853,15 @@ class SqliteReader:
 
     def stats(self) -> Stats:
         dead = dict(self._all("SELECT reason, count FROM dead_letter_counts", ()))
+        tallies: dict[str, int] = dict(self._all("SELECT name, count FROM tallies", ()))
         return Stats(
             devices=self._count("devices"),
             windows=self._count("windows"),
             flags_open=self._count("flags WHERE cleared_s IS NULL"),
             dead_letters=sum(dead.values()),
             balance=self._balance(),
-            ingested=dict(self._all("SELECT name, count FROM tallies", ())),
+            ingested={name: count for name, count in tallies.items() if name in INGEST_RESULTS},
+            passed_over={name: count for name, count in tallies.items() if name not in INGEST_RESULTS},
             dead_letters_by_reason=dead,
         )
 
@@ -982,8 +985,17 @@ def _tag_row(row: tuple[Any, ...]) -> TagRow:
 
 def _event_rows(rows: Iterable[tuple[Any, ...]]) -> list[EventRow]:
     return [
-        EventRow(id=i, device=device, event=event, release=release, variant=variant, detail=detail, received_s=at)
-        for i, device, event, release, variant, detail, at in rows
+        EventRow(
+            id=i,
+            device=device,
+            incarnation=Incarnation(counter, random),
+            event=event,
+            release=release,
+            variant=variant,
+            detail=detail,
+            received_s=at,
+        )
+        for i, device, counter, random, event, release, variant, detail, at in rows
     ]
 
 

@@ -69,6 +69,10 @@ class Shared(Protocol):
         """Return whether readers see anything of a cell."""
         ...
 
+    def hear_cell(self, device: str, release: str, variant: str, now_s: float) -> None:
+        """Note that a window of a cell came, or that one is waited for from now on."""
+        ...
+
     def put_row(self, row: CellRow) -> None:
         """Write what readers see of a cell, its state unchanged; a cell that is new counts as heard of now."""
         ...
@@ -209,10 +213,6 @@ class JudgeRows(Shared, Protocol):
 
     def put_cell(self, cell: Cell, row: CellRow) -> None:
         """Write the judge's state of a cell and what readers see of it; the row's version is given anew."""
-        ...
-
-    def hear_cell(self, device: str, release: str, variant: str, now_s: float) -> None:
-        """Note that a window of a cell came."""
         ...
 
     def quiet_since(self, heard_before_s: float, limit: int) -> Sequence[QuietCell]:

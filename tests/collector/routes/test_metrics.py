@@ -37,6 +37,7 @@ def test_messages_dead_letters_connections_and_the_queue_are_counted_by_name(tmp
 
     assert found == {
         ("evenfleet_ingest_messages_total", "committed"): 0,
+        ("evenfleet_passed_over_total", "unknown-context"): 3,
         ("evenfleet_dead_letters_total", "encoding"): 2,
         ("evenfleet_dead_letters_total", "schema"): 3,
         ("evenfleet_connections_admitted_total", ""): 12,
