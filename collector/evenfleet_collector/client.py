@@ -8,7 +8,9 @@ Decides how an answer becomes a value and a refusal an error. Leaves to `command
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
@@ -17,10 +19,12 @@ import httpx
 import msgspec
 
 from evenfleet_collector.resources import API, Assignment, Enrolment, Flag, Page, Parity
-from evenfleet_collector.store.rows import CellRow, DeviceRow, ReleaseRow
+from evenfleet_collector.store.rows import CellRow, DeviceRow, ReleaseRow, TagRow
 from evenfleet_collector.tolerance import Policy
+from evenfleet_shared import signature as signatures
 from evenfleet_shared.errors import ArtifactError, ConfigError, EvenfleetError, RefusedError, UnreachableError
 from evenfleet_shared.manifest import FileRef
+from evenfleet_shared.signature import Signature
 
 T = TypeVar("T")
 
@@ -28,6 +32,7 @@ DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 _PIECE_BYTES: Final = 1 << 18
+_AGAIN_S: Final = 1.0
 _PAGE_SIZE: Final = 1000
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -77,7 +82,7 @@ class Collector:
         return list(self._all("/releases", Page[ReleaseRow], {}))
 
     def release(self, digest: str) -> ReleaseRow:
-        """Return the release whose digest starts with `digest`.
+        """Return the release that is tagged `digest`, or whose digest starts so.
 
         Raises:
             RefusedError: There is not exactly one.
@@ -93,6 +98,44 @@ class Collector:
         return _decode(
             self._send("POST", "/releases", content=manifest, headers={"Content-Type": "application/json"}), ReleaseRow
         )
+
+    def add_signature(self, signature: Signature) -> ReleaseRow:
+        """Push a signature of a release that is there.
+
+        Raises:
+            RefusedError: It was not taken.
+        """
+        path = f"/releases/{signature.release}/signatures/{signature.key}"
+        headers = {"Content-Type": "application/json"}
+        return _decode(self._send("PUT", path, content=signatures.encode(signature), headers=headers), ReleaseRow)
+
+    def tags(self) -> list[TagRow]:
+        """Return tags by name."""
+        return list(self._all("/tags", Page[TagRow], {}))
+
+    def tag(self, tag: str) -> TagRow:
+        """Return one tag.
+
+        Raises:
+            RefusedError: It is not known.
+        """
+        return self._get(f"/tags/{quote(tag, safe='')}", TagRow)
+
+    def put_tag(self, tag: str, release: str) -> TagRow:
+        """Let a tag stand for a release.
+
+        Raises:
+            RefusedError: The release is not known.
+        """
+        return _decode(self._send("PUT", f"/tags/{quote(tag, safe='')}", json={"release": release}), TagRow)
+
+    def remove_tag(self, tag: str) -> None:
+        """Take a tag away.
+
+        Raises:
+            RefusedError: It is not known.
+        """
+        self._send("DELETE", f"/tags/{quote(tag, safe='')}")
 
     def assign(self, device: str, release: str | None) -> Assignment:
         """Assign a release to a device, or to `resources.EVERY_DEVICE`.
@@ -149,35 +192,83 @@ class Collector:
 
     def has_artifact(self, sha256: str) -> bool:
         """Return whether an artifact is there."""
-        response = self._request("HEAD", f"/artifacts/{sha256}")
-        if response.status_code not in {200, 404}:
-            _refuse(response)
-        return response.status_code == 200
+        return self._asked(sha256).status_code == 200
 
     def put_artifact(self, path: Path, reference: FileRef, sent: Callable[[int], None]) -> None:
-        """Upload a file.
+        """Upload a file, from where an earlier upload of it stopped.
+
+        A connection that breaks is made again as long as each brings the upload further.
 
         Args:
             path: Where it lies here.
             reference: Its digest and size.
-            sent: Called with the number of bytes of each piece.
+            sent: Called with how much of it is there, before and after each piece.
 
         Raises:
             ArtifactError: It cannot be read.
             RefusedError: It was not taken.
+            UnreachableError: The collector does not answer; what was uploaded stays there for a day.
         """
+        offset = self._received(reference)
+        while offset is not None:
+            offset = self._brought_on(path, reference, offset, sent)
+        sent(reference.size_bytes)
 
+    def _brought_on(self, path: Path, reference: FileRef, offset: int, sent: Callable[[int], None]) -> int | None:
+        """Upload from `offset`; returns where to go on, None when all is there."""
+        try:
+            self._put_from(path, reference, offset, sent)
+        except UnreachableError as error:
+            # The collector may need a moment to see that the connection broke, and to write what came.
+            time.sleep(_AGAIN_S)
+            further: int | None = offset
+            with suppress(UnreachableError):
+                further = self._received(reference)
+            if further is not None and further <= offset:
+                raise UnreachableError(
+                    f"the upload of {reference.file} broke off; pushed again within a day, it goes on there: {error}"
+                ) from None
+            return further
+        except RefusedError:
+            # What was kept may have been spoilt, or completed by another upload.
+            if not offset:
+                raise
+            return None if self._received(reference) is None else 0
+        return None
+
+    def _put_from(self, path: Path, reference: FileRef, offset: int, sent: Callable[[int], None]) -> None:
         def pieces() -> Iterator[bytes]:
             try:
                 with path.open("rb") as file:
+                    place = file.seek(offset)
+                    sent(place)
                     while piece := file.read(_PIECE_BYTES):
                         yield piece
-                        sent(len(piece))
+                        place += len(piece)
+                        sent(place)
             except OSError as error:
                 raise ArtifactError(f"cannot read {path}: {error.strerror}; the release was not pushed") from None
 
-        headers = {"Content-Length": str(reference.size_bytes), "Content-Type": "application/octet-stream"}
+        size = reference.size_bytes
+        headers = {"Content-Length": str(size - offset), "Content-Type": "application/octet-stream"}
+        if offset:
+            headers["Content-Range"] = f"bytes {offset}-{size - 1}/{size}"
         self._send("PUT", f"/artifacts/{reference.sha256}", content=pieces(), headers=headers)
+
+    def _received(self, reference: FileRef) -> int | None:
+        """Return where the upload of an artifact goes on; None where all of it is there."""
+        response = self._asked(reference.sha256)
+        if response.status_code == 200:
+            return None
+        told = response.headers.get("upload-offset", "")
+        offset = int(told) if told.isdecimal() else 0
+        return offset if offset < reference.size_bytes else 0
+
+    def _asked(self, sha256: str) -> httpx.Response:
+        response = self._request("HEAD", f"/artifacts/{sha256}")
+        if response.status_code not in {200, 404}:
+            _refuse(response)
+        return response
 
     def _all(self, path: str, page_type: type[Page[T]], filters: Mapping[str, str]) -> Iterator[T]:
         parameters = {**filters, "page_size": str(_PAGE_SIZE)}

@@ -7,19 +7,22 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from evenfleet_collector import access
 from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.cell import METRICS
 from evenfleet_collector.resources import EVERY_DEVICE
 from evenfleet_collector.store import EditRows, Writer
-from evenfleet_collector.store.rows import ReleaseRow
 from evenfleet_collector.tolerance import Policy, with_room_for
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ArtifactError, RefusedError
+from evenfleet_shared.signature import Signature
 
 T = TypeVar("T")
+
+# HTTP has no accounts: whoever reaches it may add one, and nobody needs many.
+MAX_SIGNATURES: Final = 16
 
 
 class StoreEdits:
@@ -49,7 +52,7 @@ class StoreEdits:
             raise RefusedError(f"device {device} is enrolled already; its token was shown once and is not kept")
         return token
 
-    async def add_release(self, manifest: bytes) -> ReleaseRow:
+    async def add_release(self, manifest: bytes) -> str:
         described = manifests.decode(manifest, "the body")
         missing = await asyncio.to_thread(self._artifacts.missing, described.files)
         if missing:
@@ -61,7 +64,25 @@ class StoreEdits:
         digest = await asyncio.to_thread(self._artifacts.add, manifest)
         now_s = time.time()
         await self._write(lambda tx: tx.put_release(digest, manifest, described.model, now_s))
-        return ReleaseRow(release=digest, model=described.model, pushed_s=now_s, manifest=described)
+        return digest
+
+    async def sign(self, signature: Signature) -> None:
+        def change(tx: EditRows) -> None:
+            keys = tx.signed_by(signature.release)
+            if signature.key not in keys and len(keys) >= MAX_SIGNATURES:
+                raise RefusedError(
+                    f"release {signature.release[:12]} has signatures by {len(keys)} keys already, and no more are kept; "
+                    "nothing was changed"
+                )
+            tx.put_signature(signature, time.time())
+
+        await self._write(change)
+
+    async def tag(self, tag: str, release: str) -> None:
+        await self._write(lambda tx: tx.put_tag(tag, release, time.time()))
+
+    async def untag(self, tag: str) -> None:
+        await self._write(lambda tx: tx.remove_tag(tag, time.time()))
 
     async def assign(self, device: str, release: str | None) -> None:
         def change(tx: EditRows) -> None:

@@ -19,9 +19,17 @@ T = TypeVar("T")
 
 API: Final = "/api/v1"
 EVERY_DEVICE: Final = "*"
-RELEASE_RULE: Final = "a release's digest, or at least 4 hexadecimal digits of its start"
+RELEASE_RULE: Final = "a tag, a release's digest, or at least 4 hexadecimal digits of its start"
+TAG_RULE: Final = (
+    "1 to 63 lower-case letters, digits, '.', '_' and '-', the first a letter or digit, and not hexadecimal digits alone, "
+    "which stand for a digest"
+)
+# What a release is meant by, and what it may be called: no text is both.
+DIGEST_PATTERN: Final = "[0-9a-f]{4,64}"
+TAG_PATTERN: Final = "(?![0-9a-f]+$)[a-z0-9][a-z0-9._-]{0,62}"
 
-_RELEASE: Final = re.compile("[0-9a-f]{4,64}")
+_DIGEST: Final = re.compile(DIGEST_PATTERN)
+_TAG: Final = re.compile(TAG_PATTERN)
 # Read by FastAPI's validation: a field that is not known is refused, like a parameter.
 _NO_MORE: Final = {"extra": "forbid"}
 
@@ -94,7 +102,7 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewAssignment:
-    """Asks for a release, by its digest or the start of it; None for no release at all."""
+    """Asks for a release, by its digest, the start of it, or a tag; None for no release at all."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = _NO_MORE
 
@@ -109,13 +117,40 @@ class Assignment:
     release: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTag:
+    """Asks for a tag to stand for a release, which is named by its digest, the start of it, or another tag."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _NO_MORE
+
+    release: str
+
+
+def is_digest_start(text: str) -> bool:
+    """Return whether `text` may be the start of a release's digest, or all of it.
+
+    >>> is_digest_start("9f2c"), is_digest_start("9f2"), is_digest_start("9F2C"), is_digest_start("")
+    (True, False, False, False)
+    """
+    return _DIGEST.fullmatch(text) is not None
+
+
+def is_tag(text: str) -> bool:
+    r"""Return whether a release may be called `text`: never what could be the start of a digest, however short.
+
+    >>> [is_tag(text) for text in ("prod", "v1.2-rc_1", "2024-06", "beef", "abc", "9", "Prod", ".", "", "prod\n", "x" * 64)]
+    [True, True, True, False, False, False, False, False, False, False, False]
+    """
+    return _TAG.fullmatch(text) is not None
+
+
 def is_release_name(text: str) -> bool:
     """Return whether `text` may stand for a release.
 
-    >>> is_release_name("9f2c"), is_release_name("9f2"), is_release_name("9F2C"), is_release_name("")
-    (True, False, False, False)
+    >>> is_release_name("9f2c"), is_release_name("9f2"), is_release_name("9F2C"), is_release_name("prod")
+    (True, False, False, True)
     """
-    return _RELEASE.fullmatch(text) is not None
+    return is_digest_start(text) or is_tag(text)
 
 
 def flag_of(row: FlagRow) -> Flag:

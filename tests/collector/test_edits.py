@@ -14,11 +14,12 @@ import pytest
 from evenfleet_collector import access
 from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.cell import Cell, ClassKey
-from evenfleet_collector.edits import StoreEdits
+from evenfleet_collector.edits import MAX_SIGNATURES, StoreEdits
 from evenfleet_collector.store.sqlite import SqliteReader, SqliteWriter, open_reader, open_writer
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ArtifactError, RefusedError, ReleaseError
+from evenfleet_shared.signature import PrivateKey
 from fakes.stores import cell_row, small_manifest
 
 T = TypeVar("T")
@@ -95,6 +96,29 @@ def test_a_release_that_is_pushed_again_is_there_once(desk: Desk) -> None:
     desk.push()
 
     assert len(desk.reader.releases()) == 1
+
+
+def test_a_release_has_signatures_of_only_so_many_keys(desk: Desk) -> None:
+    desk.push()
+    made = [PrivateKey(bytes([number]) * 32).sign(RELEASE) for number in range(MAX_SIGNATURES + 1)]
+    for signature in made[:-1]:
+        desk.do(desk.edits.sign(signature))
+    with pytest.raises(RefusedError, match="signatures by 16 keys already"):
+        desk.do(desk.edits.sign(made[-1]))
+    desk.do(desk.edits.sign(made[0]))
+
+    (row,) = desk.reader.releases()
+    assert len(row.signatures) == MAX_SIGNATURES
+
+
+def test_a_tag_is_given_moved_and_taken_away(desk: Desk) -> None:
+    desk.push()
+    desk.do(desk.edits.tag("prod", RELEASE))
+    (row,) = desk.reader.releases()
+    assert row.tags == ("prod",)
+    desk.do(desk.edits.untag("prod"))
+    assert desk.reader.tags() == []
+    assert desk.changes == []
 
 
 def test_bytes_that_are_no_manifest_are_refused(desk: Desk) -> None:

@@ -18,13 +18,14 @@ from sqlite_utils import Database
 from evenfleet_collector import seqs
 from evenfleet_collector.cell import Cell, ClassBaseline, ClassKey, MetricBaseline
 from evenfleet_collector.seqs import Ranges
-from evenfleet_collector.store.rows import Balance, IncarnationRow, LossRow, NewWindow
+from evenfleet_collector.store.rows import Balance, IncarnationRow, LossRow, NewWindow, TagRow
 from evenfleet_collector.store.schema import migrations
 from evenfleet_collector.store.sqlite import FILE_NAME, SqliteReader, SqliteWriter, open_reader, open_writer
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import MessageError, StoreError
 from evenfleet_shared.messages import Desired, Incarnation, Limit, Refusal
+from evenfleet_shared.signature import PrivateKey
 from fakes import uplink
 from fakes.stores import cell_row, flag_row, small_manifest
 from fakes.uplink import DEVICE, LIFE, RELEASE, SESSION, context, event, state, window
@@ -719,6 +720,69 @@ def test_a_release_is_found_by_the_start_of_its_digest_where_only_one_begins_so(
     assert found.manifest == manifest
     assert store.reader.release("a") is None
     assert store.reader.release("%") is None
+
+
+def test_signatures_of_a_release_are_kept_by_key_and_the_newest_of_each(store: Store) -> None:
+    manifest, _ = small_manifest()
+    keys = sorted((PrivateKey(bytes([number]) * 32) for number in range(3)), key=lambda key: key.public.id)
+    made = [key.sign(RELEASE) for key in keys]
+    spoiled = replace(made[0], signature=made[1].signature)
+    with store.writer.transaction() as tx:
+        tx.put_release(RELEASE, manifests.encode(manifest), manifest.model, NOW_S)
+        tx.put_release("e" * 64, manifests.encode(manifest), manifest.model, NOW_S - 1)
+        for signature in (made[2], spoiled, made[1], made[0]):
+            tx.put_signature(signature, NOW_S)
+        tx.put_signature(keys[0].sign("e" * 64), NOW_S)
+        assert list(tx.signed_by(RELEASE)) == [key.public.id for key in keys]
+
+    found = store.reader.release(RELEASE)
+    assert found is not None
+    assert list(found.signatures) == made
+    assert [len(row.signatures) for row in store.reader.releases()] == [3, 1]
+
+
+def test_a_tag_stands_for_one_release_at_a_time_and_every_move_is_written_down(store: Store) -> None:
+    manifest, _ = small_manifest()
+    first, second = "ab" + "0" * 62, "ac" + "0" * 62
+    with store.writer.transaction() as tx:
+        for release in (first, second):
+            tx.put_release(release, manifests.encode(manifest), manifest.model, NOW_S)
+        assert tx.tag("prod") is None
+        tx.put_tag("prod", first, NOW_S)
+        tx.put_tag("prod", first, NOW_S + 1)
+        tx.put_tag("canary", first, NOW_S + 2)
+        tx.put_tag("prod", second, NOW_S + 3)
+        assert tx.tag("prod") == TagRow(tag="prod", release=second, tagged_s=NOW_S + 3)
+
+    assert [(row.tag, row.release) for row in store.reader.tags()] == [("canary", first), ("prod", second)]
+    assert store.reader.tag("prod") == TagRow(tag="prod", release=second, tagged_s=NOW_S + 3)
+    assert {row.release: row.tags for row in store.reader.releases()} == {first: ("canary",), second: ("prod",)}
+    found = store.reader.release("prod")
+    assert found is not None
+    assert (found.release, found.tags) == (second, ("prod",))
+
+    with store.writer.transaction() as tx:
+        tx.remove_tag("prod", NOW_S + 4)
+        tx.remove_tag("prod", NOW_S + 5)
+    assert store.reader.tag("prod") is None
+    assert store.reader.release("prod") is None
+    moves = [(row.before, row.release, row.moved_s - NOW_S) for row in store.reader.tag_moves("prod")]
+    assert moves == [(None, first, 0), (first, second, 3), (second, None, 4)]
+    assert len(store.reader.tag_moves("canary")) == 1
+
+
+def test_releases_of_an_older_database_are_unsigned_and_untagged(tmp_path: Path) -> None:
+    manifest, _ = small_manifest()
+    db = Database(tmp_path / FILE_NAME)
+    migrations.apply(db, stop_before="m005_signatures_and_tags")
+    row = {"release": RELEASE, "model": "m", "pushed_s": NOW_S, "manifest": manifests.encode(manifest)}
+    db.table("releases").insert(row)
+    db.close()
+
+    open_writer(tmp_path).close()
+
+    (found,) = open_reader(tmp_path).releases()
+    assert (found.release, found.signatures, found.tags) == (RELEASE, (), ())
 
 
 def test_an_assignment_replaces_the_one_before(store: Store) -> None:

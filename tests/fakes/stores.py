@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from evenfleet_collector.artifacts import ArtifactFolder
@@ -20,6 +21,8 @@ from evenfleet_collector.store.rows import (
     LossRow,
     ReleaseRow,
     Stats,
+    TagMoveRow,
+    TagRow,
     WindowRow,
 )
 from evenfleet_collector.tolerance import Policy
@@ -27,6 +30,7 @@ from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ArtifactError, RefusedError
 from evenfleet_shared.manifest import FileRef, Golden, Manifest, ReferenceResult, TensorSpec, Variant
 from evenfleet_shared.messages import Agreement, RunContext
+from evenfleet_shared.signature import Signature
 
 NOW_S = 1_700_000_000.0
 
@@ -40,6 +44,8 @@ class FakeStore:
         self.cell_rows: dict[tuple[str, str, str], CellRow] = {}
         self.flag_rows: list[FlagRow] = []
         self.release_rows: list[ReleaseRow] = []
+        self.tag_rows: dict[str, TagRow] = {}
+        self.tag_move_rows: list[TagMoveRow] = []
         self.assigned: dict[str, str | None] = {}
         self.balance = Balance(measured=0, committed=0, refused=0, lost=0, in_flight=0)
         self.dead: dict[str, int] = {}
@@ -105,10 +111,32 @@ class FakeStore:
         return next((row for row in self.flag_rows if row.id == flag_id), None)
 
     def releases(self) -> Sequence[ReleaseRow]:
-        return sorted(self.release_rows, key=lambda row: -row.pushed_s)
+        called: dict[str, list[str]] = {}
+        for tag, row in sorted(self.tag_rows.items()):
+            called.setdefault(row.release, []).append(tag)
+        tagged = [replace(row, tags=tuple(called.get(row.release, ()))) for row in self.release_rows]
+        return sorted(tagged, key=lambda row: -row.pushed_s)
 
-    def release(self, digest: str) -> ReleaseRow | None:
-        found = [row for row in self.release_rows if row.release.startswith(digest)]
+    def tags(self) -> Sequence[TagRow]:
+        return [row for _, row in sorted(self.tag_rows.items())]
+
+    def tag(self, tag: str) -> TagRow | None:
+        return self.tag_rows.get(tag)
+
+    def tag_moves(self, tag: str) -> Sequence[TagMoveRow]:
+        return [row for row in self.tag_move_rows if row.tag == tag]
+
+    def move_tag(self, tag: str, release: str | None) -> None:
+        before = self.tag_rows.pop(tag, None)
+        if release is not None:
+            self.tag_rows[tag] = TagRow(tag=tag, release=release, tagged_s=NOW_S)
+        was = before.release if before else None
+        if was != release:
+            move = TagMoveRow(id=len(self.tag_move_rows) + 1, tag=tag, release=release, before=was, moved_s=NOW_S)
+            self.tag_move_rows.append(move)
+
+    def release(self, name: str) -> ReleaseRow | None:
+        found = [row for row in self.releases() if row.release.startswith(name) or name in row.tags]
         return found[0] if len(found) == 1 else None
 
     def events(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[EventRow]:
@@ -158,14 +186,27 @@ class FakeEdits:
         self._store.put_device(device_row(device, status="enrolled", device_class=None, verdict=None))
         return f"token-of-{device}"
 
-    async def add_release(self, manifest: bytes) -> ReleaseRow:
+    async def add_release(self, manifest: bytes) -> str:
         read = manifests.decode(manifest, "body")
         if missing := self._artifacts.missing(read.files):
             raise ArtifactError(f"{missing[0].file} of the release is not here yet; push it first")
         row = ReleaseRow(release=self._artifacts.add(manifest), model=read.model, pushed_s=NOW_S, manifest=read)
         if self._store.release(row.release) is None:
             self._store.release_rows.append(row)
-        return row
+        return row.release
+
+    async def sign(self, signature: Signature) -> None:
+        for index, row in enumerate(self._store.release_rows):
+            if row.release == signature.release:
+                others = [kept for kept in row.signatures if kept.key != signature.key]
+                together = tuple(sorted([*others, signature], key=lambda kept: kept.key))
+                self._store.release_rows[index] = replace(row, signatures=together)
+
+    async def tag(self, tag: str, release: str) -> None:
+        self._store.move_tag(tag, release)
+
+    async def untag(self, tag: str) -> None:
+        self._store.move_tag(tag, None)
 
     async def assign(self, device: str, release: str | None) -> None:
         if device != "*" and device not in self._store.device_rows:
@@ -263,10 +304,12 @@ def file_ref(file: str, payload: bytes) -> FileRef:
     return FileRef(file=file, sha256=hashlib.sha256(payload).hexdigest(), size_bytes=len(payload))
 
 
-def small_manifest(*variants: str, model: str = "digits-cnn") -> tuple[Manifest, dict[str, bytes]]:
-    """Return a manifest of made-up files, and the files."""
+def small_manifest(
+    *variants: str, model: str = "digits-cnn", artifact_bytes: int = 0
+) -> tuple[Manifest, dict[str, bytes]]:
+    """Return a manifest of made-up files, and the files; artifacts have at least `artifact_bytes` bytes."""
     names = variants or ("float32", "int8")
-    files = {f"artifacts/{name}.tflite": f"{model} {name}".encode() for name in names}
+    files = {f"artifacts/{name}.tflite": f"{model} {name}".encode().ljust(artifact_bytes, b".") for name in names}
     files |= {f"golden/{part}.npy": f"{model} {part}".encode() for part in ("inputs", "labels", "outputs")}
     refs = {file: file_ref(file, payload) for file, payload in files.items()}
     tensor = TensorSpec(name="x", shape=(-1, 8, 8, 1), dtype="float32")
@@ -306,6 +349,15 @@ def small_manifest(*variants: str, model: str = "digits-cnn") -> tuple[Manifest,
         lineage={},
     )
     return manifest, files
+
+
+def write_files(directory: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
+    """Write a release's directory and return it."""
+    for file, payload in {**files, manifests.MANIFEST_NAME: manifests.encode(manifest)}.items():
+        path = directory / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(payload)
+    return directory
 
 
 def release_row(*variants: str, model: str = "digits-cnn", pushed_s: float = NOW_S) -> ReleaseRow:

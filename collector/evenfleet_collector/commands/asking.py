@@ -37,7 +37,7 @@ def check_release(text: str) -> None:
     """Refuse what cannot stand for a release before anybody is asked.
 
     Raises:
-        ConfigError: It is no digest, nor enough of its start.
+        ConfigError: It is no tag, no digest, nor enough of its start.
     """
     if not is_release_name(text):
         raise ConfigError(f"RELEASE: expected {RELEASE_RULE}, found {text!r}")

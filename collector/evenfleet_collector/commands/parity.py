@@ -49,7 +49,7 @@ Exit codes: 0 no cell is outside; 1 failed, or the collector does not answer; 2 
 def parity(ctx: click.Context, *, release: str | None, url: str, as_json: bool) -> None:
     """Show devices × variants of RELEASE: verdict, p95 latency, accuracy.
 
-    RELEASE is a digest or the start of one; the latest, if not given. On failure nothing is printed but one line.
+    RELEASE is a tag, a digest, or the start of one; the latest, if not given. On failure nothing is printed but one line.
     """
     with Collector(url) as collector:
         if release is not None:

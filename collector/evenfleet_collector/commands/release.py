@@ -1,10 +1,11 @@
-"""`evenfleet release`: push, list, show, verify and assign releases."""
+"""`evenfleet release`: push, list, show, tag and assign releases; `signing` has what asks no collector."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,7 +17,8 @@ from rich.text import Text
 
 from evenfleet_collector.client import Collector
 from evenfleet_collector.commands.asking import CONTEXT, check_release, json_option, print_json, show, url_option
-from evenfleet_collector.resources import EVERY_DEVICE
+from evenfleet_collector.commands.signing import Directory, checked_release, keygen, sign, verify
+from evenfleet_collector.resources import EVERY_DEVICE, TAG_RULE, is_tag
 from evenfleet_collector.web import figures
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ConfigError, ReleaseError
@@ -30,12 +32,14 @@ Exit codes: 0 done; 1 failed, a damaged file, or the collector does not answer; 
 3 refused by the collector.
 """
 
-Directory = click.Path(path_type=Path)
-
 
 @click.group(epilog=_EXAMPLE + _CODES, context_settings=CONTEXT)
 def release() -> None:
-    """Push, list, show, verify and assign releases."""
+    """Sign, verify, push, list, show, tag and assign releases."""
+
+
+for command in (keygen, sign, verify):
+    release.add_command(command)
 
 
 @release.command("push", epilog="\b\nExample:\n  evenfleet release push release/\n\n" + _CODES)
@@ -45,19 +49,30 @@ def release() -> None:
 def push(*, directory: Path, url: str, as_json: bool) -> None:
     """Check the release in DIR, upload what the collector does not have, and print the release's digest.
 
-    The manifest goes last: on failure the release is not there, and what was uploaded is not uploaded again.
+    The manifest and the signatures go last: on failure the release is not there, and the next push goes on where this one
+    stopped, in the middle of a file too.
     """
-    manifest, digest = _verified(directory)
+    checked = checked_release(directory)
+    manifest, digest = checked.manifest, checked.digest
     payload = _manifest_bytes(directory, digest)
     with Collector(url) as collector:
         wanted = {reference.sha256: reference for reference in manifest.files}
         missing = [reference for reference in wanted.values() if not collector.has_artifact(reference.sha256)]
         with _progress(missing) as sent:
             for reference in missing:
-                collector.put_artifact(directory / reference.file, reference, sent)
+                collector.put_artifact(directory / reference.file, reference, partial(sent, reference.sha256))
         row = collector.add_release(payload)
+        for signature in checked.signatures:
+            row = collector.add_signature(signature)
     if as_json:
-        print_json({"release": row.release, "model": row.model, "uploaded": [item.file for item in missing]})
+        print_json(
+            {
+                "release": row.release,
+                "model": row.model,
+                "uploaded": [item.file for item in missing],
+                "signatures": [signature.key for signature in checked.signatures],
+            }
+        )
     else:
         click.echo(row.release)
 
@@ -76,11 +91,19 @@ def list_releases(*, url: str, as_json: bool) -> None:
         show("No release has been pushed yet.")
         return
     table = Table(box=SIMPLE, header_style="bold", pad_edge=False)
-    for column in ("release", "model", "variants", "pushed"):
+    for column in ("release", "tags", "model", "variants", "pushed", "signed by"):
         table.add_column(column, overflow="fold")
     for row in rows:
         variants = ", ".join(variant.name for variant in row.manifest.variants)
-        table.add_row(figures.short(row.release), row.model, variants, figures.instant(row.pushed_s))
+        signed_by = ", ".join(figures.short(signature.key) for signature in row.signatures)
+        table.add_row(
+            figures.short(row.release),
+            ", ".join(row.tags),
+            row.model,
+            variants,
+            figures.instant(row.pushed_s),
+            signed_by,
+        )
     show(table)
 
 
@@ -89,26 +112,58 @@ def list_releases(*, url: str, as_json: bool) -> None:
 @url_option
 @json_option
 def show_release(*, digest: str, url: str, as_json: bool) -> None:
-    """Show a release's variants. RELEASE is a digest or at least 4 digits of its start."""
+    """Show a release's tags, keys and variants. RELEASE is a tag, a digest, or at least 4 digits of its start.
+
+    The collector keeps signatures and has no keys to check them with; 'release verify' has.
+    """
     check_release(digest)
     with Collector(url) as collector:
         row = collector.release(digest)
     if as_json:
         print_json(row)
-    else:
-        show(Text(f"{row.model} {row.release}", style="bold"), render_manifest(row.manifest))
+        return
+    tags = f"tags: {', '.join(row.tags) or 'none'}"
+    signed = ["signed by these keys, which are not checked here:" if row.signatures else "not signed"]
+    signed += [f"  {signature.key}" for signature in row.signatures]
+    show(Text(f"{row.model} {row.release}", style="bold"), tags, *signed, render_manifest(row.manifest))
 
 
-@release.command("verify", epilog="\b\nExample:\n  evenfleet release verify release/\n\n" + _CODES)
-@click.argument("directory", type=Directory, metavar="DIR")
+@release.command("tag", epilog="\b\nExample:\n  evenfleet release tag 9f2c11 prod\n\n" + _CODES)
+@click.argument("digest", metavar="RELEASE")
+@click.argument("tag", metavar="TAG")
+@url_option
 @json_option
-def verify(*, directory: Path, as_json: bool) -> None:
-    """Check every file of the release in DIR against its manifest; asks no collector."""
-    manifest, digest = _verified(directory)
+def tag_release(*, digest: str, tag: str, url: str, as_json: bool) -> None:
+    """Let TAG stand for RELEASE, wherever a release is asked for. A tag that stands for another is moved.
+
+    Devices that were assigned by the tag keep the release that it stood for then. On failure the tag stays where it was.
+    """
+    check_release(digest)
+    _check_tag(tag)
+    with Collector(url) as collector:
+        before = next((row.release for row in collector.tags() if row.tag == tag), None)
+        row = collector.put_tag(tag, digest)
     if as_json:
-        print_json({"release": digest, "model": manifest.model, "files": len(manifest.files), "intact": True})
+        print_json(row)
+        return
+    moved = f", moved from {figures.short(before)}" if before not in {None, row.release} else ""
+    click.echo(f"{tag} is {figures.short(row.release)}{moved}")
+
+
+@release.command("untag", epilog="\b\nExample:\n  evenfleet release untag prod\n\n" + _CODES)
+@click.argument("tag", metavar="TAG")
+@url_option
+@json_option
+def untag(*, tag: str, url: str, as_json: bool) -> None:
+    """Take TAG away; the release stays, and so does what was assigned by the tag."""
+    _check_tag(tag)
+    with Collector(url) as collector:
+        row = collector.tag(tag)
+        collector.remove_tag(tag)
+    if as_json:
+        print_json(row)
     else:
-        click.echo(f"{digest}  {manifest.model}: all {len(manifest.files)} files are those of the manifest")
+        click.echo(f"{tag} was {figures.short(row.release)} and is no tag any more")
 
 
 @release.command("assign", epilog="\b\nExample:\n  evenfleet release assign 9f2c11 --device press-07\n\n" + _CODES)
@@ -118,7 +173,9 @@ def verify(*, directory: Path, as_json: bool) -> None:
 @url_option
 @json_option
 def assign(*, digest: str, devices: tuple[str, ...], every: bool, url: str, as_json: bool) -> None:
-    """Let devices run a release. RELEASE is a digest or at least 4 digits of its start.
+    """Let devices run a release. RELEASE is a tag, a digest, or at least 4 digits of its start.
+
+    A tag is looked up now: devices stay with this release when it is moved.
 
     Devices are assigned one by one: where one is refused, those before it keep the assignment.
     """
@@ -159,13 +216,6 @@ def render_manifest(manifest: Manifest) -> Table:
     return table
 
 
-def _verified(directory: Path) -> tuple[Manifest, str]:
-    if not directory.is_dir():
-        found = "a file" if directory.exists() else "nothing"
-        raise ConfigError(f"DIR: expected the directory of a release, found {found} at {directory}")
-    return manifests.verify(directory)
-
-
 def _manifest_bytes(directory: Path, digest: str) -> bytes:
     path = directory / manifests.MANIFEST_NAME
     try:
@@ -177,11 +227,22 @@ def _manifest_bytes(directory: Path, digest: str) -> bytes:
     return payload
 
 
+def _check_tag(text: str) -> None:
+    if not is_tag(text):
+        raise ConfigError(f"TAG: expected {TAG_RULE}; found {text!r}")
+
+
 @contextmanager
-def _progress(missing: list[FileRef]) -> Iterator[Callable[[int], None]]:
-    """Give a function that is told how many bytes went out: a bar on a terminal, nothing elsewhere."""
+def _progress(missing: list[FileRef]) -> Iterator[Callable[[str, int], None]]:
+    """Give a function that is told how many bytes of a file are there: a bar on a terminal, nothing elsewhere."""
     columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(file=sys.stderr)
     with Progress(*columns, console=console, disable=not (console.is_terminal and missing), transient=True) as bar:
         task = bar.add_task("", total=sum(reference.size_bytes for reference in missing))
-        yield lambda size_bytes: bar.advance(task, size_bytes)
+        there: dict[str, int] = {}
+
+        def sent(sha256: str, size_bytes: int) -> None:
+            there[sha256] = size_bytes
+            bar.update(task, completed=sum(there.values()))
+
+        yield sent

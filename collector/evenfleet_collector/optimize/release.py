@@ -24,7 +24,7 @@ from evenfleet_collector.optimize.data import LabelledData, Samples
 from evenfleet_collector.optimize.quiet import NoiseLog
 from evenfleet_collector.optimize.technique import Form, Material
 from evenfleet_collector.optimize.variants import Recipe
-from evenfleet_shared import __version__, manifest, metrics
+from evenfleet_shared import __version__, manifest, metrics, trust
 from evenfleet_shared.errors import ConfigError, EvenfleetError, ModelRefusedError
 from evenfleet_shared.manifest import Format, Golden, Manifest, MissingVariant, TensorSpec, Variant
 from evenfleet_shared.messages import Agreement
@@ -33,7 +33,7 @@ DEFAULT_GOLDEN: Final = 300
 DEFAULT_SEED: Final = 0
 _REFERENCES: Final = ("float32", "saved-model")
 _MAX_REASON: Final = 480
-_OURS: Final = frozenset({manifest.MANIFEST_NAME, "artifacts", "golden"})
+_OURS: Final = frozenset({manifest.MANIFEST_NAME, "artifacts", "golden", trust.FOLDER})
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from evenfleet_collector.routes import (
     releases,
     stats,
     stream,
+    tags,
     windows,
 )
 from evenfleet_collector.routes.guard import Guard
@@ -41,7 +42,7 @@ __all__ = ["Edits", "Health", "HealthSnapshot", "build_api"]
 
 RESOURCES = tuple(
     module.router
-    for module in (devices, windows, releases, artifacts, parity, flags, assignments, policies, stats, stream)
+    for module in (devices, windows, releases, tags, artifacts, parity, flags, assignments, policies, stats, stream)
 )
 BESIDE = (health.router, metrics.router)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import AsyncIterator
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse
 
 from evenfleet_collector.artifacts import ArtifactFolder, ArtifactTooLargeError, Upload
@@ -20,13 +23,14 @@ router = APIRouter(tags=["artifacts"])
 # Threads are entered per piece, so the pieces are made large enough for that not to count.
 _PIECE_BYTES: Final = 1 << 20
 _MAX_RANGES: Final = 16
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 _RANGE: Final = re.compile(r"(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})")
 
 
 @router.put(
     "/artifacts/{sha256}",
     status_code=201,
-    responses={200: {"description": "It was here already"}, **listed(507)},
+    responses={200: {"description": "It was here already"}, **listed(400, 409, 507)},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -35,17 +39,19 @@ _RANGE: Final = re.compile(r"(?P<first>[0-9]{0,18})-(?P<last>[0-9]{0,18})")
     },
 )
 async def put_artifact(parts: PartsOf, sha256: DigestName, request: Request) -> Response:
-    """Keep a file; its bytes must have the digest that it is put under."""
+    """Keep a file; its bytes must have the digest that it is put under.
+
+    What came of an upload that was broken off is kept for a day. HEAD tells its size as `Upload-Offset`, and a PUT with
+    `Content-Range: bytes OFFSET-LAST/SIZE` goes on there; at any other offset the answer is 409.
+    """
     folder = parts.artifacts
     if await run_in_threadpool(folder.find, sha256) is not None:
         return Response(status_code=200)
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > folder.max_bytes:
-        raise ArtifactTooLargeError(
-            f"an artifact has at most {folder.max_bytes:,} bytes, {int(declared):,} were announced"
-        )
-    with folder.receive(sha256) as upload:
-        await _fill(upload, request)
+    offset, announced = _place(request)
+    if announced > folder.max_bytes:
+        raise ArtifactTooLargeError(f"an artifact has at most {folder.max_bytes:,} bytes, {announced:,} were announced")
+    with folder.receive(sha256, offset) as upload:
+        await _fill(upload, request, folder.max_idle_s)
         await run_in_threadpool(upload.commit)
     return Response(status_code=201)
 
@@ -62,20 +68,61 @@ def head_artifact(parts: PartsOf, sha256: DigestName, request: Request) -> Respo
     return _file(parts.artifacts, sha256, request)
 
 
-async def _fill(upload: Upload, request: Request) -> None:
+def _place(request: Request) -> tuple[int, int]:
+    """Return where the body begins in the artifact, and the artifact's size as far as it was announced.
+
+    Raises:
+        HTTPException: 400, where it is a part, but not one that reaches to the end.
+    """
+    asked = request.headers.get("content-range")
+    declared = request.headers.get("content-length", "")
+    length = int(declared) if declared.isdecimal() else 0
+    if asked is None:
+        return 0, length
+    found = _CONTENT_RANGE.fullmatch(asked)
+    first, last, size = map(int, found.groups()) if found else (0, 0, 0)
+    if found is None or not first <= last == size - 1 or (length and length != size - first):
+        raise HTTPException(
+            400,
+            "Content-Range: expected 'bytes OFFSET-LAST/SIZE' that reaches to the end, as long as the body, found "
+            f"{asked[:80]!r}; nothing was changed",
+        )
+    return first, size
+
+
+async def _fill(upload: Upload, request: Request, max_idle_s: float) -> None:
     piece = bytearray()
-    async for chunk in request.stream():
-        piece += chunk
-        if len(piece) >= _PIECE_BYTES:
-            await run_in_threadpool(upload.write, bytes(piece))
-            piece.clear()
+    chunks = request.stream()
+    try:
+        # A connection that broke without a word would be waited for until the end of days, and what came be out of reach.
+        while chunk := await asyncio.wait_for(_next(chunks), max_idle_s):
+            piece += chunk
+            if len(piece) >= _PIECE_BYTES:
+                await run_in_threadpool(upload.write, bytes(piece))
+                piece.clear()
+    except asyncio.TimeoutError:
+        await run_in_threadpool(upload.write, bytes(piece))
+        raise ClientDisconnect from None
+    except ClientDisconnect:
+        await run_in_threadpool(upload.write, bytes(piece))
+        raise
     await run_in_threadpool(upload.write, bytes(piece))
+
+
+async def _next(chunks: AsyncIterator[bytes]) -> bytes:
+    """Return the next bytes that came, none at the end."""
+    async for chunk in chunks:
+        if chunk:
+            return chunk
+    return b""
 
 
 def _file(folder: ArtifactFolder, sha256: str, request: Request) -> Response:
     path = folder.find(sha256)
     if path is None:
-        raise not_found("artifact", sha256, "expected the digest of a file that was pushed with a release")
+        error = not_found("artifact", sha256, "expected the digest of a file that was pushed with a release")
+        error.headers = {"Upload-Offset": str(folder.received(sha256)), "Cache-Control": "no-store"}
+        raise error
     # The digest is the strongest tag there is, and the same bytes never change.
     headers = {"ETag": f'"{sha256}"', "Cache-Control": "public, max-age=31536000, immutable"}
     known = request.headers.get("if-none-match", "")

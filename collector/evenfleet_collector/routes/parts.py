@@ -14,8 +14,8 @@ from fastapi import Depends, Request
 from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.resources import Access
 from evenfleet_collector.store import Reader
-from evenfleet_collector.store.rows import ReleaseRow
 from evenfleet_collector.tolerance import Policy
+from evenfleet_shared.signature import Signature
 
 
 class Edits(Protocol):
@@ -29,13 +29,29 @@ class Edits(Protocol):
         """
         ...
 
-    async def add_release(self, manifest: bytes) -> ReleaseRow:
-        """Keep a release whose artifacts are all here; the same manifest again changes nothing.
+    async def add_release(self, manifest: bytes) -> str:
+        """Keep a release whose artifacts are all here, and return its digest; the same manifest again changes nothing.
 
         Raises:
             ReleaseError: The bytes are not a manifest.
             ArtifactError: An artifact of it is not here yet.
         """
+        ...
+
+    async def sign(self, signature: Signature) -> None:
+        """Keep a signature of a release that is here, in place of an earlier one by the same key.
+
+        Raises:
+            RefusedError: The release has as many signatures by other keys as are kept.
+        """
+        ...
+
+    async def tag(self, tag: str, release: str) -> None:
+        """Let a tag stand for a release that is here, by its digest."""
+        ...
+
+    async def untag(self, tag: str) -> None:
+        """Take a tag away, if it is there."""
         ...
 
     async def assign(self, device: str, release: str | None) -> None:

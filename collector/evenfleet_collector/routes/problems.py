@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from evenfleet_collector.artifacts import ArtifactTooLargeError, DiskFullError
+from evenfleet_collector.artifacts import ArtifactTooLargeError, DiskFullError, OffsetError
 from evenfleet_shared.errors import (
     ArtifactError,
     ConfigError,
@@ -32,6 +32,7 @@ MEDIA_TYPE: Final = "application/problem+json"
 _STATUS: Final[tuple[tuple[type[EvenfleetError], int], ...]] = (
     (ArtifactTooLargeError, 413),
     (DiskFullError, 507),
+    (OffsetError, 409),
     (RefusedError, 409),
     (MessageError, 400),
     (ConfigError, 422),
@@ -167,7 +168,9 @@ async def _ours(request: Request, error: Exception) -> Response:
 
 async def _gone(request: Request, _: Exception) -> Response:
     # Nobody reads this. Without it, every upload that is broken off would be a traceback in the log.
-    return answer(request.url.path, 400, "the client went away before its request had come; nothing was changed")
+    return answer(
+        request.url.path, 400, "the client went away before its request had come; only what came of an upload is kept"
+    )
 
 
 async def _unforeseen(request: Request, _: Exception) -> Response:

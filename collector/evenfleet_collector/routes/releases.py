@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
 
 from evenfleet_collector.resources import RELEASE_RULE, Page, is_release_name
-from evenfleet_collector.routes.names import ReleaseName
+from evenfleet_collector.routes.names import KeyName, ReleaseName
 from evenfleet_collector.routes.paging import PageQuery, from_token, page_of
 from evenfleet_collector.routes.parts import PartsOf
 from evenfleet_collector.routes.problems import listed, not_found
 from evenfleet_collector.store import Reader
 from evenfleet_collector.store.rows import ReleaseRow
+from evenfleet_shared import signature as signatures
 from evenfleet_shared.errors import DataError
 
 router = APIRouter(tags=["releases"])
@@ -49,17 +51,41 @@ def list_releases(parts: PartsOf, query: Annotated[ReleaseQuery, Query()]) -> Pa
 )
 async def add_release(parts: PartsOf, request: Request) -> ReleaseRow:
     """Keep a release: the body is its manifest, byte by byte, since its digest is the release's name."""
-    return await parts.edits.add_release(await request.body())
+    digest = await parts.edits.add_release(await request.body())
+    return await run_in_threadpool(lambda: known_release(parts.reader(), digest))
 
 
 @router.get("/releases/{release}", responses=listed(404))
 def show_release(parts: PartsOf, release: ReleaseName) -> ReleaseRow:
-    """Return one release."""
+    """Return one release, with its signatures as they were pushed: nothing here has a key to check them with."""
     return known_release(parts.reader(), release)
 
 
+@router.put(
+    "/releases/{release}/signatures/{key}",
+    responses=listed(404, 409, 422),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Signature"}}},
+        }
+    },
+)
+async def sign(parts: PartsOf, release: ReleaseName, key: KeyName, request: Request) -> ReleaseRow:
+    """Keep a signature of a release: the body is its file, byte by byte."""
+    row = await run_in_threadpool(lambda: known_release(parts.reader(), release))
+    signature = signatures.decode(await request.body(), "the body")
+    if (signature.release, signature.key) != (row.release, key):
+        raise DataError(
+            f"expected a signature of release {row.release[:12]}… by key {key[:12]}…, found one of "
+            f"{signature.release[:12]}… by {signature.key[:12]}…; nothing was changed"
+        )
+    await parts.edits.sign(signature)
+    return await run_in_threadpool(lambda: known_release(parts.reader(), row.release))
+
+
 def known_release(reader: Reader, release: str) -> ReleaseRow:
-    """Return the release whose digest starts with `release`.
+    """Return the release that is called `release`, or whose digest starts so.
 
     Raises:
         DataError: So few digits may be another release's tomorrow.
@@ -70,6 +96,8 @@ def known_release(reader: Reader, release: str) -> ReleaseRow:
     row = reader.release(release)
     if row is None:
         raise not_found(
-            "single release", release, "expected enough digits of a pushed one's digest to tell it from others"
+            "single release",
+            release,
+            "expected a tag, or enough digits of a pushed one's digest to tell it from others",
         )
     return row

@@ -14,6 +14,8 @@ from evenfleet_collector.store.rows import (
     LossRow,
     ReleaseRow,
     Stats,
+    TagMoveRow,
+    TagRow,
     WindowRow,
 )
 from evenfleet_collector.tolerance import Policy
@@ -67,8 +69,20 @@ class Reader(Protocol):
         """Return every release, the newest first."""
         ...
 
-    def release(self, digest: str) -> ReleaseRow | None:
-        """Return the release whose digest starts with `digest`, where exactly one does."""
+    def release(self, name: str) -> ReleaseRow | None:
+        """Return the release that is tagged `name`, or whose digest starts so where exactly one does."""
+        ...
+
+    def tags(self) -> Sequence[TagRow]:
+        """Return every tag, by name."""
+        ...
+
+    def tag(self, tag: str) -> TagRow | None:
+        """Return one tag."""
+        ...
+
+    def tag_moves(self, tag: str) -> Sequence[TagMoveRow]:
+        """Return what became of a tag since it was first given, in that order."""
         ...
 
     def events(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[EventRow]:

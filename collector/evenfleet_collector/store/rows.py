@@ -10,6 +10,7 @@ from evenfleet_collector.seqs import Ranges
 from evenfleet_collector.tolerance import Verdict
 from evenfleet_shared.manifest import Format, Manifest
 from evenfleet_shared.messages import Incarnation, RunContext, Window
+from evenfleet_shared.signature import Signature
 
 # What becomes of a message; everything else that is tallied is of a later step.
 INGEST_RESULTS: Final = frozenset({"committed", "duplicate", "dead_letter", "too-many-gaps"})
@@ -97,12 +98,40 @@ class FlagRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseRow:
-    """A release that was pushed. `complete` once every artifact of it is here."""
+    """A release that was pushed.
+
+    Attributes:
+        release: Its digest.
+        signatures: By key, as they were pushed: whether one holds is for whoever has the key to say.
+        tags: The names that it has now.
+    """
 
     release: str
     model: str
     pushed_s: float
     manifest: Manifest
+    signatures: tuple[Signature, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagRow:
+    """A name that stands for a release until it is moved or taken away."""
+
+    tag: str
+    release: str
+    tagged_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TagMoveRow:
+    """One change of a tag: `before` is None where it is new, `release` where it was taken away."""
+
+    id: int
+    tag: str
+    release: str | None
+    before: str | None
+    moved_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

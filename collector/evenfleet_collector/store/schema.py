@@ -188,5 +188,15 @@ def m004_dead_letters_by_device(db: Database) -> None:
     db.execute("INSERT INTO dead_letter_counts SELECT reason, count(*) FROM dead_letters GROUP BY reason")
 
 
+@migrations()
+def m005_signatures_and_tags(db: Database) -> None:
+    """Keep who signed a release, the names that people give to releases, and every move of such a name."""
+    _create(db, "signatures", {"release": str, "key": str, "added_s": float, "body": bytes}, pk=("release", "key"))
+    _create(db, "tags", {"tag": str, "release": str, "tagged_s": float}, pk="tag")
+    _create(db, "tag_moves", {"id": int, "tag": str, "release": str, "before": str, "moved_s": float}, pk="id")
+    db.table("tags").create_index(["release"])
+    db.table("tag_moves").create_index(["tag"])
+
+
 def _create(db: Database, name: str, columns: dict[str, Any], *, pk: str | tuple[str, ...]) -> None:
     db.table(name).create(columns, pk=pk)

@@ -42,11 +42,14 @@ from evenfleet_collector.store.rows import (
     ReleaseRow,
     Stats,
     SteeredDevice,
+    TagMoveRow,
+    TagRow,
     WindowRow,
 )
 from evenfleet_collector.store.schema import migrations
 from evenfleet_collector.tolerance import Policy, Verdict, combine
 from evenfleet_shared import manifest as manifests
+from evenfleet_shared import signature as signatures
 from evenfleet_shared import topics
 from evenfleet_shared.errors import MessageError, StoreError
 from evenfleet_shared.manifest import Manifest
@@ -63,6 +66,7 @@ from evenfleet_shared.messages import (
     State,
     Window,
 )
+from evenfleet_shared.signature import Signature
 
 T = TypeVar("T")
 
@@ -88,6 +92,7 @@ _LIFE: Final = "device = ? AND counter = ? AND random = ?"
 _NEWEST_POLICY: Final = "SELECT body FROM policies ORDER BY revision DESC LIMIT 1"
 _ASSIGNMENTS: Final = "SELECT device, release FROM assignments"
 _EVENTS: Final = "SELECT id, device, counter, random, event, release, variant, detail, received_s FROM events"
+_TAGS: Final = "SELECT tag, release, tagged_s FROM tags"
 _CELL: Final = "device = ? AND release = ? AND variant = ?"
 
 
@@ -609,6 +614,43 @@ class SqliteWriter:
             (digest, model, now_s, manifest),
         )
 
+    def signed_by(self, release: str) -> Sequence[str]:
+        return [key for (key,) in self._all("SELECT key FROM signatures WHERE release = ? ORDER BY key", (release,))]
+
+    def put_signature(self, signature: Signature, now_s: float) -> None:
+        self._run(
+            "INSERT INTO signatures (release, key, added_s, body) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET added_s = excluded.added_s, body = excluded.body",
+            (signature.release, signature.key, now_s, signatures.encode(signature)),
+        )
+
+    def tag(self, tag: str) -> TagRow | None:
+        row = self._one(f"{_TAGS} WHERE tag = ?", (tag,))
+        return _tag_row(row) if row else None
+
+    def put_tag(self, tag: str, release: str, now_s: float) -> None:
+        before = self.tag(tag)
+        if before is not None and before.release == release:
+            return
+        self._run(
+            "INSERT INTO tags (tag, release, tagged_s) VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET release = excluded.release, tagged_s = excluded.tagged_s",
+            (tag, release, now_s),
+        )
+        self._note_tag_move(tag, release, before, now_s)
+
+    def remove_tag(self, tag: str, now_s: float) -> None:
+        before = self.tag(tag)
+        if before is not None:
+            self._run("DELETE FROM tags WHERE tag = ?", (tag,))
+            self._note_tag_move(tag, None, before, now_s)
+
+    def _note_tag_move(self, tag: str, release: str | None, before: TagRow | None, now_s: float) -> None:
+        self._run(
+            "INSERT INTO tag_moves (tag, release, before, moved_s) VALUES (?, ?, ?, ?)",
+            (tag, release, before.release if before else None, now_s),
+        )
+
     # outgoing
 
     def receipts_due(self, limit: int) -> Sequence[tuple[str, int]]:
@@ -737,11 +779,29 @@ class SqliteReader:
         return _flag_row(rows[0]) if rows else None
 
     def releases(self) -> Sequence[ReleaseRow]:
-        return [_release_row(row) for row in self._all(f"{_RELEASES} ORDER BY pushed_s DESC, release", ())]
+        return self._release_rows(self._all(f"{_RELEASES} ORDER BY pushed_s DESC, release", ()))
 
-    def release(self, digest: str) -> ReleaseRow | None:
-        rows = self._all(f"{_RELEASES} WHERE substr(release, 1, ?) = ? LIMIT 2", (len(digest), digest))
-        return _release_row(rows[0]) if len(rows) == 1 else None
+    def release(self, name: str) -> ReleaseRow | None:
+        # No tag could be the start of a digest, so both never match.
+        rows = self._all(
+            f"{_RELEASES} WHERE substr(release, 1, ?) = ? OR release = (SELECT release FROM tags WHERE tag = ?) LIMIT 2",
+            (len(name), name, name),
+        )
+        return self._release_rows(rows)[0] if len(rows) == 1 else None
+
+    def tags(self) -> Sequence[TagRow]:
+        return [_tag_row(row) for row in self._all(f"{_TAGS} ORDER BY tag", ())]
+
+    def tag(self, tag: str) -> TagRow | None:
+        rows = self._all(f"{_TAGS} WHERE tag = ?", (tag,))
+        return _tag_row(rows[0]) if rows else None
+
+    def tag_moves(self, tag: str) -> Sequence[TagMoveRow]:
+        rows = self._all("SELECT id, tag, release, before, moved_s FROM tag_moves WHERE tag = ? ORDER BY id", (tag,))
+        return [
+            TagMoveRow(id=i, tag=name, release=release, before=before, moved_s=at)
+            for i, name, release, before, at in rows
+        ]
 
     def events(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[EventRow]:
         return _event_rows(
@@ -818,6 +878,27 @@ class SqliteReader:
             lost=lost,
             in_flight=measured - settled,
         )
+
+    def _release_rows(self, rows: Sequence[tuple[Any, ...]]) -> list[ReleaseRow]:
+        """Return releases with what they are signed by and called: three questions, however many releases."""
+        one = (" WHERE release = ?", (rows[0][0],)) if len(rows) == 1 else ("", ())
+        signed: dict[str, list[Signature]] = {}
+        for release, body in self._all(f"SELECT release, body FROM signatures{one[0]} ORDER BY key", one[1]):
+            signed.setdefault(release, []).append(signatures.decode(body, f"a signature of release {release[:12]}"))
+        called: dict[str, list[str]] = {}
+        for release, tag in self._all(f"SELECT release, tag FROM tags{one[0]} ORDER BY tag", one[1]):
+            called.setdefault(release, []).append(tag)
+        return [
+            ReleaseRow(
+                release=release,
+                model=model,
+                pushed_s=pushed_s,
+                manifest=_manifest(release, manifest),
+                signatures=tuple(signed.get(release, ())),
+                tags=tuple(called.get(release, ())),
+            )
+            for release, model, pushed_s, manifest in rows
+        ]
 
     def _count(self, what: str) -> int:
         return int(self._all(f"SELECT count(*) FROM {what}", ())[0][0])
@@ -897,9 +978,9 @@ def _flag_row(row: tuple[Any, ...]) -> FlagRow:
     )
 
 
-def _release_row(row: tuple[Any, ...]) -> ReleaseRow:
-    release, model, pushed_s, manifest = row
-    return ReleaseRow(release=release, model=model, pushed_s=pushed_s, manifest=_manifest(release, manifest))
+def _tag_row(row: tuple[Any, ...]) -> TagRow:
+    tag, release, tagged_s = row
+    return TagRow(tag=tag, release=release, tagged_s=tagged_s)
 
 
 def _event_rows(rows: Iterable[tuple[Any, ...]]) -> list[EventRow]:

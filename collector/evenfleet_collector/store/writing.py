@@ -20,12 +20,14 @@ from evenfleet_collector.store.rows import (
     NewWindow,
     QuietCell,
     SteeredDevice,
+    TagRow,
     WindowRow,
 )
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared.errors import MessageError
 from evenfleet_shared.manifest import Manifest
 from evenfleet_shared.messages import Context, Desired, Event, Incarnation, Limit, Receipt, Refusal, RunContext, State
+from evenfleet_shared.signature import Signature
 
 
 class Shared(Protocol):
@@ -251,7 +253,7 @@ class SteerRows(Shared, Protocol):
 
 
 class EditRows(Shared, Protocol):
-    """What people change: access, releases, assignments."""
+    """What people change: access, releases, their signatures and tags, assignments."""
 
     def knows_device(self, device: str) -> bool:
         """Return whether a device was enrolled or has been heard of."""
@@ -267,6 +269,26 @@ class EditRows(Shared, Protocol):
 
     def put_release(self, digest: str, manifest: bytes, model: str, now_s: float) -> None:
         """Keep a release's manifest."""
+        ...
+
+    def signed_by(self, release: str) -> Sequence[str]:
+        """Return the keys that a release has signatures of."""
+        ...
+
+    def put_signature(self, signature: Signature, now_s: float) -> None:
+        """Keep a signature of a release, in place of an earlier one by the same key."""
+        ...
+
+    def tag(self, tag: str) -> TagRow | None:
+        """Return one tag."""
+        ...
+
+    def put_tag(self, tag: str, release: str, now_s: float) -> None:
+        """Let a tag stand for a release, and note that it moved; nothing changes where it did already."""
+        ...
+
+    def remove_tag(self, tag: str, now_s: float) -> None:
+        """Take a tag away, and note that it went; nothing changes where there is none."""
         ...
 
 

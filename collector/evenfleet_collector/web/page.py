@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
+from evenfleet_collector.resources import is_release_name
 from evenfleet_collector.store import Reader
 from evenfleet_collector.web import figures
 from evenfleet_collector.web.matrix import MARKS, MEANINGS, arrange
@@ -22,7 +23,10 @@ MAX_FLAGS: Final = 100
 
 _HERE: Final = Path(__file__).parent
 
-ReleaseChoice = Annotated[str | None, Query(pattern=r"^[0-9a-f]{4,64}$", description="the latest, if not given")]
+# A tag, or four digits or more; what is neither is no release either.
+ReleaseChoice = Annotated[
+    str | None, Query(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="the latest, if not given")
+]
 
 
 def mount(app: FastAPI, reader: Callable[[], Reader], *, clock: Callable[[], float] = time.time) -> None:
@@ -59,13 +63,16 @@ def view(reader: Reader, release: str | None, now_s: float) -> dict[str, Any]:
     """Return what the templates show.
 
     Raises:
-        HTTPException: 404, no single release starts with `release`.
+        HTTPException: 404, no release is tagged `release`, and no single one starts so.
     """
     # Asked for first: whatever changes while the page is put together is told again by the stream.
     version = reader.last_version()
     releases = list(reader.releases())
-    chosen = reader.release(release) if release else next(iter(releases), None)
-    if release and chosen is None:
+    if release is None:
+        chosen = next(iter(releases), None)
+    else:
+        chosen = reader.release(release) if is_release_name(release) else None
+    if release is not None and chosen is None:
         raise HTTPException(404, f"no single release {release!r} here; / shows the latest")
     cells = list(reader.cells(release=chosen.release)) if chosen else []
     order = [variant.name for variant in chosen.manifest.variants] if chosen else []

@@ -14,21 +14,16 @@ from typing import Any
 import pytest
 
 from evenfleet_shared import manifest as manifests
-from fakes.stores import NOW_S, FakeStore, cell_row, device_row, flag_row, release_row, small_manifest
+from evenfleet_shared import trust
+from fakes.cables import cable_to
+from fakes.stores import NOW_S, FakeStore, cell_row, device_row, flag_row, release_row, small_manifest, write_files
 
 Run = Callable[..., Any]
 
 
 @pytest.fixture
 def release_dir(tmp_path: Path) -> Path:
-    manifest, files = small_manifest()
-    directory = tmp_path / "release"
-    for file, payload in files.items():
-        path = directory / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(payload)
-    (directory / manifests.MANIFEST_NAME).write_bytes(manifests.encode(manifest))
-    return directory
+    return write_files(tmp_path / "release", *small_manifest())
 
 
 @pytest.fixture
@@ -81,7 +76,88 @@ class TestRelease:
         assert (outcome.code, outcome.out) == (0, f"{digest}\n")
         assert [row.release for row in store.release_rows] == [digest]
         again = evenfleet("release", "push", release_dir, "--json")
-        assert json.loads(again.out) == {"release": digest, "model": "digits-cnn", "uploaded": []}
+        assert json.loads(again.out) == {"release": digest, "model": "digits-cnn", "uploaded": [], "signatures": []}
+
+    def test_signatures_travel_along_and_are_shown(
+        self, evenfleet: Run, store: FakeStore, release_dir: Path, tmp_path: Path
+    ) -> None:
+        evenfleet("release", "push", release_dir)
+        evenfleet("release", "keygen", "--out", tmp_path / "key")
+        evenfleet("release", "sign", release_dir, "--key", tmp_path / "key")
+        again = json.loads(evenfleet("release", "push", release_dir, "--json").out)
+        (made,) = trust.read(release_dir)
+        assert again["signatures"] == [made.key]
+        assert store.release_rows[0].signatures == (made,)
+        shown = evenfleet("release", "show", again["release"]).out
+        assert f"signed by these keys, which are not checked here:\n  {made.key}\n" in shown
+        assert made.key[:12] in evenfleet("release", "list").out
+
+    def test_upload_that_breaks_goes_on_where_it_stopped(
+        self, evenfleet: Run, store: FakeStore, collector: str, tmp_path: Path
+    ) -> None:
+        manifest, files = small_manifest("float32", artifact_bytes=8_000_000)
+        release_dir = write_files(tmp_path / "big", manifest, files)
+        with cable_to(collector) as cable:
+            cable.breaks_after = [3_000_000, 6_000_000]
+            outcome = evenfleet("release", "push", release_dir, "--url", cable.url)
+        assert (outcome.code, outcome.err) == (0, "")
+        assert len(store.release_rows) == 1
+        assert cable.sent_bytes < 8_500_000
+
+    def test_push_goes_on_where_an_earlier_one_stopped(
+        self, evenfleet: Run, store: FakeStore, collector: str, tmp_path: Path
+    ) -> None:
+        manifest, files = small_manifest("float32", artifact_bytes=8_000_000)
+        release_dir = write_files(tmp_path / "big", manifest, files)
+        with cable_to(collector) as cable:
+            cable.breaks_after = [5_000_000]
+            cable.breaks_for_good = True
+            outcome = evenfleet("release", "push", release_dir, "--url", cable.url)
+            assert (outcome.code, outcome.out) == (1, "")
+            assert (
+                "the upload of artifacts/float32.tflite broke off; pushed again within a day, it goes on" in outcome.err
+            )
+            assert store.release_rows == []
+        with cable_to(collector) as mended:
+            assert evenfleet("release", "push", release_dir, "--url", mended.url).code == 0
+        assert mended.sent_bytes < 3_500_000
+        assert len(store.release_rows) == 1
+
+    def test_part_that_was_spoilt_is_uploaded_anew(
+        self, evenfleet: Run, store: FakeStore, release_dir: Path, tmp_path: Path
+    ) -> None:
+        (reference, *_) = manifests.load(release_dir)[0].files
+        part = tmp_path / "artifacts" / f".upload-{reference.sha256}-x"
+        part.write_bytes(b"??")
+        assert evenfleet("release", "push", release_dir).code == 0
+        assert len(store.release_rows) == 1
+        assert not part.exists()
+
+    def test_tag_is_given_moved_shown_and_taken_away(self, evenfleet: Run, store: FakeStore, fleet: str) -> None:
+        newer = release_row("float32")
+        store.release_rows.append(newer)
+        assert evenfleet("release", "tag", newer.release[:8], "prod").out == f"prod is {newer.release[:12]}\n"
+        moved = evenfleet("release", "tag", fleet[:8], "prod")
+        assert moved.out == f"prod is {fleet[:12]}, moved from {newer.release[:12]}\n"
+        assert evenfleet("release", "tag", "prod", "canary").code == 0
+        assert json.loads(evenfleet("release", "show", "prod", "--json").out)["tags"] == ["canary", "prod"]
+        assert "tags: canary, prod" in evenfleet("release", "show", "canary").out
+        assert "canary, prod" in evenfleet("release", "list").out
+        assert json.loads(evenfleet("parity", "prod", "--json").out)["release"] == fleet
+        assert evenfleet("release", "assign", "prod", "--all").code == 0
+        assert store.assigned == {"*": fleet}
+        assert evenfleet("release", "untag", "prod").out == f"prod was {fleet[:12]} and is no tag any more\n"
+        gone = evenfleet("release", "untag", "prod")
+        assert (gone.code, gone.out) == (3, "")
+        assert evenfleet("release", "show", "prod").code == 3
+        assert store.assigned == {"*": fleet}
+
+    @pytest.mark.parametrize("tag", ["beef", "abc", "Prod", "a/b", "", "x" * 64])
+    def test_tag_that_could_be_a_digest_is_exit_2(self, evenfleet: Run, store: FakeStore, fleet: str, tag: str) -> None:
+        refused = evenfleet("release", "tag", fleet[:8], tag)
+        assert (refused.code, refused.out) == (2, "")
+        assert f"not hexadecimal digits alone, which stand for a digest; found {tag!r}" in refused.err
+        assert store.tag_rows == {}
 
     def test_damaged_release_is_not_pushed(self, evenfleet: Run, store: FakeStore, release_dir: Path) -> None:
         (release_dir / "artifacts" / "int8.tflite").write_bytes(b"digits-cnn int9")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from evenfleet_collector.optimize import VARIANTS, BuildReport, LabelledData, Progress, build_release
-from evenfleet_shared import manifest
+from evenfleet_shared import manifest, trust
 from evenfleet_shared.errors import ModelRefusedError
+from evenfleet_shared.signature import PrivateKey
 
 pytestmark = pytest.mark.tensorflow
 
@@ -164,12 +165,14 @@ def test_only_named_variants_and_the_reference_are_built_and_steps_are_told_in_o
     assert built.manifest.golden.n == len(blobs.x_test)
 
 
-def test_earlier_release_is_replaced_and_nothing_else_appears(
+def test_earlier_release_is_replaced_signatures_and_all_and_nothing_else_appears(
     tmp_path: Path, blobs: LabelledData, blob_keras_file: Path
 ) -> None:
-    for only in (["float16"], ["int8"]):
-        built = build_release(blob_keras_file, blobs, tmp_path / "r", only=only)
-    assert manifest.verify(tmp_path / "r") == (built.manifest, built.digest)
+    earlier = build_release(blob_keras_file, blobs, tmp_path / "r", only=["float16"])
+    trust.write(tmp_path / "r", PrivateKey(bytes(32)).sign(earlier.digest))
+    built = build_release(blob_keras_file, blobs, tmp_path / "r", only=["int8"])
+    checked = trust.check(tmp_path / "r")
+    assert (checked.manifest, checked.digest, checked.signatures) == (built.manifest, built.digest, ())
     assert sorted(path.name for path in (tmp_path / "r" / "artifacts").iterdir()) == ["float32.tflite", "int8.tflite"]
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
 

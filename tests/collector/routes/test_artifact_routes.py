@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from evenfleet_collector.artifacts import ArtifactFolder
 from fakes.stores import file_ref
 
 PAYLOAD = bytes(range(256)) * 16
@@ -76,27 +78,82 @@ def test_range_beyond_the_end_is_a_problem_that_tells_the_size(client: TestClien
     assert client.get(URL, headers={"Range": asked, "If-Range": '"other"'}).content == PAYLOAD
 
 
-def test_upload_that_is_broken_off_leaves_no_file_and_no_traceback(
-    client: TestClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    arrives = iter([{"type": "http.request", "body": PAYLOAD[:99], "more_body": True}, {"type": "http.disconnect"}])
+def put_in_part(client: TestClient, payload: bytes, *, silent: bool = False) -> int:
+    """Begin an upload and break it off, by hanging up or by saying nothing more; returns the status."""
     scope = {
         "type": "http", "method": "PUT", "path": URL, "raw_path": URL.encode(), "query_string": b"", "scheme": "http",
         "headers": [(b"host", b"testserver")], "server": ("testserver", 80), "client": ("10.0.0.1", 1), "root_path": "",
     }  # fmt: skip
+    arrives = iter([{"type": "http.request", "body": payload, "more_body": True}])
     sent: list[Any] = []
 
     async def receive() -> Any:
-        return next(arrives)
+        for message in arrives:
+            return message
+        if silent:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         sent.append(message)
 
     asyncio.run(client.app(scope, receive, send))  # type: ignore[arg-type]
+    status: int = sent[0]["status"]
+    return status
 
-    assert kept(tmp_path) == []
-    assert sent[0]["status"] == 400
+
+def test_upload_that_is_broken_off_leaves_no_artifact_and_no_traceback(
+    client: TestClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert put_in_part(client, PAYLOAD[:99]) == 400
+    assert client.get(URL).status_code == 404
+    (part,) = kept(tmp_path)
+    assert part.startswith(f".upload-{DIGEST}")
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_upload_goes_on_where_it_stopped(client: TestClient, tmp_path: Path, silent: bool) -> None:
+    assert client.head(URL).headers["Upload-Offset"] == "0"
+    parts = client.app.state.parts  # type: ignore[attr-defined]
+    client.app.state.parts = replace(  # type: ignore[attr-defined]
+        parts, artifacts=ArtifactFolder(tmp_path / "artifacts", max_idle_s=0.05)
+    )
+    put_in_part(client, PAYLOAD[:1000], silent=silent)
+    known = client.head(URL)
+    assert (known.status_code, known.headers["Upload-Offset"]) == (404, "1000")
+
+    answer = client.put(URL, content=PAYLOAD[1000:], headers={"Content-Range": "bytes 1000-4095/4096"})
+
+    assert answer.status_code == 201
+    assert client.get(URL).content == PAYLOAD
+    assert kept(tmp_path) == [DIGEST]
+
+
+@pytest.mark.parametrize(
+    ("place", "status", "told"),
+    [
+        ("bytes 999-4095/4096", 409, "go on at byte 1,000, found 999"),
+        ("bytes 1001-4095/4096", 409, "go on at byte 1,000, found 1,001"),
+        ("bytes 1000-2000/4096", 400, "expected 'bytes OFFSET-LAST/SIZE' that reaches to the end"),
+        ("bytes 1000-4095/*", 400, "found 'bytes 1000-4095/*'"),
+        ("bytes 4096-4095/4096", 400, "reaches to the end"),
+        ("octets 0-1/2", 400, "reaches to the end"),
+        ("bytes 1000-199999/200000", 413, "100,000 bytes"),
+    ],
+)
+def test_upload_that_goes_on_elsewhere_is_refused_and_what_came_stays(
+    client: TestClient, place: str, status: int, told: str
+) -> None:
+    put_in_part(client, PAYLOAD[:1000])
+    first = int(place.split()[1].split("-", maxsplit=1)[0])
+    size = 4096 if "200000" not in place else 200_000
+    answer = client.put(URL, content=bytes(max(size - first, 0)), headers={"Content-Range": place})
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert told in answer.json()["detail"]
+    assert client.head(URL).headers["Upload-Offset"] == "1000"
+    assert client.put(URL, content=PAYLOAD).status_code == 201
 
 
 def test_artifact_that_is_here_is_not_taken_again(client: TestClient) -> None:

@@ -7,7 +7,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from evenfleet_collector.store.rows import ReleaseRow, WindowRow
+from evenfleet_shared import signature as signatures
 from evenfleet_shared.messages import Incarnation, Window
+from evenfleet_shared.signature import PrivateKey
 from fakes.stores import NOW_S, FakeStore, cell_row, device_row, flag_row, release_row
 
 
@@ -160,6 +162,88 @@ def test_assignment_takes_the_start_of_a_digest(client: TestClient, store: FakeS
     assert store.assigned == {"*": None}
 
 
+@pytest.mark.parametrize("named", ["digest", "start", "tag"])
+def test_tag_is_moved_to_a_release_however_that_is_named(client: TestClient, store: FakeStore, named: str) -> None:
+    old, new = release_row(model="old"), release_row(model="new")
+    store.release_rows += [old, new]
+    client.put("/api/v1/tags/canary", json={"release": new.release}).raise_for_status()
+    client.put("/api/v1/tags/prod", json={"release": old.release}).raise_for_status()
+    word = {"digest": new.release, "start": new.release[:8], "tag": "canary"}[named]
+
+    moved = client.put("/api/v1/tags/prod", json={"release": word})
+
+    assert moved.json() == {"tag": "prod", "release": new.release, "tagged_s": NOW_S}
+    assert client.get("/api/v1/tags/prod").json() == moved.json()
+    assert [row["tag"] for page in pages(client, "/api/v1/tags", 1) for row in page] == ["canary", "prod"]
+    moves = [row for page in pages(client, "/api/v1/tags/prod/moves", 1) for row in page]
+    assert [(row["before"], row["release"]) for row in moves] == [(None, old.release), (old.release, new.release)]
+    assert client.get(f"/api/v1/releases/{new.release}").json()["tags"] == ["canary", "prod"]
+
+
+def test_tag_stands_for_its_release_wherever_one_is_named(client: TestClient, store: FakeStore, fleet: str) -> None:
+    store.release_rows.append(release_row(model="newer", pushed_s=NOW_S + 1))
+    client.put("/api/v1/tags/prod", json={"release": fleet}).raise_for_status()
+    assert client.get("/api/v1/releases/prod").json()["release"] == fleet
+    assert client.get("/api/v1/parity?release=prod").json()["release"] == fleet
+    assert client.put("/api/v1/assignments/*", json={"release": "prod"}).json()["release"] == fleet
+    assert fleet[:12] in client.get("/?release=prod").text
+    for path in ("/api/v1/releases/prod", "/api/v1/parity?release=prod", "/?release=prod"):
+        client.delete("/api/v1/tags/prod")
+        assert client.get(path).status_code == 404
+    assert store.assigned == {"*": fleet}
+
+
+def test_tag_that_is_taken_away_is_gone_once(client: TestClient, store: FakeStore) -> None:
+    store.release_rows.append(release_row())
+    client.put("/api/v1/tags/prod", json={"release": store.release_rows[0].release}).raise_for_status()
+    assert client.delete("/api/v1/tags/prod").status_code == 204
+    again = client.delete("/api/v1/tags/prod")
+    assert again.status_code == 404
+    assert "no tag 'prod' here" in again.json()["detail"]
+    assert len(client.get("/api/v1/tags/prod/moves").json()["items"]) == 2
+
+
+@pytest.mark.parametrize("tag", ["beef", "abc", "0", "Prod", ".x", "x" * 64, "a b"])
+def test_tag_that_could_be_a_digest_is_refused(client: TestClient, store: FakeStore, tag: str) -> None:
+    store.release_rows.append(release_row())
+    answer = client.put(f"/api/v1/tags/{tag}", json={"release": store.release_rows[0].release})
+    assert answer.status_code == 422
+    assert "not hexadecimal digits alone, which stand for a digest" in answer.json()["detail"]
+    assert store.tag_rows == {}
+
+
+def test_signature_is_kept_and_served_as_it_was_made(client: TestClient, store: FakeStore) -> None:
+    row = release_row()
+    store.release_rows.append(row)
+    made = PrivateKey(bytes(32)).sign(row.release)
+    url = f"/api/v1/releases/{row.release[:8]}/signatures/{made.key}"
+    answer = client.put(url, content=signatures.encode(made))
+    assert answer.status_code == 200
+    shown = client.get(f"/api/v1/releases/{row.release}").json()
+    assert shown == answer.json()
+    assert shown["signatures"] == [msgspec.to_builtins(made)]
+
+
+def test_signature_of_something_else_is_refused(client: TestClient, store: FakeStore) -> None:
+    row = release_row()
+    store.release_rows.append(row)
+    key = PrivateKey(bytes(32))
+    url = f"/api/v1/releases/{row.release}/signatures/"
+    good = signatures.encode(key.sign(row.release))
+    for path, payload in (
+        (url + key.public.id, signatures.encode(key.sign("0" * 64))),
+        (url + "0" * 64, good),
+        (url + key.public.id, good + b" "),
+        (url + key.public.id, b"{}"),
+        (url + "0" * 63, good),
+    ):
+        answer = client.put(path, content=payload)
+        assert answer.status_code == 422
+        assert answer.headers["Content-Type"] == "application/problem+json"
+    assert client.put(f"/api/v1/releases/{'0' * 64}/signatures/{key.public.id}", content=good).status_code == 404
+    assert store.release_rows[0].signatures == ()
+
+
 def test_policy_is_replaced_and_shown_as_it_now_stands(client: TestClient) -> None:
     answer = client.put("/api/v1/policies", json={"latency": {"margin_ratio": 0.25}})
     assert answer.json()["latency"]["margin_ratio"] == 0.25
@@ -179,7 +263,9 @@ def test_stats_hold_the_loss_balance(client: TestClient) -> None:
 
 def test_every_answer_is_described(client: TestClient) -> None:
     described = client.get("/openapi.json").json()
-    assert {"CellRow", "DeviceRow", "Manifest", "Policy", "Window"} <= described["components"]["schemas"].keys()
+    assert {"CellRow", "DeviceRow", "Manifest", "Policy", "Signature", "Window"} <= described["components"][
+        "schemas"
+    ].keys()
     assert {f"/api/v1/{name}" for name in ("devices", "parity", "flags", "policies", "stats", "stream")} <= described[
         "paths"
     ].keys()
