@@ -11,17 +11,17 @@ from evenfleet_shared.errors import ConfigError
 
 
 def test_names_of_techniques_and_variants_are_unique_and_fit_the_manifest() -> None:
-    for names in ([each.name for each in variants.TECHNIQUES], [each.name for each in variants.VARIANTS]):
+    for names in ([each.name for each in variants.TECHNIQUES], [each.name for each in variants.DEFAULT]):
         assert len(set(names)) == len(names)
         assert all(re.fullmatch(r"[a-z0-9][a-z0-9-]*", name) for name in names)
 
 
 def test_every_variant_can_be_built_from_a_keras_model() -> None:
-    assert [variants.misfit(each.chain, "keras") for each in variants.VARIANTS] == [None] * 9
+    assert [variants.misfit(each.chain, "keras") for each in variants.DEFAULT] == [None] * 9
 
 
 def test_variants_that_need_training_cannot_be_built_from_a_saved_model() -> None:
-    refused = {each.name for each in variants.VARIANTS if variants.misfit(each.chain, "saved_model")}
+    refused = {each.name for each in variants.DEFAULT if variants.misfit(each.chain, "saved_model")}
     assert refused == {"pruned-int8", "distilled-int8", "pruned-saved-model", "distilled-saved-model"}
 
 
