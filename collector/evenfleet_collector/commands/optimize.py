@@ -16,7 +16,7 @@ import click
 import msgspec
 
 if TYPE_CHECKING:
-    from evenfleet_collector.optimize import BuildReport, Progress
+    from evenfleet_collector.optimize import BuildReport, Gain, Progress
 
 _EPILOG = """\b
 Example, with the project's own digits model:
@@ -186,4 +186,14 @@ def _print_table(built: BuildReport) -> None:
         f"({built.elapsed_s:.0f} s)",
         markup=False,
         soft_wrap=True,
+    )
+
+
+def _brought(gain: Gain) -> str:
+    over = "the same test samples" if gain.seeds == 1 else f"{gain.seeds} seeds"
+    words = {"more": "brings accuracy", "less": "costs accuracy", "nothing shown": "brings nothing that shows"}
+    return (
+        f"{gain.technique} {words[gain.brought]}: {gain.delta_ratio * 100:+.2f} pt "
+        f"[{gain.low_ratio * 100:+.2f}, {gain.high_ratio * 100:+.2f}] over {over}, against {' + '.join(gain.control)} "
+        f"({gain.control_ratio:.4f})"
     )

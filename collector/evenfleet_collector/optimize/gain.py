@@ -94,7 +94,7 @@ def over_samples(
 
     >>> low, high = over_samples(np.array([True] * 95 + [False] * 5), np.array([True] * 90 + [False] * 10))
     >>> round(low, 3), round(high, 3)
-    (0.009, 0.112)
+    (0.001, 0.111)
     """
     n = len(a)
     p_a, p_b = float(a.mean()), float(b.mean())

@@ -31,6 +31,8 @@ from evenfleet_shared.errors import ModelRefusedError
 
 # Only worth something to a model that starts from nothing, and written differently by the two.
 _NOT_TAKEN_OVER: Final = ("_initializer", "_regularizer", "_constraint")
+# Fewer give centroids that stand for a weight or two, and the library's first draw of them fails.
+_POINTS_PER_CLUSTER: Final = 4
 _INSTALL: Final = "pip install --no-deps tf-keras tensorflow-model-optimization dm-tree"
 
 
@@ -119,14 +121,32 @@ def _named(layers: Any, made: Mapping[str, Any]) -> Any:
 def _clustered(tf_keras: Any, tfmot: Any, model: Any, job: Mapping[str, Any]) -> Any:
     from tensorflow_model_optimization.python.core.clustering.keras.experimental import cluster
 
-    wrapped = cluster.cluster_weights(
-        model,
-        number_of_clusters=job["clusters"],
-        cluster_centroids_init=tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS,
-        preserve_sparsity=job["preserve_sparsity"],
-    )
-    _train(tf_keras, wrapped, job)
-    return tfmot.clustering.keras.strip_clustering(wrapped)
+    clusters = job["clusters"]
+    large = {layer.name for layer in model.layers if _points(layer) >= _POINTS_PER_CLUSTER * clusters}
+    if not large:
+        raise ModelRefusedError(
+            f"no kernel has {_POINTS_PER_CLUSTER * clusters} weights that are not zero, which {clusters} clusters take; "
+            "fewer clusters may do"
+        )
+
+    def wrapped(layer: Any) -> Any:
+        if layer.name not in large:
+            return layer
+        return cluster.cluster_weights(
+            layer,
+            number_of_clusters=clusters,
+            cluster_centroids_init=tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS,
+            preserve_sparsity=job["preserve_sparsity"],
+        )
+
+    clone = tf_keras.models.clone_model(model, clone_function=wrapped)
+    _train(tf_keras, clone, job)
+    return tfmot.clustering.keras.strip_clustering(clone)
+
+
+def _points(layer: Any) -> int:
+    kernel = getattr(layer, "kernel", None)
+    return 0 if kernel is None else int(np.count_nonzero(kernel.numpy()))
 
 
 def _quantization_aware(tf: Any, tf_keras: Any, tfmot: Any, model: Any, job: Mapping[str, Any]) -> bytes:

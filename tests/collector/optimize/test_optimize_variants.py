@@ -27,14 +27,29 @@ def test_variants_that_need_training_cannot_be_built_from_a_saved_model() -> Non
 
 def test_techniques_in_an_impossible_order_are_refused() -> None:
     assert (
-        variants.misfit(("int8", "saved-model"), "keras")
+        variants.misfit(variants.recipe("x", "int8", "saved-model").chain, "keras")
         == "saved-model takes a saved_model and would be given a tflite"
     )
 
 
 def test_unknown_variant_is_answered_with_the_near_match() -> None:
     with pytest.raises(ConfigError, match="did you mean pruned-int8"):
-        variants.select(["prunned-int8"])
+        variants.select(variants.DEFAULT, ["prunned-int8"])
+
+
+def test_the_control_of_a_chain_lacks_its_last_idea_alone() -> None:
+    chain = variants.recipe("x", "prune", "cluster", "int8").chain
+    control = variants.control(chain)
+
+    assert control is not None
+    assert [step.name for step in control] == ["prune", "fine-tune", "int8"]
+    assert (control[1].steps, control[1].learning_rate) == (chain[1].steps, chain[1].learning_rate)
+
+
+def test_only_what_is_trained_has_a_control() -> None:
+    assert {each.name for each in variants.DEFAULT if variants.control(each.chain) is None} == {
+        "float32", "float16", "dynamic", "int8", "saved-model"
+    }  # fmt: skip
 
 
 def test_importing_the_package_and_the_command_loads_no_tensorflow() -> None:
