@@ -281,7 +281,7 @@ class Stage:
             bound(
                 [
                     *(sys.executable, "-m", "evenfleet_collector", "optimize", _MODEL, "--data", _DATA),
-                    *("--out", str(out), "--golden", str(GOLDEN_SAMPLES)),
+                    *("--out", str(out), "--golden", str(GOLDEN_SAMPLES), "--seeds", "0"),
                 ]
             ),
             cwd=_examples_root(),

@@ -16,7 +16,7 @@ import click
 import msgspec
 
 if TYPE_CHECKING:
-    from evenfleet_collector.optimize import BuildReport, Progress
+    from evenfleet_collector.optimize import BuildReport, Gain, Progress
 
 _EPILOG = """\b
 Example, with the project's own digits model:
@@ -37,15 +37,41 @@ On failure, and on Ctrl-C, nothing is left behind.
     type=click.Path(path_type=Path),
     help="The release directory to make. An earlier release there is replaced, anything else refused.",
 )
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of splits and training.")
 @click.option(
-    "--golden", type=click.IntRange(1, 100_000), default=300, show_default=True, help="Test samples in the golden set."
+    "--recipe",
+    "recipe_file",
+    type=click.Path(path_type=Path),
+    help="A TOML file that says which variants to build, by which techniques, with which settings (docs/recipes.md).",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), help="Of splits and training.  [default: the recipe's, or 0]"
+)
+@click.option(
+    "--golden", type=click.IntRange(1, 100_000), help="Test samples in the golden set.  [default: the recipe's, or 300]"
 )
 @click.option(
     "--only", multiple=True, metavar="NAME", help="Build this variant and the reference alone; may be repeated."
 )
+@click.option(
+    "--seeds",
+    type=click.IntRange(0, 20),
+    default=1,
+    show_default=True,
+    help="How often a trained variant and its control are trained, to say what the technique brings; 0: no controls.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def optimize(*, model: str, data: str, out: Path, seed: int, golden: int, only: tuple[str, ...], as_json: bool) -> None:
+def optimize(
+    *,
+    model: str,
+    data: str,
+    out: Path,
+    recipe_file: Path | None,
+    seed: int | None,
+    golden: int | None,
+    only: tuple[str, ...],
+    seeds: int,
+    as_json: bool,
+) -> None:
     """Make a release from one Keras MODEL and labelled data.
 
     MODEL is a .keras file, a SavedModel directory, or module:function returning a trained Keras model (looked for in
@@ -53,13 +79,27 @@ def optimize(*, model: str, data: str, out: Path, seed: int, golden: int, only: 
     pruned and distilled in int8, and the plain, pruned and distilled SavedModels; with a manifest, digests, a golden set
     of real test samples, and what each variant scored.
 
+    With a trained technique comes its matched control: the same training without the technique's idea. The difference of
+    the two, with its 95 % interval, is what the technique brought; the control is not released.
+
     A variant that cannot be built is named in the manifest with the reason; the others are built. A SavedModel and a
     module:function are programs and are run: give only what you trust. A .keras file is read without running code.
     """
-    from evenfleet_collector.optimize import build_release
+    from evenfleet_collector.optimize import DEFAULT, Plan, build_release, read_recipe
 
+    plan, recipes = read_recipe(recipe_file) if recipe_file else (Plan(), DEFAULT)
     with _progress() as report:
-        built = build_release(model, data, out, seed=seed, golden_n=golden, only=only, report=report)
+        built = build_release(
+            model,
+            data,
+            out,
+            recipes=recipes,
+            seed=plan.seed if seed is None else seed,
+            golden_n=plan.golden_samples if golden is None else golden,
+            only=only,
+            seeds=seeds,
+            report=report,
+        )
     if as_json:
         click.echo(_json(built))
     else:
@@ -136,6 +176,11 @@ def _print_table(built: BuildReport) -> None:
     # A pipe has no width of its own; the table is not to be cut to 80 columns there.
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     console.print(table)
+    for row in built.variants:
+        if row.gain is not None:
+            console.print(f"{row.name}: {_brought(row.gain)}", markup=False)
+        elif row.no_gain is not None:
+            console.print(f"{row.name}: {row.no_gain}", markup=False)
     for missing in built.missing:
         console.print(f"not built: {missing.name}: {missing.reason}", markup=False)
     console.print(
@@ -143,4 +188,14 @@ def _print_table(built: BuildReport) -> None:
         f"({built.elapsed_s:.0f} s)",
         markup=False,
         soft_wrap=True,
+    )
+
+
+def _brought(gain: Gain) -> str:
+    over = "the same test samples" if gain.seeds == 1 else f"{gain.seeds} seeds"
+    words = {"more": "brings accuracy", "less": "costs accuracy", "nothing shown": "brings nothing that shows"}
+    return (
+        f"{gain.technique} {words[gain.brought]}: {gain.delta_ratio * 100:+.2f} pt "
+        f"[{gain.low_ratio * 100:+.2f}, {gain.high_ratio * 100:+.2f}] over {over}, against {' + '.join(gain.control)} "
+        f"({gain.control_ratio:.4f})"
     )

@@ -3,8 +3,10 @@
     sources.py      what MODEL and DATA name               data.py         labelled data, checked
     model.py        load a model, safely; say what it is   strata.py       splits and samples that keep class shares
     technique.py    what a technique is                    variants.py     the two visible tuples
-    float_lite.py quantize.py prune.py distil.py saved_model.py    one technique (or one family) per file
-    training.py     the fine-tuning that prune and distil share
+    recipe.py       a recipe's file                        gain.py         what a technique itself brought
+    float_lite.py quantize.py weight_only.py prune.py distil.py legacy.py saved_model.py    a family of techniques each
+    legacy_worker.py    the process that clusters and trains quantization-aware, in Keras 2
+    training.py     the training that techniques share
     graph.py        operators, operations, parameters of a .tflite     archive.py   a directory as one tar
     evaluate.py     run an artifact                        release.py      put it all together
     quiet.py        keep the converter's chatter out of the terminal
@@ -24,7 +26,20 @@ others how a variant does on a device (the agent), whether that is good enough (
 from __future__ import annotations
 
 from evenfleet_collector.optimize.data import LabelledData
+from evenfleet_collector.optimize.gain import Gain
+from evenfleet_collector.optimize.recipe import Plan
+from evenfleet_collector.optimize.recipe import read as read_recipe
 from evenfleet_collector.optimize.release import BuildReport, Progress, VariantReport, build_release
-from evenfleet_collector.optimize.variants import VARIANTS
+from evenfleet_collector.optimize.variants import DEFAULT
 
-__all__ = ["VARIANTS", "BuildReport", "LabelledData", "Progress", "VariantReport", "build_release"]
+__all__ = [
+    "DEFAULT",
+    "BuildReport",
+    "Gain",
+    "LabelledData",
+    "Plan",
+    "Progress",
+    "VariantReport",
+    "build_release",
+    "read_recipe",
+]

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Final
 
 import numpy as np
+from msgspec import Meta
 
 from evenfleet_collector.optimize import training
 from evenfleet_collector.optimize.data import Samples
-from evenfleet_collector.optimize.technique import Form, Material, OutputKind, Stage
+from evenfleet_collector.optimize.technique import (
+    Form,
+    Material,
+    OutputKind,
+    Rate,
+    Ratio,
+    Stage,
+    Steps,
+    Technique,
+)
 from evenfleet_shared.errors import ModelRefusedError
 
 # What a layer's width is called in its configuration.
@@ -18,8 +28,8 @@ _LEAST_WIDTH: Final = 4
 _SMALLEST_PROBABILITY: Final = 1e-7
 
 
-@dataclass(frozen=True, slots=True)
-class Distil:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distil(Technique):
     """Loss = alpha · cross-entropy with the label + (1 - alpha) · T² · cross-entropy with the softened teacher.
 
     Source:
@@ -30,20 +40,11 @@ class Distil:
     name: ClassVar[str] = "distil"
     takes: ClassVar[Stage] = "keras"
     gives: ClassVar[Stage] = "keras"
-
-    width_ratio: float = 0.5
-    temperature: float = 3.0
-    alpha: float = 0.5
-    steps: int = 1000
-    learning_rate: float = 3e-3
-
-    @property
-    def settings(self) -> str:
-        """Return the settings as short text."""
-        return (
-            f"width={self.width_ratio} temperature={self.temperature} alpha={self.alpha} steps={self.steps} "
-            f"rate={self.learning_rate}"
-        )
+    width_ratio: Ratio = 0.5
+    temperature: Annotated[float, Meta(ge=1.0, le=100.0)] = 3.0
+    alpha: Ratio = 0.5
+    steps: Steps = 1000
+    learning_rate: Rate = 3e-3
 
     def apply(self, form: Form, material: Material) -> Form:
         """Build a narrower student and train it on the teacher's scores."""
@@ -64,6 +65,10 @@ class Distil:
             seed=material.seed,
         )
         return Form(stage="keras", keras=student)
+
+    def control(self) -> tuple[Technique, ...] | None:
+        """Return the same student, trained as long on the labels alone."""
+        return (replace(self, alpha=1.0),)
 
     def _loss(self, material: Material) -> Any:
         """Return the loss; its targets carry one-hot labels and the teacher's softened scores side by side."""

@@ -5,52 +5,75 @@ One file for three, since they differ in two settings of one converter.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-from evenfleet_collector.optimize.technique import Conversion, Form, Material
-
-
-def converter(form: Form) -> Any:
-    """Return TensorFlow's converter for the form's SavedModel with a batch of one."""
-    import tensorflow as tf
-
-    return tf.lite.TFLiteConverter.from_saved_model(str(form.batch_of_one), signature_keys=["serving_default"])
+from evenfleet_collector.optimize.technique import Form, Material, Stage, Technique
 
 
-def write(form: Form, material: Material, name: str, lite: Any) -> Form:
-    """Convert and write the file."""
-    path = material.new_path(f"{name}.tflite")
-    path.write_bytes(lite.convert())
-    return replace(form, stage="tflite", tflite=path)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion(Technique):
+    """A technique that has TensorFlow's converter write the SavedModel, with a batch of one, and trains nothing."""
+
+    takes: ClassVar[Stage] = "saved_model"
+    gives: ClassVar[Stage] = "tflite"
+
+    def apply(self, form: Form, material: Material) -> Form:
+        """Convert and write the file."""
+        import tensorflow as tf
+
+        lite = tf.lite.TFLiteConverter.from_saved_model(str(form.batch_of_one), signature_keys=["serving_default"])
+        self.configure(lite, material)
+        path = material.new_path(f"{self.name}.tflite")
+        path.write_bytes(lite.convert())
+        return replace(form, stage="tflite", tflite=path)
+
+    def configure(self, lite: Any, material: Material) -> None:
+        """Tell the converter what to do; nothing for the model as it is."""
 
 
-def _float32(form: Form, material: Material) -> Form:
-    return write(form, material, "float32", converter(form))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Float32(Conversion):
+    """The float model as TFLite: the reference."""
+
+    name: ClassVar[str] = "float32"
 
 
-def _float16(form: Form, material: Material) -> Form:
-    import tensorflow as tf
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Float16(Conversion):
+    """Weights stored as float16; computed in float32 on CPUs, in float16 on GPUs."""
 
-    lite = converter(form)
-    lite.optimizations = [tf.lite.Optimize.DEFAULT]
-    lite.target_spec.supported_types = [tf.float16]
-    return write(form, material, "float16", lite)
+    name: ClassVar[str] = "float16"
 
+    def configure(self, lite: Any, material: Material) -> None:
+        import tensorflow as tf
 
-def _dynamic_range(form: Form, material: Material) -> Form:
-    import tensorflow as tf
-
-    lite = converter(form)
-    lite.optimizations = [tf.lite.Optimize.DEFAULT]
-    return write(form, material, "dynamic-range", lite)
+        lite.optimizations = [tf.lite.Optimize.DEFAULT]
+        lite.target_spec.supported_types = [tf.float16]
 
 
-# The float model as TFLite: the reference.
-FLOAT32: Final = Conversion(name="float32", gives="tflite", settings="batch=1", convert=_float32)
-# Weights stored as float16; computed in float32 on CPUs, in float16 on GPUs.
-FLOAT16: Final = Conversion(name="float16", gives="tflite", settings="batch=1 weights=float16", convert=_float16)
-# Weights stored as int8, activations quantised at run time; needs no calibration samples.
-DYNAMIC_RANGE: Final = Conversion(
-    name="dynamic-range", gives="tflite", settings="batch=1 weights=int8", convert=_dynamic_range
-)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicRange(Conversion):
+    """Weights stored as int8, activations quantised at run time; needs no calibration samples."""
+
+    name: ClassVar[str] = "dynamic-range"
+
+    def configure(self, lite: Any, material: Material) -> None:
+        import tensorflow as tf
+
+        lite.optimizations = [tf.lite.Optimize.DEFAULT]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sparse(Conversion):
+    """Float32 weights, of which only the blocks that are not zero are stored and computed with.
+
+    Worth something after `prune-blocks` alone: runtimes have kernels for whole blocks, not for scattered zeros.
+    """
+
+    name: ClassVar[str] = "sparse"
+
+    def configure(self, lite: Any, material: Material) -> None:
+        import tensorflow as tf
+
+        lite.optimizations = [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]

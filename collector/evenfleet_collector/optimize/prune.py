@@ -14,49 +14,50 @@ import numpy as np
 import numpy.typing as npt
 
 from evenfleet_collector.optimize import training
-from evenfleet_collector.optimize.technique import Form, Material, Stage
+from evenfleet_collector.optimize.technique import Form, Material, Rate, Ratio, Stage, Steps, Technique
 from evenfleet_shared.errors import ModelRefusedError
 
 
-@dataclass(frozen=True, slots=True)
-class Prune:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prune(Technique):
     """Prune to `sparsity_ratio` over the first `ramp_ratio` of the steps, then fine-tune with the zeros fixed."""
 
     name: ClassVar[str] = "prune"
     takes: ClassVar[Stage] = "keras"
     gives: ClassVar[Stage] = "keras"
-
-    sparsity_ratio: float = 0.6
-    ramp_ratio: float = 0.6
-    steps: int = 700
-    learning_rate: float = 1e-3
-
-    @property
-    def settings(self) -> str:
-        """Return the settings as short text."""
-        return f"sparsity={self.sparsity_ratio} ramp={self.ramp_ratio} steps={self.steps} rate={self.learning_rate}"
+    block: ClassVar[int] = 1
+    sparsity_ratio: Ratio = 0.6
+    ramp_ratio: Ratio = 0.6
+    steps: Steps = 700
+    learning_rate: Rate = 1e-3
 
     def apply(self, form: Form, material: Material) -> Form:
         """Prune a clone of the model."""
-        import keras
-
-        model = keras.models.clone_model(form.keras)
-        model.set_weights(form.keras.get_weights())
-        kernels = prunable(model)
-        data = material.data
-        epochs = training.epochs_for(len(data.x_train), self.steps)
-        steps = epochs * -(-len(data.x_train) // training.BATCH)
-        training.fit(
+        model = training.clone(form.keras)
+        kernels = prunable(model, self.block)
+        steps = training.steps_for(len(material.data.x_train), self.steps)
+        ramp_steps = max(1, int(steps * self.ramp_ratio))
+        training.fine_tune(
             model,
-            data.x_train,
-            data.y_train,
-            loss=training.hard_loss(material.output_kind),
-            epochs=epochs,
+            material,
+            steps=self.steps,
             learning_rate=self.learning_rate,
-            seed=material.seed,
-            callbacks=[_mask_callback(kernels, self.sparsity_ratio, max(1, int(steps * self.ramp_ratio)))],
+            callbacks=[_mask_callback(kernels, self.sparsity_ratio, ramp_steps, self.block)],
         )
-        return Form(stage="keras", keras=model)
+        return Form(stage="keras", keras=model, pruned=True)
+
+    def control(self) -> tuple[Technique, ...] | None:
+        """Return the same fine-tuning, in which nothing becomes zero."""
+        return (training.FineTune(steps=self.steps, learning_rate=self.learning_rate),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneBlocks(Prune):
+    """The same in blocks of 16 weights that one output multiplies: what kernels for sparse weights can skip as a whole."""
+
+    name: ClassVar[str] = "prune-blocks"
+    block: ClassVar[int] = 16
+    sparsity_ratio: Ratio = 0.8
 
 
 def sparsity_at(step: int, ramp_steps: int, final_ratio: float) -> float:
@@ -72,19 +73,32 @@ def sparsity_at(step: int, ramp_steps: int, final_ratio: float) -> float:
     return final_ratio * (1.0 - left**3)
 
 
-def keep_mask(weights: npt.NDArray[np.float32], sparsity_ratio: float) -> npt.NDArray[np.float32]:
-    """Return 0 for the `sparsity_ratio` of the weights that are smallest in magnitude, 1 for the others.
+def keep_mask(weights: npt.NDArray[np.float32], sparsity_ratio: float, block: int = 1) -> npt.NDArray[np.float32]:
+    """Return 0 for the `sparsity_ratio` of the blocks that are smallest in magnitude, 1 for the others.
+
+    Args:
+        weights: Of a kernel, shape ``(…, inputs, outputs)``.
+        sparsity_ratio: Share of the blocks.
+        block: So many inputs of one output become zero together or not at all; divides the inputs.
 
     >>> keep_mask(np.array([[0.1, -3.0], [2.0, -0.2]], dtype=np.float32), 0.5).tolist()
     [[0.0, 1.0], [1.0, 0.0]]
+    >>> keep_mask(np.array([[0.1, -3.0], [2.0, -0.2]], dtype=np.float32), 0.5, block=2).tolist()
+    [[0.0, 1.0], [0.0, 1.0]]
     """
-    mask = np.ones(weights.size, dtype=np.float32)
-    mask[np.argsort(np.abs(weights), axis=None, kind="stable")[: round(weights.size * sparsity_ratio)]] = 0.0
-    return mask.reshape(weights.shape)
+    outputs = weights.shape[-1]
+    blocks = np.abs(weights.reshape(-1, block, outputs)).sum(axis=1)
+    keep = np.ones(blocks.size, dtype=np.float32)
+    keep[np.argsort(blocks, axis=None, kind="stable")[: round(blocks.size * sparsity_ratio)]] = 0.0
+    return np.repeat(keep.reshape(blocks.shape), block, axis=0).reshape(weights.shape)
 
 
-def prunable(model: Any) -> list[Any]:
+def prunable(model: Any, block: int = 1) -> list[Any]:
     """Return the kernels to prune: of dense and convolution layers, all but the last.
+
+    Args:
+        model: A Keras model.
+        block: Only kernels whose inputs fall into whole blocks of so many.
 
     Raises:
         ModelRefusedError: There is none.
@@ -96,10 +110,16 @@ def prunable(model: Any) -> list[Any]:
     ]
     if len(kernels) < 2:
         raise ModelRefusedError("prune: no dense or convolution kernel before the last layer")
-    return kernels[:-1]
+    fitting = [kernel for kernel in kernels[:-1] if kernel.shape[-2] % block == 0]
+    if not fitting:
+        raise ModelRefusedError(
+            f"prune-blocks: no layer before the last has inputs in blocks of {block}; "
+            f"they have {', '.join(str(kernel.shape[-2]) for kernel in kernels[:-1])}"
+        )
+    return fitting
 
 
-def _mask_callback(kernels: list[Any], final_ratio: float, ramp_steps: int) -> Any:
+def _mask_callback(kernels: list[Any], final_ratio: float, ramp_steps: int, block: int) -> Any:
     import keras
 
     class MaskKernels(keras.callbacks.Callback):  # type: ignore[misc]  # keras has no types
@@ -114,7 +134,7 @@ def _mask_callback(kernels: list[Any], final_ratio: float, ramp_steps: int) -> A
             masks = self._fixed
             if masks is None:
                 ratio = sparsity_at(step, ramp_steps, final_ratio)
-                masks = [keep_mask(kernel.numpy(), ratio) for kernel in kernels]
+                masks = [keep_mask(kernel.numpy(), ratio, block) for kernel in kernels]
                 if step >= ramp_steps:
                     self._fixed = masks
             for kernel, mask in zip(kernels, masks, strict=True):

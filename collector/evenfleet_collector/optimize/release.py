@@ -13,16 +13,30 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from evenfleet_collector.optimize import archive, data, evaluate, graph, model, saved_model, sources, strata, variants
+from evenfleet_collector.optimize import (
+    archive,
+    data,
+    evaluate,
+    gain,
+    graph,
+    model,
+    recipe,
+    saved_model,
+    sources,
+    strata,
+    variants,
+)
 from evenfleet_collector.optimize.data import LabelledData, Samples
+from evenfleet_collector.optimize.gain import Gain
 from evenfleet_collector.optimize.quiet import NoiseLog
-from evenfleet_collector.optimize.technique import Form, Material
+from evenfleet_collector.optimize.technique import Form, Material, Technique
 from evenfleet_collector.optimize.variants import Recipe
 from evenfleet_shared import __version__, manifest, metrics, trust
 from evenfleet_shared.errors import ConfigError, EvenfleetError, ModelRefusedError
@@ -31,6 +45,8 @@ from evenfleet_shared.messages import Agreement
 
 DEFAULT_GOLDEN: Final = 300
 DEFAULT_SEED: Final = 0
+_Key = tuple[int, tuple[Technique, ...]]
+
 _REFERENCES: Final = ("float32", "saved-model")
 _MAX_REASON: Final = 480
 _OURS: Final = frozenset({manifest.MANIFEST_NAME, "artifacts", "golden", trust.FOLDER})
@@ -49,7 +65,8 @@ class Progress:
 class VariantReport:
     """One variant's row: accuracy and `class_accuracy_ratios` on the whole test set, agreement on the golden set.
 
-    `delta_ratio` is the accuracy minus the reference variant's; `size_ratio` is size over the reference's.
+    `delta_ratio` is the accuracy minus the reference variant's; `size_ratio` is size over the reference's; `gain` is
+    what its last trained technique itself brought, None where none is trained, or `no_gain` says why it is not known.
     """
 
     name: str
@@ -61,6 +78,8 @@ class VariantReport:
     size_bytes: int
     size_ratio: float
     agreement: Agreement
+    gain: Gain | None = None
+    no_gain: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +100,11 @@ def build_release(
     data_source: str | Path | LabelledData,
     out: Path,
     *,
+    recipes: Sequence[Recipe] = variants.DEFAULT,
     seed: int = DEFAULT_SEED,
     golden_n: int = DEFAULT_GOLDEN,
     only: Sequence[str] = (),
+    seeds: int = 1,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> BuildReport:
     """Build a release from a model and labelled data.
@@ -95,9 +116,12 @@ def build_release(
         model_source: A ``.keras`` file, a SavedModel directory, or ``module:function`` returning a trained Keras model.
         data_source: An ``.npz``, ``module:function``, or data already read.
         out: The directory to make. An earlier release there is replaced, anything else refused.
+        recipes: The variants; the first is the reference.
         seed: Decides splits, the golden set and training.
         golden_n: Test samples in the golden set; all of them where there are fewer.
         only: Variants to build beside the reference; empty for all.
+        seeds: How many times a trained variant and its control are trained to say what the technique brings; 0 trains
+            no controls. What is released is of the first seed.
         report: Told before every step.
 
     Raises:
@@ -107,7 +131,7 @@ def build_release(
         RuntimeMissingError: TensorFlow is not installed.
     """
     started_s = time.monotonic()
-    recipes = variants.select(only)
+    chosen = variants.select(recipes, only)
     parsed_model = sources.parse_model(model_source)
     parsed_data = data_source if isinstance(data_source, LabelledData) else sources.parse_data(data_source)
     if golden_n < 1:
@@ -116,7 +140,7 @@ def build_release(
     _check_target(out)
     staging = _make_staging(out)
     try:
-        build = _Build(staging, recipes, seed=seed, golden_n=golden_n, report=report)
+        build = _Build(staging, chosen, seed=seed, golden_n=golden_n, seeds=seeds, report=report)
         manifest_bytes, rows = build.run(parsed_model, parsed_data)
         _move_into_place(staging / "release", out)
     finally:
@@ -145,6 +169,7 @@ class _Built:
     facts: graph.GraphFacts | None
     parameters: int | None
     golden_outputs: Samples
+    correct: npt.NDArray[np.bool_]
     test_counts: metrics.ClassCounts
 
 
@@ -158,9 +183,11 @@ class _Build:
         *,
         seed: int,
         golden_n: int,
+        seeds: int,
         report: Callable[[Progress], None],
     ) -> None:
         self._recipes = recipes
+        self._seeds = seeds
         self._seed = seed
         self._golden_n = golden_n
         self._report = report
@@ -169,10 +196,14 @@ class _Build:
         self._noise = NoiseLog(staging / "noise.log")
         for folder in (self._work, self._release / "artifacts", self._release / "golden"):
             folder.mkdir(parents=True)
-        self._forms: dict[tuple[str, ...], Form | EvenfleetError] = {}
+        # By seed and steps: two variants may share their beginnings.
+        self._forms: dict[_Key, Form | EvenfleetError] = {}
+        self._exports: dict[_Key, Form] = {}
         self._step = 0
-        chains = {recipe.chain[: end + 1] for recipe in recipes for end in range(len(recipe.chain))}
-        self._steps = 4 + len(chains) + len(recipes)
+        chains = {one.chain[: end + 1] for one in recipes for end in range(len(one.chain))}
+        self._steps = (
+            4 + len(chains) + len(recipes) + seeds * sum(variants.control(one.chain) is not None for one in recipes)
+        )
         self.test_n = 0
 
     def run(
@@ -199,17 +230,17 @@ class _Build:
                 seed=self._seed,
                 folder=self._work,
             )
-            self._forms[()] = loaded.form(material)
+            self._start = loaded.form(material)
         self.test_n = len(labelled.x_test)
         golden = strata.choose(labelled.y_test, self._golden_n, self._seed)
 
         built: list[_Built] = []
         missing: list[MissingVariant] = []
-        for recipe in self._recipes:
+        for one in self._recipes:
             try:
-                built.append(self._variant(recipe, material, golden))
+                built.append(self._variant(one, material, golden))
             except EvenfleetError as error:  # noqa: PERF203 - a variant takes seconds
-                missing.append(MissingVariant(name=recipe.name, reason=str(error)[:_MAX_REASON]))
+                missing.append(MissingVariant(name=one.name, reason=str(error)[:_MAX_REASON]))
         if not built:
             raise ModelRefusedError(f"no variant could be built; {missing[0].name}: {missing[0].reason}")
 
@@ -231,7 +262,7 @@ class _Build:
                 "python": platform.python_version(),
                 "machine": platform.machine(),
                 **versions,
-                **self._settings(built),
+                **recipe.lineage([each.recipe for each in built]),
             },
             missing=tuple(missing),
         )
@@ -239,41 +270,71 @@ class _Build:
         (self._release / manifest.MANIFEST_NAME).write_bytes(payload)
         size_bytes = written.variant(reference.recipe.name).artifact.size_bytes
         return payload, tuple(
-            _row(each, variant, reference, size_bytes) for each, variant in zip(built, written.variants, strict=True)
+            self._with_gain(_row(each, variant, reference, size_bytes), each, material, golden)
+            for each, variant in zip(built, written.variants, strict=True)
         )
 
-    def _variant(self, recipe: Recipe, material: Material, golden: strata.Indices) -> _Built:
-        form = self._form(recipe, recipe.chain, material)
-        self._tell(f"{recipe.name}: measuring on {self.test_n} test samples")
+    def _variant(self, wanted: Recipe, material: Material, golden: strata.Indices) -> _Built:
+        reason = variants.misfit(wanted.chain, self._start.stage)
+        if reason is not None:
+            raise ModelRefusedError(reason)
+        return self._built(wanted, material, golden, self._release / "artifacts")
+
+    def _with_gain(
+        self, row: VariantReport, built: _Built, material: Material, golden: strata.Indices
+    ) -> VariantReport:
+        try:
+            return replace(row, gain=self._gain(built, material, golden))
+        except EvenfleetError as error:
+            # The variant is built: what cannot be said is what its technique is worth.
+            return replace(row, no_gain=f"its control was not built: {error}"[:_MAX_REASON])
+
+    def _gain(self, built: _Built, material: Material, golden: strata.Indices) -> Gain | None:
+        """Train the variant's matched control, and both with other seeds, and return what the technique brought."""
+        chain = variants.control(built.recipe.chain)
+        if chain is None or not self._seeds:
+            return None
+        place = next(n for n, step in enumerate(built.recipe.chain) if step not in chain[: n + 1])
+        control = Recipe(f"control of {built.recipe.name}", chain)
+        pairs = []
+        for seed in range(self._seed, self._seed + self._seeds):
+            other = replace(material, seed=seed)
+            variant = built if seed == self._seed else self._built(built.recipe, other, golden, self._work)
+            pairs.append((variant.correct, self._built(control, other, golden, self._work).correct))
+        return gain.of(built.recipe.chain[place].name, control.words, pairs)
+
+    def _built(self, wanted: Recipe, material: Material, golden: strata.Indices, folder: Path) -> _Built:
+        form = self._form(wanted, variants.filled(wanted.chain, self._start.stage), material)
+        self._tell(f"{wanted.name}: measuring on {self.test_n} test samples")
         try:
             with self._noise.taking():
-                return self._measured(recipe, form, material, golden)
+                return self._measured(wanted, form, material, golden, folder)
         except EvenfleetError:
             raise
         except Exception as error:
             raise ModelRefusedError(f"built, but does not run: {self._explain(error)}") from error
 
-    def _form(self, recipe: Recipe, chain: tuple[str, ...], material: Material) -> Form:
+    def _form(self, wanted: Recipe, chain: tuple[Technique, ...], material: Material) -> Form:
         """Return the form after `chain`, made once: two variants may share its beginning, and its failure."""
-        if chain not in self._forms:
+        if not chain:
+            return self._start
+        # What is not trained is the same with every seed.
+        trained = any(step.takes == "keras" for step in chain)
+        key = (material.seed if trained else self._seed, chain)
+        if key not in self._forms:
             try:
-                self._forms[chain] = self._made(recipe, chain, material)
+                self._forms[key] = self._made(wanted, chain, material)
             except EvenfleetError as error:
-                self._forms[chain] = error
-        found = self._forms[chain]
+                self._forms[key] = error
+        found = self._forms[key]
         if isinstance(found, EvenfleetError):
             raise found
         return found
 
-    def _made(self, recipe: Recipe, chain: tuple[str, ...], material: Material) -> Form:
-        start = self._forms[()]
-        assert isinstance(start, Form)
-        reason = variants.misfit(recipe.chain, start.stage)
-        if reason is not None:
-            raise ModelRefusedError(reason)
-        before = self._form(recipe, chain[:-1], material)
-        step = variants.technique(chain[-1])
-        self._tell(f"{recipe.name}: {step.name}")
+    def _made(self, wanted: Recipe, chain: tuple[Technique, ...], material: Material) -> Form:
+        before = self._form(wanted, chain[:-1], material)
+        step = chain[-1]
+        self._tell(f"{wanted.name}: {step.name}")
         try:
             with self._noise.taking():
                 return step.apply(self._exported(chain[:-1], before, material, wanted=step.takes), material)
@@ -282,43 +343,43 @@ class _Build:
         except Exception as error:
             raise ModelRefusedError(f"{step.name}: {self._explain(error)}") from error
 
-    def _exported(self, chain: tuple[str, ...], form: Form, material: Material, *, wanted: str) -> Form:
+    def _exported(self, chain: tuple[Technique, ...], form: Form, material: Material, *, wanted: str) -> Form:
         if form.stage != "keras" or wanted != "saved_model":
             return form
-        key = (*chain, "export")
-        if key not in self._forms:
-            self._forms[key] = saved_model.export_keras(form.keras, material.data.sample_shape, material)
-        exported = self._forms[key]
-        assert isinstance(exported, Form)
-        return exported
+        key = (material.seed, chain)
+        if key not in self._exports:
+            exported = saved_model.export_keras(form.keras, material.data.sample_shape, material)
+            self._exports[key] = replace(exported, pruned=form.pruned, clustered=form.clustered)
+        return self._exports[key]
 
-    def _measured(self, recipe: Recipe, form: Form, material: Material, golden: strata.Indices) -> _Built:
+    def _measured(self, wanted: Recipe, form: Form, material: Material, golden: strata.Indices, folder: Path) -> _Built:
         facts = None
         labelled = material.data
         artifact: evaluate.TFLiteArtifact | evaluate.SavedModelArtifact
         if form.tflite is not None:
-            file = f"artifacts/{recipe.name}.tflite"
-            shutil.copyfile(form.tflite, self._release / file)
-            artifact = evaluate.TFLiteArtifact(self._release / file)
+            file = folder / f"{wanted.name}.tflite"
+            shutil.copyfile(form.tflite, file)
+            artifact = evaluate.TFLiteArtifact(file)
             facts = graph.read(form.tflite.read_bytes())
             outputs = artifact.outputs(labelled.x_test)
         else:
             assert form.saved_model is not None
-            file = f"artifacts/{recipe.name}.tar"
-            archive.pack(form.saved_model, self._release / file)
+            file = folder / f"{wanted.name}.tar"
+            archive.pack(form.saved_model, file)
             artifact = evaluate.SavedModelArtifact(form.saved_model)
             outputs = artifact.outputs(labelled.x_test)
         if not np.isfinite(outputs).all():
             raise ModelRefusedError("built, but gives NaN or infinite scores on the test samples")
         return _Built(
-            recipe=recipe,
+            recipe=wanted,
             format=artifact.format,
-            file=file,
+            file=f"artifacts/{file.name}",
             input=artifact.input,
             output=artifact.output,
             facts=facts,
             parameters=facts.parameters if facts else form.parameters,
             golden_outputs=outputs[golden],
+            correct=outputs.argmax(axis=1) == labelled.y_test,
             test_counts=metrics.class_counts(
                 labelled.y_test.tolist(), outputs.argmax(axis=1).tolist(), material.classes
             ),
@@ -329,7 +390,7 @@ class _Build:
             name=built.recipe.name,
             format=built.format,
             artifact=manifest.file_ref(self._release, built.file),
-            techniques=built.recipe.chain,
+            techniques=built.recipe.words,
             input=built.input,
             output=built.output,
             parameters=built.parameters,
@@ -351,10 +412,6 @@ class _Build:
             np.save(self._release / "golden" / f"{name}.npy", array, allow_pickle=False)
         inputs, labels, outputs = (manifest.file_ref(self._release, f"golden/{name}.npy") for name in arrays)
         return Golden(n=len(golden), classes=classes, inputs=inputs, labels=labels, outputs=outputs)
-
-    def _settings(self, built: Sequence[_Built]) -> dict[str, str]:
-        used = sorted({name for each in built for name in each.recipe.chain})
-        return {f"technique.{name}": variants.technique(name).settings for name in used}
 
     def _explain(self, error: Exception) -> str:
         said = self._noise.last_line()

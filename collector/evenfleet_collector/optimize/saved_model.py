@@ -7,18 +7,24 @@ What is written from Keras has the signature ``serving_default``: ``input`` floa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar
 
-from evenfleet_collector.optimize.technique import Conversion, Form, Material
+from evenfleet_collector.optimize.technique import Form, Material, Stage, Technique
 
-# Exporting was all.
-PLAIN: Final = Conversion(
-    name="saved-model",
-    gives="saved_model",
-    settings="signature=serving_default",
-    convert=lambda form, _material: form,
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainSavedModel(Technique):
+    """The SavedModel as it is."""
+
+    name: ClassVar[str] = "saved-model"
+    takes: ClassVar[Stage] = "saved_model"
+    gives: ClassVar[Stage] = "saved_model"
+
+    def apply(self, form: Form, material: Material) -> Form:
+        """Change nothing: exporting was all."""
+        return form
 
 
 def export_keras(model: Any, sample_shape: Sequence[int], material: Material) -> Form:

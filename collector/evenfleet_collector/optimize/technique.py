@@ -1,17 +1,20 @@
 """What a technique is: one step that takes the model in one form and gives it in another.
 
-A variant is a chain of techniques (`variants.VARIANTS`). A technique is one file and one line in
-`variants.TECHNIQUES`. A Keras model is exported by itself where a technique takes a SavedModel.
+A variant is a chain of techniques (`variants.DEFAULT`, or a recipe's). A technique is one class and one line in
+`variants.TECHNIQUES`. A Keras model is exported by itself where a technique takes a SavedModel, and becomes a float32 file
+by itself where one takes a TFLite file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from msgspec import Meta
 
 from evenfleet_collector.optimize import strata
 from evenfleet_collector.optimize.data import LabelledData, Samples
@@ -20,8 +23,11 @@ from evenfleet_shared.messages import Count
 Stage = Literal["keras", "saved_model", "tflite"]
 OutputKind = Literal["probabilities", "logits"]
 
-# Enough for the ranges of activations; more costs time and changes no scale noticeably.
-CALIBRATION_SAMPLES = 200
+# The bounds of settings, which a recipe's values are checked against.
+Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
+Steps = Annotated[int, Meta(ge=1, le=1_000_000)]
+Rate = Annotated[float, Meta(gt=0.0, le=1.0)]
+CalibrationSamples = Annotated[int, Meta(ge=2, le=100_000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +41,8 @@ class Form:
         batch_of_one: The same SavedModel with a batch of exactly one, which is what TFLite files are made from: a free
             batch size costs operators (SHAPE, PACK) that accelerators do not take.
         tflite: The TFLite file.
+        pruned: Weights are zero that must stay so.
+        clustered: Weights share few values that must stay so.
         parameters: Weights, biases and statistics, as far as known.
     """
 
@@ -43,6 +51,8 @@ class Form:
     saved_model: Path | None = None
     batch_of_one: Path | None = None
     tflite: Path | None = None
+    pruned: bool = False
+    clustered: bool = False
     parameters: Count | None = None
 
 
@@ -71,57 +81,42 @@ class Material:
             number += 1
         return path
 
-    def calibration(self) -> Iterator[list[Samples]]:
+    def calibration(self, samples: int) -> Iterator[list[Samples]]:
         """Yield training samples one by one, classes in their shares, as the converter wants them."""
-        for index in strata.choose(self.data.y_train, CALIBRATION_SAMPLES, self.seed):
+        for index in strata.choose(self.data.y_train, samples, self.seed):
             yield [np.expand_dims(self.data.x_train[index], 0)]
 
 
-class Technique(Protocol):
-    """One step towards a variant.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Technique(ABC):
+    """One step towards a variant: a frozen dataclass whose fields are its settings, which a recipe may change.
 
-    `settings` goes into the release's lineage, so that two releases built differently can be told apart.
+    Attributes:
+        name: The word for it in a recipe and in the manifest.
+        takes: The stage it needs.
+        gives: The stage it leaves.
     """
 
-    @property
-    def name(self) -> str:
-        """Return the word for it in a recipe and in the manifest."""
-        ...
-
-    @property
-    def takes(self) -> Stage:
-        """Return the stage it needs."""
-        ...
-
-    @property
-    def gives(self) -> Stage:
-        """Return the stage it leaves."""
-        ...
+    name: ClassVar[str]
+    takes: ClassVar[Stage]
+    gives: ClassVar[Stage]
 
     @property
     def settings(self) -> str:
-        """Return its settings as short text."""
-        ...
+        """Return its settings as short text; two that differ in it are two steps, and their releases differ."""
+        return " ".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
 
+    @abstractmethod
     def apply(self, form: Form, material: Material) -> Form:
         """Return the next form; whatever is raised ends this variant alone.
 
         Raises:
             ModelRefusedError: The technique does not fit this model; says why.
         """
-        ...
 
+    def control(self) -> tuple[Technique, ...] | None:
+        """Return the steps that differ from this one in nothing but its idea: trained as long, without it.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conversion:
-    """A technique that writes the SavedModel in another form and trains nothing: `convert` is all there is to it."""
-
-    name: str
-    gives: Stage
-    settings: str
-    convert: Callable[[Form, Material], Form]
-    takes: ClassVar[Stage] = "saved_model"
-
-    def apply(self, form: Form, material: Material) -> Form:
-        """Convert."""
-        return self.convert(form, material)
+        None for a step that trains nothing: the variant before it is its control.
+        """
+        return None

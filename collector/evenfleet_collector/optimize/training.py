@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
 from evenfleet_collector.optimize.data import Samples
-from evenfleet_collector.optimize.technique import OutputKind
+from evenfleet_collector.optimize.technique import Form, Material, OutputKind, Rate, Stage, Steps, Technique
 
 BATCH: Final = 32
 # Several steps per call from Python: on small models the call costs more than the step.
@@ -21,6 +22,54 @@ def epochs_for(samples: int, steps: int) -> int:
     (20, 2, 40)
     """
     return min(40, max(2, math.ceil(steps / math.ceil(samples / BATCH))))
+
+
+def steps_for(samples: int, steps: int) -> int:
+    """Return how many steps `epochs_for` comes to."""
+    return epochs_for(samples, steps) * math.ceil(samples / BATCH)
+
+
+def clone(model: Any) -> Any:
+    """Return a copy of a Keras model, weights and all."""
+    import keras
+
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTune(Technique):
+    """Train on, and nothing else: the control of whatever trains on with an idea of its own."""
+
+    name: ClassVar[str] = "fine-tune"
+    takes: ClassVar[Stage] = "keras"
+    gives: ClassVar[Stage] = "keras"
+    steps: Steps = 700
+    learning_rate: Rate = 1e-3
+
+    def apply(self, form: Form, material: Material) -> Form:
+        """Train a clone of the model."""
+        model = clone(form.keras)
+        fine_tune(model, material, steps=self.steps, learning_rate=self.learning_rate)
+        return Form(stage="keras", keras=model)
+
+
+def fine_tune(
+    model: Any, material: Material, *, steps: int, learning_rate: float, callbacks: Sequence[Any] = ()
+) -> None:
+    """Train `model` on, in place, on the labels of the training samples."""
+    data = material.data
+    fit(
+        model,
+        data.x_train,
+        data.y_train,
+        loss=hard_loss(material.output_kind),
+        epochs=epochs_for(len(data.x_train), steps),
+        learning_rate=learning_rate,
+        seed=material.seed,
+        callbacks=callbacks,
+    )
 
 
 def fit(

@@ -1,4 +1,4 @@
-"""The two visible tuples: which techniques there are, and which variants a release holds.
+"""The two visible tuples: which techniques there are, and which variants a release holds without a recipe.
 
 Pure: decides whether a chain fits the model that was given. `release` performs it.
 """
@@ -10,90 +10,162 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from evenfleet_collector.optimize import saved_model
 from evenfleet_collector.optimize.distil import Distil
-from evenfleet_collector.optimize.float_lite import DYNAMIC_RANGE, FLOAT16, FLOAT32
-from evenfleet_collector.optimize.prune import Prune
-from evenfleet_collector.optimize.quantize import FULL_INT8
+from evenfleet_collector.optimize.float_lite import DynamicRange, Float16, Float32, Sparse
+from evenfleet_collector.optimize.legacy import Cluster, QuantizationAware
+from evenfleet_collector.optimize.prune import Prune, PruneBlocks
+from evenfleet_collector.optimize.quantize import FullInt8, Int16x8
+from evenfleet_collector.optimize.saved_model import PlainSavedModel
 from evenfleet_collector.optimize.technique import Stage, Technique
+from evenfleet_collector.optimize.training import FineTune
+from evenfleet_collector.optimize.weight_only import Int4, WeightOnly
 from evenfleet_shared.errors import ConfigError
 
+# Each with the settings that it has where a recipe says nothing else.
 TECHNIQUES: Final[tuple[Technique, ...]] = (
-    FLOAT32,
-    FLOAT16,
-    DYNAMIC_RANGE,
-    FULL_INT8,
-    saved_model.PLAIN,
+    Float32(),
+    Float16(),
+    DynamicRange(),
+    FullInt8(),
+    Int16x8(),
+    WeightOnly(),
+    Int4(),
+    Sparse(),
+    PlainSavedModel(),
     Prune(),
+    PruneBlocks(),
+    Cluster(),
+    QuantizationAware(),
     Distil(),
+    FineTune(),
 )
+
+_FLOAT32: Final = Float32()
+# What a form becomes by itself where the next step takes the other.
+_BETWEEN: Final[dict[tuple[Stage, Stage], tuple[Technique, ...]]] = {
+    ("saved_model", "tflite"): (_FLOAT32,),
+    ("keras", "tflite"): (_FLOAT32,),
+    ("keras", "saved_model"): (),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A variant: a name, and the techniques that lead to it, in order."""
+    """A variant: a name, and the steps that lead to it, in order."""
 
     name: str
-    chain: tuple[str, ...]
+    chain: tuple[Technique, ...]
 
-
-# The first is the reference that the others are compared with.
-VARIANTS: Final[tuple[Recipe, ...]] = (
-    Recipe("float32", ("float32",)),
-    Recipe("float16", ("float16",)),
-    Recipe("dynamic", ("dynamic-range",)),
-    Recipe("int8", ("int8",)),
-    Recipe("pruned-int8", ("prune", "int8")),
-    Recipe("distilled-int8", ("distil", "int8")),
-    Recipe("saved-model", ("saved-model",)),
-    Recipe("pruned-saved-model", ("prune", "saved-model")),
-    Recipe("distilled-saved-model", ("distil", "saved-model")),
-)
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Return the names of the steps."""
+        return tuple(step.name for step in self.chain)
 
 
 def technique(name: str) -> Technique:
-    """Return the technique called `name`.
+    """Return the technique called `name`, with the settings that it has by itself.
+
+    Raises:
+        ConfigError: There is none; the near match is named.
 
     >>> technique("prune").gives
     'keras'
     """
-    return next(known for known in TECHNIQUES if known.name == name)
+    for known in TECHNIQUES:
+        if known.name == name:
+            return known
+    names = [known.name for known in TECHNIQUES]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+    raise ConfigError(f"no technique is called {name!r}; {hint}")
 
 
-def select(only: Sequence[str]) -> tuple[Recipe, ...]:
+def recipe(name: str, *words: str) -> Recipe:
+    """Return the variant that these techniques lead to, as they are by themselves."""
+    return Recipe(name, tuple(technique(word) for word in words))
+
+
+# The first is the reference that the others are compared with.
+DEFAULT: Final[tuple[Recipe, ...]] = (
+    recipe("float32", "float32"),
+    recipe("float16", "float16"),
+    recipe("dynamic", "dynamic-range"),
+    recipe("int8", "int8"),
+    recipe("pruned-int8", "prune", "int8"),
+    recipe("distilled-int8", "distil", "int8"),
+    recipe("saved-model", "saved-model"),
+    recipe("pruned-saved-model", "prune", "saved-model"),
+    recipe("distilled-saved-model", "distil", "saved-model"),
+)
+
+
+def select(known: Sequence[Recipe], only: Sequence[str]) -> tuple[Recipe, ...]:
     """Return the variants to build: all, or those named and the reference, which the others are compared with.
 
     Raises:
         ConfigError: A name is not a variant's.
 
-    >>> [recipe.name for recipe in select(["int8"])]
+    >>> [found.name for found in select(DEFAULT, ["int8"])]
     ['float32', 'int8']
     """
-    names = [recipe.name for recipe in VARIANTS]
+    names = [one.name for one in known]
     for name in only:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
             raise ConfigError(f"no variant is called {name!r}; {hint}")
     if not only:
-        return VARIANTS
-    return tuple(recipe for recipe in VARIANTS if recipe.name in {*only, VARIANTS[0].name})
+        return tuple(known)
+    return tuple(one for one in known if one.name in {*only, known[0].name})
 
 
-def misfit(chain: Sequence[str], start: Stage) -> str | None:
+def filled(chain: Sequence[Technique], start: Stage) -> tuple[Technique, ...]:
+    """Return a chain with the steps between its steps that go without saying.
+
+    >>> [step.name for step in filled(recipe("x", "prune", "int4").chain, "keras")]
+    ['prune', 'float32', 'int4']
+    """
+    stage = start
+    steps: list[Technique] = []
+    for step in chain:
+        for between in _BETWEEN.get((stage, step.takes), ()):
+            steps.append(between)
+            stage = between.gives
+        steps.append(step)
+        stage = step.gives
+    return tuple(steps)
+
+
+def misfit(chain: Sequence[Technique], start: Stage) -> str | None:
     """Return why a chain cannot start from a model in the form `start`; None where it can.
 
-    >>> misfit(("prune", "int8"), "saved_model")
+    >>> misfit(recipe("x", "prune", "int8").chain, "saved_model")
     'prune needs a Keras model (.keras or module:function), MODEL is a SavedModel'
-    >>> misfit(("prune", "int8"), "keras") is None
+    >>> misfit(recipe("x", "int8", "prune").chain, "keras")
+    'prune takes a keras and would be given a tflite'
+    >>> misfit(recipe("x", "prune", "int8").chain, "keras") is None
     True
     """
     stage = start
-    for name in chain:
-        step = technique(name)
-        if step.takes != stage and (stage, step.takes) != ("keras", "saved_model"):
-            if step.takes == "keras":
-                return f"{name} needs a Keras model (.keras or module:function), MODEL is a SavedModel"
-            return f"{name} takes a {step.takes} and would be given a {stage}"
+    for step in chain:
+        if step.takes != stage and (stage, step.takes) not in _BETWEEN:
+            if step.takes == "keras" and stage == start:
+                return f"{step.name} needs a Keras model (.keras or module:function), MODEL is a SavedModel"
+            return f"{step.name} takes a {step.takes} and would be given a {stage}"
         stage = step.gives
+    return None
+
+
+def control(chain: Sequence[Technique]) -> tuple[Technique, ...] | None:
+    """Return the chain that differs in nothing but the last idea that is trained; None where none is.
+
+    >>> [step.name for step in control(recipe("x", "prune", "cluster", "qat").chain)]
+    ['prune', 'cluster', 'fine-tune', 'int8']
+    >>> control(recipe("x", "int8").chain) is None
+    True
+    """
+    for place in range(len(chain) - 1, -1, -1):
+        without = chain[place].control()
+        if without is not None:
+            return (*chain[:place], *without, *chain[place + 1 :])
     return None

@@ -17,7 +17,7 @@ def digits_release(tmp_path_factory: pytest.TempPathFactory) -> BuildReport:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         folder = tmp_path_factory.mktemp("digits")
-        return build_release("examples.digits_mlp:model", "examples.digits_mlp:data", folder / "release")
+        return build_release("examples.digits_mlp:model", "examples.digits_mlp:data", folder / "release", seeds=0)
 
 
 @pytest.fixture(scope="session")

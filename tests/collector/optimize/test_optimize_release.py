@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evenfleet_collector.optimize import VARIANTS, BuildReport, LabelledData, Progress, build_release
+from evenfleet_collector.optimize import DEFAULT, BuildReport, LabelledData, Progress, build_release
 from evenfleet_shared import manifest, trust
 from evenfleet_shared.errors import ModelRefusedError
 from evenfleet_shared.signature import PrivateKey
@@ -57,7 +57,7 @@ def run_tflite(path: Path, x: Any) -> Any:
 def test_every_variant_is_built_and_every_file_is_the_manifests(digits_release: BuildReport) -> None:
     checked, digest = manifest.verify(digits_release.directory)
     assert digest == digits_release.digest
-    assert [each.name for each in checked.variants] == [each.name for each in VARIANTS]
+    assert [each.name for each in checked.variants] == [each.name for each in DEFAULT]
     assert checked.missing == ()
     files = {path.relative_to(digits_release.directory).as_posix() for path in digits_release.directory.rglob("*.*")}
     assert files == {each.file for each in checked.files} | {"manifest.json"}
@@ -83,7 +83,7 @@ def test_golden_set_is_real_test_samples_in_their_classes_shares(digits_release:
     assert np.bincount(labels).min() >= 27
 
 
-@pytest.mark.parametrize("name", [each.name for each in VARIANTS if "saved-model" not in each.name])
+@pytest.mark.parametrize("name", [each.name for each in DEFAULT if "saved-model" not in each.name])
 def test_reference_result_is_what_the_plain_interpreter_gives(digits_release: BuildReport, name: str) -> None:
     variant = digits_release.manifest.variant(name)
     outputs = run_tflite(digits_release.directory / variant.artifact.file, golden(digits_release, "inputs"))
@@ -98,7 +98,7 @@ def test_reference_result_is_what_the_plain_interpreter_gives(digits_release: Bu
         assert variant.reference.agreement.noise_class == "bit-exact"
 
 
-@pytest.mark.parametrize("name", [each.name for each in VARIANTS if "saved-model" in each.name])
+@pytest.mark.parametrize("name", [each.name for each in DEFAULT if "saved-model" in each.name])
 def test_saved_model_runs_from_its_tar_alone(digits_release: BuildReport, name: str, tmp_path: Path) -> None:
     import tensorflow as tf
 
