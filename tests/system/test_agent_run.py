@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from evenfleet_collector import client
-from evenfleet_collector.tolerance import Policy
+from evenfleet_collector.tolerance import ExceedanceTolerance, Policy
 from evenfleet_shared import manifest
 from fakes.collectors import WAIT_S, Serving, serving
 from fakes.tiny_release import write_release
@@ -105,7 +105,9 @@ def push(collector: Serving, directory: Path) -> str:
         for reference in described.files:
             api.put_artifact(release / reference.file, reference, lambda _: None)
         api.add_release((release / manifest.MANIFEST_NAME).read_bytes())
-        api.set_policy(Policy(window_length_s=0.3, burn_in_windows=3, calibration_windows=3))
+        # Eleven times the reference: three windows on a machine that does other things too are no steady bench.
+        latency = ExceedanceTolerance(margin_ratio=10.0)
+        api.set_policy(Policy(window_length_s=0.3, burn_in_windows=3, calibration_windows=3, latency=latency))
         api.assign("*", digest)
     return digest
 
