@@ -95,7 +95,7 @@ class Preprocessing:
             DataError: They differ; names every field that does.
             ReleaseError: The manifest contradicts itself, or declares nothing.
         """
-        wanted, own = from_wire(declared)._fields(), self._fields()  # noqa: SLF001 - of our own class
+        wanted, own = from_wire(declared)._fields(), self._fields()
         differing = [name for name in sorted({*wanted, *own}) if wanted.get(name) != own.get(name)]
         if differing:
             found = "; ".join(

@@ -76,7 +76,7 @@ def test_damaged_model_ends_in_one_line_and_exit_code_1(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["nowhere.keras", "--data", "d.npz", "--out", "r"], "evenfleet: MODEL nowhere.keras does not exist"),
-        (["m.tflite", "--data", "d.npz", "--out", "r"], "evenfleet: MODEL m.tflite: .tflite files are not read"),
+        (["m.h5", "--data", "d.npz", "--out", "r"], "evenfleet: MODEL m.h5: .h5 files are not read"),
         (["a:b", "--data", "nowhere.npz", "--out", "r"], "evenfleet: DATA nowhere.npz does not exist"),
         (["a:b", "--data", "c:d", "--out", "taken"], "evenfleet: --out"),
         (["a:b", "--data", "c:d", "--out", "no/such/parent"], "cannot write in"),
@@ -85,7 +85,7 @@ def test_damaged_model_ends_in_one_line_and_exit_code_1(tmp_path: Path) -> None:
     ],
 )
 def test_bad_arguments_end_in_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
-    (tmp_path / "m.tflite").write_bytes(b"x")
+    (tmp_path / "m.h5").write_bytes(b"x")
     (tmp_path / "taken").write_text("a file")
     done = run(tmp_path, *arguments)
     assert done.returncode == 2

@@ -1,7 +1,8 @@
 """Turn one Keras model and labelled data into a release: variants, golden set, reference results, manifest.
 
     sources.py      what MODEL and DATA name               data.py         labelled data, checked
-    model.py        load a model, safely; say what it is   strata.py       splits and samples that keep class shares
+    models/         one form of MODEL per file             datasets/       one form of DATA per file
+    strata.py       splits and samples that keep class shares
     technique.py    what a technique is                    variants.py     the two visible tuples
     float_lite.py quantize.py prune.py distil.py saved_model.py    one technique (or one family) per file
     training.py     the fine-tuning that prune and distil share

@@ -29,6 +29,10 @@ TECHNIQUES: Final[tuple[Technique, ...]] = (
 )
 
 
+# What a model is that is no Keras model, for a person.
+_STARTS: Final = {"saved_model": "a SavedModel or an .onnx", "tflite": "a .tflite file, which is converted already"}
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A variant: a name, and the techniques that lead to it, in order."""
@@ -80,11 +84,31 @@ def select(only: Sequence[str]) -> tuple[Recipe, ...]:
     return tuple(recipe for recipe in VARIANTS if recipe.name in {*only, VARIANTS[0].name})
 
 
+def starting_from_file(recipes: Sequence[Recipe], own_name: str) -> tuple[Recipe, ...]:
+    """Return the variants to build where MODEL is a .tflite: itself, which the others are compared with, and the others.
+
+    Args:
+        recipes: What was asked for.
+        own_name: What the file is called as a variant; a float32 one saves the others that step.
+
+    >>> [recipe.name for recipe in starting_from_file((Recipe("float32", ("float32",)), Recipe("int8", ("int8",))), "int8")]
+    ['int8', 'float32']
+    """
+    others = [
+        Recipe(each.name, each.chain[1:])
+        if own_name == "float32" and each.chain[:1] == ("float32",) and each.chain[1:]
+        else each
+        for each in recipes
+        if each.name != own_name
+    ]
+    return (Recipe(own_name, ()), *others)
+
+
 def misfit(chain: Sequence[str], start: Stage) -> str | None:
     """Return why a chain cannot start from a model in the form `start`; None where it can.
 
     >>> misfit(("prune", "int8"), "saved_model")
-    'prune needs a Keras model (.keras or module:function), MODEL is a SavedModel'
+    'prune needs a Keras model (.keras or module:function), MODEL is a SavedModel or an .onnx'
     >>> misfit(("prune", "int8"), "keras") is None
     True
     """
@@ -93,7 +117,9 @@ def misfit(chain: Sequence[str], start: Stage) -> str | None:
         step = technique(name)
         if step.takes != stage and (stage, step.takes) != ("keras", "saved_model"):
             if step.takes == "keras":
-                return f"{name} needs a Keras model (.keras or module:function), MODEL is a SavedModel"
+                return f"{name} needs a Keras model (.keras or module:function), MODEL is {_STARTS[start]}"
+            if stage == start == "tflite":
+                return f"{name} starts from a Keras model, a SavedModel or an .onnx, MODEL is {_STARTS[start]}"
             return f"{name} takes a {step.takes} and would be given a {stage}"
         stage = step.gives
     return None

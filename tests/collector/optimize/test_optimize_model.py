@@ -134,7 +134,7 @@ def test_model_with_two_inputs_is_refused(tmp_path: Path, blobs: LabelledData) -
     first, second = keras.Input((4,)), keras.Input((4,))
     joined = keras.layers.Dense(3)(keras.layers.Concatenate()([first, second]))
     keras.Model([first, second], joined).save(tmp_path / "m.keras")
-    assert "has 2 inputs and 1 outputs" in str(refusal(tmp_path / "m.keras", blobs, tmp_path))
+    assert "has 2 inputs and 1 output; " in str(refusal(tmp_path / "m.keras", blobs, tmp_path))
 
 
 def test_function_that_returns_no_model_is_refused(
