@@ -54,8 +54,12 @@ def _convert(path: Path, folder: Path) -> dict[str, Any]:
     if len(model.graph.output) > 1:
         # sklearn's classifiers give the class beside the scores; the rest of the graph goes with it.
         model = onnx.utils.Extractor(model).extract_model([name], [output])
+    # As devices run it. With a free batch shapes stay unknown, which onnx2tf needs to tell one axis from another.
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name in {name, output}:
+            value.type.tensor_type.shape.dim[0].dim_value = 1
     one = folder / "model.onnx"
-    onnx.save(model, one)
+    onnx.save(onnx.shape_inference.infer_shapes(model), one)
 
     random = np.random.default_rng(0)
     x = random.random((_PROBES, *shape[1:]), dtype=np.float32)

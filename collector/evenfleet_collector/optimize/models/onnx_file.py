@@ -20,7 +20,8 @@ import numpy as np
 from evenfleet_collector.optimize.models import onnx_child
 from evenfleet_collector.optimize.models.interface import MAX_MODEL_BYTES, OpenedModel
 from evenfleet_collector.optimize.models.saved_model_files import open_directory
-from evenfleet_collector.optimize.sources import FileSource, ModelSource
+from evenfleet_collector.optimize.sources import FileSource, ModelSource, one_line
+from evenfleet_collector.optimize.technique import Form, Material
 from evenfleet_shared import kinship
 from evenfleet_shared.errors import ConfigError, ModelRefusedError, RuntimeMissingError
 from evenfleet_shared.manifest import file_digest
@@ -59,8 +60,14 @@ class OnnxFile:
             lite.unlink()
         opened = open_directory(converted, what, folder)
         _compare(opened, folder / "probe.npz")
+
+        def form(material: Material) -> Form:
+            # Its signature takes any batch, its reshapes take one.
+            made = opened.form(material)
+            return replace(made, saved_model=made.batch_of_one)
+
         lineage = {"converter": ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))}
-        return replace(opened, digest=file_digest(source.path), lineage=lineage)
+        return replace(opened, form=form, digest=file_digest(source.path), lineage=lineage)
 
 
 def _converted(path: Path, folder: Path, what: str) -> dict[str, str]:
@@ -94,8 +101,9 @@ def _converted(path: Path, folder: Path, what: str) -> dict[str, str]:
             f"or name the Python of another environment that has onnx2tf in {PYTHON_VARIABLE}"
         )
     if "refused" in result:
-        said = str(result["refused"]).strip().splitlines() or ["no reason given"]
-        raise ModelRefusedError(f"{what} cannot be converted: {said[0][:300]}")
+        raise ModelRefusedError(
+            f"{what} cannot be converted: {one_line(RuntimeError(result['refused']), with_type=False)}"
+        )
     return {str(name): str(version) for name, version in result["versions"].items()}
 
 

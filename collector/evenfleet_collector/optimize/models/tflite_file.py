@@ -153,7 +153,7 @@ def type_name(payload: bytes) -> str:
     computed = activations - {"INT32", "INT64", "BOOL"}
     if len(computed) > 1:
         computed -= {"FLOAT32"}  # at the ends, between conversions
-    stored_as = weights - {"INT32", "INT64"} or computed
+    stored_as = weights - {"INT32", "INT64"} or set(computed)
     if len(stored_as) > 1:
         stored_as -= {"FLOAT32"}  # what was too small to be worth it
     if len(computed) != 1 or len(stored_as) != 1:
