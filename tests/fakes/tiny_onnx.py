@@ -34,7 +34,11 @@ def classifier(path: Path, *, shape: Shape = ("N", 3, SIDE, SIDE), labels: bool 
         helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
         helper.make_node("Relu", ["c"], ["r"]),
         helper.make_node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2]),
-        helper.make_node("Flatten", ["p"], ["f"]),
+        # A view by the batch's own size, as PyTorch writes it.
+        helper.make_node("Shape", ["p"], ["s"]),
+        helper.make_node("Gather", ["s", "zero"], ["n"], axis=0),
+        helper.make_node("Concat", ["n", "rest"], ["view"], axis=0),
+        helper.make_node("Reshape", ["p", "view"], ["f"]),
         helper.make_node("MatMul", ["f", "d"], [last]),
     ]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [shape[0], CLASSES])]
@@ -52,6 +56,7 @@ def classifier(path: Path, *, shape: Shape = ("N", 3, SIDE, SIDE), labels: bool 
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))],
         outputs,
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in stored.items()]
+        + [numpy_helper.from_array(np.array([0]), "zero"), numpy_helper.from_array(np.array([-1]), "rest")]
         + ([numpy_helper.from_array(np.arange(CLASSES)[np.newaxis], "names")] if labels else []),
     )
     domains = [helper.make_opsetid("", 13)] + [helper.make_opsetid("ai.onnx.ml", 3)] * labels

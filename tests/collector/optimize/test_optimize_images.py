@@ -167,6 +167,7 @@ def large(path: Path) -> None:
         (large, "10000 × 6000 pixels, at most 50,000,000"),
         (lambda path: path.write_bytes(b""), "cannot be decoded"),
         (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "cannot be decoded"),
+        (lambda path: picture(0).save(path, "TGA"), "cannot be decoded"),  # a decoder that few look after
         (lambda path: Image.new("I;16", (4, 4)).save(path), "of the kind I;16; expected 8-bit"),
         (lambda path: Image.new("CMYK", (4, 4)).save(path, "JPEG"), "of the kind CMYK"),
     ],

@@ -31,7 +31,7 @@ def rows(*lines: str, times: int = 10) -> str:
         ("a,b,anything", "1,2,{}"),
         ("a;b;label", "1;2;{}"),
         ("a\tb\tlabel", "1\t2\t{}"),
-        ("\ufeffa,b,label", "1,2,{}"),
+        ("\ufefflabel,a,b", "{},1,2"),
     ],
 )
 def test_label_column_is_found_by_name_or_is_the_last(tmp_path: Path, header: str, row: str) -> None:

@@ -36,6 +36,10 @@ def test_integer_classifier_is_taken_with_its_scales(tmp_path: Path) -> None:
     assert np.argmax(opened.run(np.array([[0.0, 2.0, 1.0]], dtype=np.float32))) == 1
 
 
+def test_mixture_of_types_is_called_original(tmp_path: Path) -> None:
+    assert open_file(tiny_models.half_quantised_classifier(tmp_path / "m.tflite")).own_name == "original"
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
