@@ -63,11 +63,12 @@ bench: $(VENV)/.stamp  ## print measured figures beside their targets, and say w
 docs: $(VENV)/.stamp  ## write the generated pages of docs/ anew
 	@for file in docs/*.py; do $(VENV)/bin/python "$$file"; done
 
-$(VENV)/.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.stamp: pyproject.toml constraints.txt constraints-onnx.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV) (the first time some minutes: TensorFlow is large)"
 	@$(call PINNED,constraints.txt) $(VENV)/bin/python $(PIP_INSTALL) -e '.[all,dev]'
 	@# Each asks for more, or for other versions, than it needs for what we do with it.
 	@$(call PINNED,constraints.txt) $(VENV)/bin/python $(PIP_INSTALL) --no-deps $(WITHOUT_DEPENDENCIES)
+	@$(VENV)/bin/python $(PIP_INSTALL) --no-deps -r constraints-onnx.txt
 	@touch $@
 
 # The project itself comes without its dependencies: this environment only ever runs the runner.

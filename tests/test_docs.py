@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import runpy
 import shlex
@@ -16,6 +17,10 @@ from evenfleet_agent import cli as agent_cli
 from evenfleet_agent import config as agent_config
 from evenfleet_collector import cli as collector_cli
 from evenfleet_collector.demo import ACTORS, DEFAULT_FAULTS
+from evenfleet_collector.optimize.datasets import DATA_FORMATS
+from evenfleet_collector.optimize.datasets.declared import ImageSettings
+from evenfleet_collector.optimize.models import MODEL_FORMATS
+from evenfleet_collector.optimize.models.onnx_file import INSTALL
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
@@ -174,3 +179,19 @@ def test_flag_checker_of_the_verdicts_page_runs_on_python_alone():
         [sys.executable, "-S", "-c", program], input=evidence, capture_output=True, text=True, check=False
     )
     assert (checked.returncode, checked.stdout) == (0, "132 errors more than the reference, 1.5 allowed\n")
+
+
+def test_command_that_installs_the_onnx_converter_is_one_everywhere():
+    pinned = [
+        line for line in (ROOT / "constraints-onnx.txt").read_text(encoding="utf-8").splitlines() if line[:1] != "#"
+    ]
+    assert f"pip install --no-deps {' '.join(pinned)}" == INSTALL
+    assert INSTALL in (ROOT / "docs/models.md").read_text(encoding="utf-8")
+
+
+def test_page_of_models_and_data_has_every_form_and_every_setting():
+    text = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    settings = [field.name for field in dataclasses.fields(ImageSettings)]
+    assert [name for name in settings if f"`{name}`" not in text] == []
+    rows = re.findall(r"^\| .*(?:`|directory|images)", text, re.MULTILINE)
+    assert len(rows) >= len(MODEL_FORMATS) + len(DATA_FORMATS)

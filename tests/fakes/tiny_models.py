@@ -63,6 +63,22 @@ def quantised_classifier(path: Path) -> Path:
     return graph.write(path, inputs=(x,), outputs=(y,))
 
 
+def half_quantised_classifier(path: Path) -> Path:
+    """Write RELU in float32 and SOFTMAX in int8: what a converter leaves when an operator has no integer kernel."""
+    graph = _Graph()
+    x, middle = graph.tensor("x", (1, CLASSES)), graph.tensor("middle", (1, CLASSES))
+    quantised = graph.tensor("quantised", (1, CLASSES), dtype="int8", scale=1 / 16)
+    y = graph.tensor("y", (1, CLASSES), dtype="int8", scale=1 / 256, zero_point=-128)
+    softmax = schema.SoftmaxOptionsT()
+    softmax.beta = 1.0
+    graph.operator(schema.BuiltinOperator.RELU, (x,), (middle,), None)
+    graph.operator(schema.BuiltinOperator.QUANTIZE, (middle,), (quantised,), None)
+    graph.operator(
+        schema.BuiltinOperator.SOFTMAX, (quantised,), (y,), (schema.BuiltinOptions.SoftmaxOptions, softmax), version=2
+    )
+    return graph.write(path, inputs=(x,), outputs=(y,))
+
+
 def adder(path: Path, *, dtype: str = "float32", shape: tuple[int, ...] = (1, 2)) -> Path:
     """Write a model with two inputs, which adds them."""
     graph = _Graph()

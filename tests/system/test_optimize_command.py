@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from evenfleet_collector.commands.optimize import optimize
-from evenfleet_shared import manifest
+from evenfleet_shared import manifest, preprocessing
 
 MODEL = """
 import keras
@@ -76,21 +77,62 @@ def test_damaged_model_ends_in_one_line_and_exit_code_1(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["nowhere.keras", "--data", "d.npz", "--out", "r"], "evenfleet: MODEL nowhere.keras does not exist"),
-        (["m.tflite", "--data", "d.npz", "--out", "r"], "evenfleet: MODEL m.tflite: .tflite files are not read"),
+        (["m.h5", "--data", "d.npz", "--out", "r"], "evenfleet: MODEL m.h5: .h5 files are not read"),
         (["a:b", "--data", "nowhere.npz", "--out", "r"], "evenfleet: DATA nowhere.npz does not exist"),
         (["a:b", "--data", "c:d", "--out", "taken"], "evenfleet: --out"),
         (["a:b", "--data", "c:d", "--out", "no/such/parent"], "cannot write in"),
         (["a:b", "--data", "c:d", "--out", "r", "--only", "int9"], "did you mean int8?"),
         (["a:b", "--out", "r"], "Missing option '--data'"),
+        (["a:b", "--data", "x.npy,y.npy", "--out", "r"], "evenfleet: DATA x.npy does not exist"),
+        (["a:b", "--data", "c:d", "--out", "r", "--preprocessing", "resise=x"], "did you mean resize?"),
     ],
 )
 def test_bad_arguments_end_in_one_line_and_exit_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
-    (tmp_path / "m.tflite").write_bytes(b"x")
+    (tmp_path / "m.h5").write_bytes(b"x")
     (tmp_path / "taken").write_text("a file")
     done = run(tmp_path, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+IMAGES_MODEL = """
+import keras
+
+def model():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((6, 6, 3)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")])
+"""
+
+
+@pytest.mark.tensorflow
+def test_directory_of_images_becomes_a_release_that_says_what_was_done_to_them(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for number, name in enumerate(("dark", "light")):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for copy in range(10):
+                Image.new("RGB", (9, 7), (200 * number, copy, 0)).save(
+                    tmp_path / "photos" / part / name / f"{copy}.png"
+                )
+    (tmp_path / "mine.py").write_text(IMAGES_MODEL)
+    words = ("--preprocessing", "scale=1/127.5", "--preprocessing", "offset=-1", "--only", "float32", "--json")
+    done = run(tmp_path, "mine:model", "--data", "photos", "--out", "release", *words)
+    assert done.returncode == 0, done.stderr
+    described, _ = manifest.verify(tmp_path / "release")
+    declared = preprocessing.from_wire(described.preprocessing)
+    assert (declared.resize, declared.channels, declared.shape) == ("pillow-bilinear", "RGB", (6, 6, 3))
+    assert declared.fingerprint == json.loads(done.stdout)["preprocessing"]
+    assert json.loads(described.lineage["class_names"]) == ["dark", "light"]
+    assert np.load(tmp_path / "release" / "golden" / "inputs.npy").min() == -1.0
+
+
+@pytest.mark.tensorflow
+def test_table_with_a_missing_value_ends_in_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MODEL)
+    (tmp_path / "d.csv").write_text("a,b,c,kind\n" + "1,2,3,x\n3,2,1,y\n" * 10 + "1,,3,x\n")
+    done = run(tmp_path, "mine:model", "--data", "d.csv", "--label-column", "kind", "--out", "release")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("evenfleet: DATA d.csv, line 22: the column b is empty")
 
 
 def test_help_has_an_example_and_the_exit_codes() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,10 @@ Example, with the project's own digits model:
   evenfleet optimize examples.small_cnn:model --data examples.small_cnn:data --out release/
 
 \b
+Photos in photos/train/CLASS/ and photos/test/CLASS/, for a model that takes -1 to 1:
+  evenfleet optimize model.keras --data photos/ --out release/ --preprocessing scale=1/127.5 --preprocessing offset=-1
+
+\b
 Exit codes: 0 done; 1 the model was refused, or no variant could be built; 2 bad arguments or data.
 On failure, and on Ctrl-C, nothing is left behind.
 """
@@ -30,7 +34,7 @@ On failure, and on Ctrl-C, nothing is left behind.
 
 @click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
-@click.option("--data", required=True, help=".npz with x_train, y_train, x_test, y_test (or x, y); or module:function.")
+@click.option("--data", required=True, help="Labelled samples, in one of the forms below.")
 @click.option(
     "--out",
     required=True,
@@ -59,6 +63,14 @@ On failure, and on Ctrl-C, nothing is left behind.
     show_default=True,
     help="How often a trained variant and its control are trained, to say what the technique brings; 0: no controls.",
 )
+@click.option("--label-column", metavar="NAME", help="Of a CSV; else label, class or target, or the last column.")
+@click.option(
+    "--preprocessing",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="What becomes of images: resize, fit, channels, scale, offset (or mean, std), width, height, layout; may be "
+    "repeated. Carried in the release with a fingerprint.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def optimize(
     *,
@@ -70,23 +82,36 @@ def optimize(
     golden: int | None,
     only: tuple[str, ...],
     seeds: int,
+    label_column: str | None,
+    preprocessing: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Make a release from one Keras MODEL and labelled data.
+    """Make a release from one MODEL and labelled data.
 
-    MODEL is a .keras file, a SavedModel directory, or module:function returning a trained Keras model (looked for in
-    the current directory first). The release holds the model as TFLite in float32, float16, dynamic-range and full int8,
+    MODEL is a .keras file, a SavedModel directory, a .tflite, an .onnx (with onnx2tf), or module:function returning a
+    trained Keras model (looked for in the current directory first).
+
+    DATA is an .npz with x_train, y_train, x_test, y_test (or x and y, split by the seed); the same as .npy files in a
+    directory, or as x.npy,y.npy; a .csv with a header; a directory of images with one folder per class, below train/
+    and test/ or not; or module:function returning such arrays, or giving batches (x, y).
+
+    The release holds the model as TFLite in float32, float16, dynamic-range and full int8,
     pruned and distilled in int8, and the plain, pruned and distilled SavedModels; with a manifest, digests, a golden set
     of real test samples, and what each variant scored.
 
     With a trained technique comes its matched control: the same training without the technique's idea. The difference of
     the two, with its 95 % interval, is what the technique brought; the control is not released.
 
-    A variant that cannot be built is named in the manifest with the reason; the others are built. A SavedModel and a
-    module:function are programs and are run: give only what you trust. A .keras file is read without running code.
+    A variant that cannot be built is named in the manifest with the reason; the others are built. Of a .tflite that is
+    every one but itself. A SavedModel and a module:function are programs and are run: give only what you trust. A
+    .keras file is read without running code.
     """
     from evenfleet_collector.optimize import DEFAULT, Plan, build_release, read_recipe
+    from evenfleet_collector.optimize.datasets import DataOptions, declared
 
+    options = DataOptions(
+        label_column=label_column, preprocessing=declared.parse(preprocessing, typed="--preprocessing")
+    )
     plan, recipes = read_recipe(recipe_file) if recipe_file else (Plan(), DEFAULT)
     with _progress() as report:
         built = build_release(
@@ -98,6 +123,7 @@ def optimize(
             golden_n=plan.golden_samples if golden is None else golden,
             only=only,
             seeds=seeds,
+            data_options=options,
             report=report,
         )
     if as_json:
@@ -140,6 +166,7 @@ def _json(built: BuildReport) -> str:
         "reference_variant": built.manifest.reference_variant,
         "test_n": built.test_n,
         "golden_n": built.manifest.golden.n,
+        "preprocessing": built.manifest.preprocessing["fingerprint"],
         "elapsed_s": round(built.elapsed_s, 1),
         "variants": built.variants,
         "missing": built.missing,
@@ -183,6 +210,7 @@ def _print_table(built: BuildReport) -> None:
             console.print(f"{row.name}: {row.no_gain}", markup=False)
     for missing in built.missing:
         console.print(f"not built: {missing.name}: {missing.reason}", markup=False)
+    console.print(f"preprocessing {_preprocessing_words(built.manifest.preprocessing)}", markup=False)
     console.print(
         f"release {built.digest[:12]}… with {built.manifest.golden.n} golden samples in {built.directory} "
         f"({built.elapsed_s:.0f} s)",
@@ -199,3 +227,12 @@ def _brought(gain: Gain) -> str:
         f"[{gain.low_ratio * 100:+.2f}, {gain.high_ratio * 100:+.2f}] over {over}, against {' + '.join(gain.control)} "
         f"({gain.control_ratio:.4f})"
     )
+
+
+def _preprocessing_words(declared: Mapping[str, str]) -> str:
+    """Say it in a line; the fingerprint's start is what a person compares."""
+    words = [declared[name] for name in ("shape", "channels", "layout", "resize", "fit") if name in declared]
+    if "scale" in declared:
+        words.append(f"pixel × {declared['scale']} + {declared['offset']}")
+    kind = "as given" if declared["input"] == "as-given" else "of images"
+    return f"{declared['fingerprint'][:12]}… ({kind}: {', '.join(words)})"

@@ -1,7 +1,8 @@
 """Turn one Keras model and labelled data into a release: variants, golden set, reference results, manifest.
 
     sources.py      what MODEL and DATA name               data.py         labelled data, checked
-    model.py        load a model, safely; say what it is   strata.py       splits and samples that keep class shares
+    models/         one form of MODEL per file             datasets/       one form of DATA per file
+    strata.py       splits and samples that keep class shares
     technique.py    what a technique is                    variants.py     the two visible tuples
     recipe.py       a recipe's file                        gain.py         what a technique itself brought
     float_lite.py quantize.py weight_only.py prune.py distil.py legacy.py saved_model.py    a family of techniques each

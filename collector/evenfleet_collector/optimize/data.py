@@ -1,31 +1,30 @@
-"""Read labelled data and check it, before a minute is spent on training.
+"""Labelled data, checked before a minute is spent on training.
 
 Decides what is acceptable: float32 samples, finite; whole-number labels from 0; at least two classes; train and test
-alike in shape. Leaves to `model` whether they fit the model. Inputs are taken as they are, never scaled: what the
-golden set holds is what the model is given.
+alike in shape. Leaves reading to `datasets`, and to `models` whether the data fits the model. What the golden set
+holds is what the model is given: nothing is scaled after this.
 """
 
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from evenfleet_collector.optimize import strata
-from evenfleet_collector.optimize.sources import FileSource, FunctionSource, Source, call, one_line
+from evenfleet_collector.optimize.sources import one_line
 from evenfleet_shared.errors import DataError
+from evenfleet_shared.preprocessing import Preprocessing
 
 MAX_DATA_BYTES: Final = 4 << 30
 TEST_RATIO: Final = 0.2
-_SPLIT: Final = ("x_train", "y_train", "x_test", "y_test")
-_WHOLE: Final = ("x", "y")
+SPLIT: Final = ("x_train", "y_train", "x_test", "y_test")
+WHOLE: Final = ("x", "y")
 
 Samples = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -33,18 +32,29 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Samples ``(n, …)`` float32 and classes ``(n,)`` int64, checked."""
+    """Samples ``(n, …)`` float32 and classes ``(n,)`` int64, checked.
+
+    Attributes:
+        x_train: Samples to train on and to calibrate with.
+        y_train: Their classes.
+        x_test: Samples to judge by.
+        y_test: Their classes.
+        class_names: By class, where the data has names and not numbers: folders of images, text in a CSV.
+        declared: How the samples were made here; None for samples that were given ready.
+    """
 
     x_train: Samples
     y_train: Labels
     x_test: Samples
     y_test: Labels
+    class_names: tuple[str, ...] = ()
+    declared: Preprocessing | None = None
 
     @cached_property
     def digest(self) -> str:
         """Return the sha256 over all four arrays, shapes included."""
         running = hashlib.sha256()
-        for name in _SPLIT:
+        for name in SPLIT:
             array = getattr(self, name)
             running.update(f"{name} {array.dtype} {array.shape}\n".encode())
             running.update(np.ascontiguousarray(array).data)
@@ -56,25 +66,14 @@ class LabelledData:
         return tuple(self.x_train.shape[1:])
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """Return how the samples came about."""
+        return self.declared or Preprocessing(input="as-given", shape=self.sample_shape)
+
+    @property
     def largest_label(self) -> int:
         """Return the highest class that occurs."""
         return int(max(self.y_train.max(), self.y_test.max()))
-
-
-def read(source: Source, seed: int) -> LabelledData:
-    """Read what DATA names.
-
-    Args:
-        source: An ``.npz`` or a function that returns a mapping or a tuple.
-        seed: Splits data that comes in one piece.
-
-    Raises:
-        DataError: It cannot be read or is not acceptable.
-        ConfigError: There is no such function.
-    """
-    if isinstance(source, FunctionSource):
-        return from_arrays(_by_name(call(source, DataError), source.name), source.name, seed)
-    return from_arrays(_read_npz(source), f"DATA {source.path}", seed)
 
 
 def from_arrays(arrays: Mapping[str, Any], source: str, seed: int) -> LabelledData:
@@ -96,7 +95,7 @@ def from_arrays(arrays: Mapping[str, Any], source: str, seed: int) -> LabelledDa
     ...
     evenfleet_shared.errors.DataError: here: y holds only class 1; accuracy needs at least two classes
     """
-    if all(name in arrays for name in _SPLIT):
+    if all(name in arrays for name in SPLIT):
         x_train, y_train = _pair(arrays, "x_train", "y_train", source)
         x_test, y_test = _pair(arrays, "x_test", "y_test", source)
         if x_train.shape[1:] != x_test.shape[1:]:
@@ -105,7 +104,7 @@ def from_arrays(arrays: Mapping[str, Any], source: str, seed: int) -> LabelledDa
                 "they must be alike"
             )
         return LabelledData(x_train, y_train, x_test, y_test)
-    if all(name in arrays for name in _WHOLE):
+    if all(name in arrays for name in WHOLE):
         x, y = _pair(arrays, "x", "y", source)
         train, test = strata.split(y, TEST_RATIO, seed)
         for name, part in (("training", train), ("test", test)):
@@ -115,10 +114,10 @@ def from_arrays(arrays: Mapping[str, Any], source: str, seed: int) -> LabelledDa
                 )
         return LabelledData(x[train], y[train], x[test], y[test])
     found = ", ".join(sorted(arrays)) or "nothing"
-    missing = [name for name in _SPLIT if name not in arrays]
-    if len(missing) < len(_SPLIT):
+    missing = [name for name in SPLIT if name not in arrays]
+    if len(missing) < len(SPLIT):
         raise DataError(f"{source}: {', '.join(missing)} missing; found {found}")
-    raise DataError(f"{source}: expected arrays {', '.join(_SPLIT)}, or x and y; found {found}")
+    raise DataError(f"{source}: expected arrays {', '.join(SPLIT)}, or x and y; found {found}")
 
 
 def _pair(arrays: Mapping[str, Any], x_name: str, y_name: str, source: str) -> tuple[Samples, Labels]:
@@ -179,57 +178,3 @@ def _array(value: Any, what: str) -> npt.NDArray[Any]:
     if array.dtype.kind not in "biuf":
         raise DataError(f"{what} holds values of type {array.dtype}, expected numbers")
     return array
-
-
-def _by_name(value: Any, what: str) -> Mapping[str, Any]:
-    if isinstance(value, Mapping):
-        return value
-    if isinstance(value, (tuple, list)):
-        if len(value) == 4:
-            return dict(zip(_SPLIT, value, strict=True))
-        if len(value) == 2 and all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in value):
-            return dict(zip(_SPLIT, (*value[0], *value[1]), strict=True))  # the form of keras.datasets
-        if len(value) == 2:
-            return dict(zip(_WHOLE, value, strict=True))
-    raise DataError(
-        f"{what} returned {type(value).__name__}; expected a dictionary with {', '.join(_SPLIT)} (or x and y), "
-        "or a tuple of them in this order"
-    )
-
-
-def _read_npz(source: FileSource) -> dict[str, npt.NDArray[Any]]:
-    path = source.path
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _check_members(archive, path)
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files if name in _SPLIT + _WHOLE}
-    except (OSError, zipfile.BadZipFile, ValueError, EOFError, SyntaxError, NotImplementedError, RuntimeError) as error:
-        # RuntimeError and NotImplementedError: encrypted, or packed by an unknown method.
-        raise DataError(f"DATA {path} is not a readable .npz: {one_line(error, with_type=False)}") from None
-
-
-def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuse what would unpack to more than `MAX_DATA_BYTES`, or whose header promises other than is there."""
-    members = [member for member in archive.infolist() if member.filename.removesuffix(".npy") in _SPLIT + _WHOLE]
-    total = sum(member.file_size for member in members)
-    if total > MAX_DATA_BYTES:
-        raise DataError(f"DATA {path} unpacks to {total} bytes, at most {MAX_DATA_BYTES} are read")
-    for member in members:
-        with archive.open(member) as file:
-            version = np.lib.format.read_magic(file)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read_header(file)
-            if dtype.hasobject:
-                raise DataError(
-                    f"DATA {path}: {member.filename} holds pickled Python objects, which are never loaded; "
-                    "expected plain numbers"
-                )
-            promised = int(np.prod(shape, dtype=object)) * dtype.itemsize
-            if promised != member.file_size - file.tell():
-                raise DataError(
-                    f"DATA {path}: the header of {member.filename} promises {promised} bytes, "
-                    f"{member.file_size - file.tell()} are there"
-                )

@@ -6,6 +6,7 @@ other ends the build and leaves nothing behind. Leaves each step to the module t
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -22,11 +23,11 @@ import numpy.typing as npt
 
 from evenfleet_collector.optimize import (
     archive,
-    data,
+    datasets,
     evaluate,
     gain,
     graph,
-    model,
+    models,
     recipe,
     saved_model,
     sources,
@@ -34,6 +35,7 @@ from evenfleet_collector.optimize import (
     variants,
 )
 from evenfleet_collector.optimize.data import LabelledData, Samples
+from evenfleet_collector.optimize.datasets import DataOptions, Wanted
 from evenfleet_collector.optimize.gain import Gain
 from evenfleet_collector.optimize.quiet import NoiseLog
 from evenfleet_collector.optimize.technique import Form, Material, Technique
@@ -105,6 +107,7 @@ def build_release(
     golden_n: int = DEFAULT_GOLDEN,
     only: Sequence[str] = (),
     seeds: int = 1,
+    data_options: DataOptions = DataOptions(),  # noqa: B008 - frozen
     report: Callable[[Progress], None] = lambda _: None,
 ) -> BuildReport:
     """Build a release from a model and labelled data.
@@ -113,8 +116,8 @@ def build_release(
     that, on the caller's thread.
 
     Args:
-        model_source: A ``.keras`` file, a SavedModel directory, or ``module:function`` returning a trained Keras model.
-        data_source: An ``.npz``, ``module:function``, or data already read.
+        model_source: What `models.parse` takes: a file, a directory, or ``module:function`` returning a Keras model.
+        data_source: What `datasets.parse` takes, or data already read.
         out: The directory to make. An earlier release there is replaced, anything else refused.
         recipes: The variants; the first is the reference.
         seed: Decides splits, the golden set and training.
@@ -122,6 +125,7 @@ def build_release(
         only: Variants to build beside the reference; empty for all.
         seeds: How many times a trained variant and its control are trained to say what the technique brings; 0 trains
             no controls. What is released is of the first seed.
+        data_options: What is said of the data beside its name.
         report: Told before every step.
 
     Raises:
@@ -132,15 +136,17 @@ def build_release(
     """
     started_s = time.monotonic()
     chosen = variants.select(recipes, only)
-    parsed_model = sources.parse_model(model_source)
-    parsed_data = data_source if isinstance(data_source, LabelledData) else sources.parse_data(data_source)
+    parsed_model = models.parse(model_source)
+    parsed_data = data_source if isinstance(data_source, LabelledData) else datasets.parse(data_source)
     if golden_n < 1:
         raise ConfigError(f"the golden set needs at least 1 sample, found {golden_n}")
     out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that is to be refused
     _check_target(out)
     staging = _make_staging(out)
     try:
-        build = _Build(staging, chosen, seed=seed, golden_n=golden_n, seeds=seeds, report=report)
+        build = _Build(
+            staging, chosen, seed=seed, golden_n=golden_n, seeds=seeds, data_options=data_options, report=report
+        )
         manifest_bytes, rows = build.run(parsed_model, parsed_data)
         _move_into_place(staging / "release", out)
     finally:
@@ -184,12 +190,14 @@ class _Build:
         seed: int,
         golden_n: int,
         seeds: int,
+        data_options: DataOptions,
         report: Callable[[Progress], None],
     ) -> None:
         self._recipes = recipes
         self._seeds = seeds
         self._seed = seed
         self._golden_n = golden_n
+        self._data_options = data_options
         self._report = report
         self._release = staging / "release"
         self._work = staging / "work"
@@ -207,22 +215,23 @@ class _Build:
         self.test_n = 0
 
     def run(
-        self, model_source: sources.Source, data_source: sources.Source | LabelledData
+        self, model_source: sources.ModelSource, data_source: sources.Source | LabelledData
     ) -> tuple[bytes, tuple[VariantReport, ...]]:
         """Build everything into the staging folder."""
         self._tell("starting TensorFlow")
         with self._noise.taking():
-            versions = model.import_tensorflow()
-        self._tell("reading data")
-        with self._noise.taking():
-            labelled = data_source if isinstance(data_source, LabelledData) else data.read(data_source, self._seed)
+            versions = models.import_tensorflow()
         self._tell("loading model")
         with self._noise.taking():
             import keras
 
             keras.utils.clear_session()  # names of layers start anew: they end up in the files
             keras.utils.set_random_seed(self._seed)
-            loaded = model.load(model_source, labelled)
+            opened = models.open_model(model_source, self._work)
+        self._tell("reading data")
+        with self._noise.taking():
+            labelled = data_source if isinstance(data_source, LabelledData) else self._read(data_source, opened)
+            loaded = opened.checked(labelled)
             material = Material(
                 data=labelled,
                 classes=loaded.classes,
@@ -230,7 +239,9 @@ class _Build:
                 seed=self._seed,
                 folder=self._work,
             )
-            self._start = loaded.form(material)
+            self._start = opened.form(material)
+        if opened.own_name is not None:
+            self._recipes = variants.starting_from_file(self._recipes, opened.own_name)
         self.test_n = len(labelled.x_test)
         golden = strata.choose(labelled.y_test, self._golden_n, self._seed)
 
@@ -254,14 +265,20 @@ class _Build:
             preprocessing=_preprocessing(labelled),
             lineage={
                 "model": model_source.name,
-                "model_sha256": loaded.digest,
+                "model_sha256": opened.digest,
                 "data": "arrays" if isinstance(data_source, LabelledData) else data_source.name,
                 "data_sha256": labelled.digest,
                 "seed": str(self._seed),
                 "evenfleet": __version__,
                 "python": platform.python_version(),
                 "machine": platform.machine(),
+                **(
+                    {"class_names": json.dumps(labelled.class_names, ensure_ascii=False)}
+                    if labelled.class_names
+                    else {}
+                ),
                 **versions,
+                **opened.lineage,
                 **recipe.lineage([each.recipe for each in built]),
             },
             missing=tuple(missing),
@@ -273,6 +290,10 @@ class _Build:
             self._with_gain(_row(each, variant, reference, size_bytes), each, material, golden)
             for each, variant in zip(built, written.variants, strict=True)
         )
+
+    def _read(self, source: sources.Source, opened: models.OpenedModel) -> LabelledData:
+        wanted = Wanted(seed=self._seed, sample_shape=opened.sample_shape, options=self._data_options)
+        return datasets.read(source, wanted)
 
     def _variant(self, wanted: Recipe, material: Material, golden: strata.Indices) -> _Built:
         reason = variants.misfit(wanted.chain, self._start.stage)
@@ -447,11 +468,10 @@ def _row(built: _Built, variant: Variant, reference: _Built, reference_size_byte
 
 
 def _preprocessing(labelled: LabelledData) -> dict[str, str]:
-    """Say what the model is fed, so that a device that feeds other ranges can be told."""
+    """Say what the model is fed, so that a device that feeds something else can be told."""
     x = labelled.x_train
     return {
-        "dtype": "float32",
-        "shape": "x".join(str(side) for side in labelled.sample_shape),
+        **labelled.preprocessing.wire(),
         "minimum": f"{x.min():.6g}",
         "maximum": f"{x.max():.6g}",
         "mean": f"{x.mean(dtype=np.float64):.6g}",

@@ -1,6 +1,6 @@
 """Say what the words MODEL and DATA name: a file, a directory, or a Python function.
 
-Decides by what is on disk first, then by the form ``module:function``. Leaves reading it to `model` and `data`.
+Decides by what is on disk first, then by the form ``module:function``. Leaves reading it to `models` and `datasets`.
 A function is the user's own code, run with the current directory importable: whatever it raises ends as one line.
 """
 
@@ -16,14 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Union
 
-from evenfleet_shared.errors import ConfigError, EvenfleetError, ModelRefusedError
+from evenfleet_shared.errors import ConfigError, EvenfleetError
 
 _FUNCTION: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_MODEL_FORMS: Final = "a .keras file, a SavedModel directory or module:function"
-_DATA_FORMS: Final = "an .npz file or module:function"
 _TERMINAL_CODE: Final = re.compile(r"\x1b\[[0-9;]*m")
 _KERAS_WRAPPING: Final = "Exception encountered when calling"
-_LATER_MODELS: Final = (".tflite", ".onnx", ".h5", ".hdf5", ".pb", ".pt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,60 +58,58 @@ class FileSource:
         return self.path.resolve().stem
 
 
-Source = Union[FunctionSource, FileSource]
+@dataclass(frozen=True, slots=True)
+class PairSource:
+    """Two files that are there, written ``x.npy,y.npy``: samples and labels."""
+
+    x: Path
+    y: Path
+
+    @property
+    def name(self) -> str:
+        """Return the last parts of both paths."""
+        return f"{self.x.resolve().name},{self.y.resolve().name}"
 
 
-def parse_model(text: str | Path) -> Source:
-    """Say what MODEL names.
+ModelSource = Union[FunctionSource, FileSource]
+Source = Union[FunctionSource, FileSource, PairSource]
+
+
+def parse(text: str | Path, what: str, forms: str) -> ModelSource:
+    """Say what a word names.
+
+    Args:
+        text: The word.
+        what: What it is, for errors: ``MODEL`` or ``DATA``.
+        forms: What it may be, for errors.
 
     Raises:
-        ConfigError: There is nothing of that name, or a file of another type.
-        ModelRefusedError: A directory that is no SavedModel.
+        ConfigError: There is nothing of that name.
 
-    >>> parse_model("examples.small_cnn:model").short_name
+    >>> parse("examples.small_cnn:model", "MODEL", "a file").short_name
     'small_cnn'
     """
-    source = _parse(text, "MODEL", _MODEL_FORMS)
-    if isinstance(source, FileSource):
-        path = source.path
-        if path.is_dir():
-            if not (path / "saved_model.pb").is_file():
-                raise ModelRefusedError(
-                    f"MODEL {path} is a directory without saved_model.pb, so no SavedModel; expected {_MODEL_FORMS}"
-                )
-        elif path.suffix.lower() in _LATER_MODELS:
-            raise ConfigError(
-                f"MODEL {path}: {path.suffix} files are not read; expected {_MODEL_FORMS}. "
-                "From Keras: model.save('model.keras')"
-            )
-        elif path.suffix.lower() != ".keras":
-            raise ConfigError(f"MODEL {path}: expected {_MODEL_FORMS}, found a file ending in {path.suffix!r}")
-    return source
+    path = Path(text).expanduser()
+    try:
+        if path.exists():
+            return FileSource(path)
+    except (OSError, ValueError) as error:  # a name too long, a null byte
+        raise ConfigError(f"{what} {str(text)[:80]!r} cannot be a path: {one_line(error)}") from None
+    if _FUNCTION.fullmatch(str(text)):
+        module, _, function = str(text).partition(":")
+        return FunctionSource(module, function)
+    raise ConfigError(f"{what} {text} does not exist; expected {forms}")
 
 
-def parse_data(text: str | Path) -> Source:
-    """Say what DATA names.
-
-    Raises:
-        ConfigError: There is nothing of that name, or a file of another type.
-
-    >>> parse_data("examples.small_cnn:data").name
-    'examples.small_cnn:data'
-    """
-    source = _parse(text, "DATA", _DATA_FORMS)
-    if isinstance(source, FileSource) and (source.path.is_dir() or source.path.suffix.lower() != ".npz"):
-        raise ConfigError(
-            f"DATA {source.path}: expected {_DATA_FORMS}; save one with np.savez(file, x_train=…, y_train=…, …)"
-        )
-    return source
-
-
-def call(source: FunctionSource, failure: type[EvenfleetError]) -> Any:
+def call(
+    source: FunctionSource, failure: type[EvenfleetError], finish: Callable[[Any], Any] = lambda made: made
+) -> Any:
     """Import and call the function.
 
     Args:
         source: Which one.
         failure: What to raise where the function itself fails: it says what was being got.
+        finish: Given what the function returned, as a part of the call: a generator runs the user's code later.
 
     Raises:
         ConfigError: There is no such module or function.
@@ -122,7 +117,7 @@ def call(source: FunctionSource, failure: type[EvenfleetError]) -> Any:
     with _importable(Path.cwd()):
         function = _find(source)
         try:
-            return function()
+            return finish(function())
         except EvenfleetError:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - user code: whatever it raises becomes one line
@@ -147,19 +142,6 @@ def one_line(error: BaseException, limit: int = 300, *, with_type: bool = True) 
     if with_type or not text:
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _parse(text: str | Path, what: str, forms: str) -> Source:
-    path = Path(text).expanduser()
-    try:
-        if path.exists():
-            return FileSource(path)
-    except (OSError, ValueError) as error:  # a name too long, a null byte
-        raise ConfigError(f"{what} {str(text)[:80]!r} cannot be a path: {one_line(error)}") from None
-    if _FUNCTION.fullmatch(str(text)):
-        module, _, function = str(text).partition(":")
-        return FunctionSource(module, function)
-    raise ConfigError(f"{what} {text} does not exist; expected {forms}")
 
 
 @contextlib.contextmanager

@@ -49,6 +49,10 @@ _BETWEEN: Final[dict[tuple[Stage, Stage], tuple[Technique, ...]]] = {
 }
 
 
+# What a model is that is no Keras model, for a person.
+_STARTS: Final = {"saved_model": "a SavedModel or an .onnx", "tflite": "a .tflite file, which is converted already"}
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A variant: a name, and the steps that lead to it, in order."""
@@ -119,6 +123,26 @@ def select(known: Sequence[Recipe], only: Sequence[str]) -> tuple[Recipe, ...]:
     return tuple(one for one in known if one.name in {*only, known[0].name})
 
 
+def starting_from_file(recipes: Sequence[Recipe], own_name: str) -> tuple[Recipe, ...]:
+    """Return the variants to build where MODEL is a .tflite: itself, which the others are compared with, and the others.
+
+    Args:
+        recipes: What was asked for.
+        own_name: What the file is called as a variant; a float32 one saves the others that step.
+
+    >>> [one.name for one in starting_from_file((recipe("float32", "float32"), recipe("int8", "int8")), "int8")]
+    ['int8', 'float32']
+    """
+    others = [
+        Recipe(each.name, each.chain[1:])
+        if own_name == "float32" and each.words[:1] == ("float32",) and each.chain[1:]
+        else each
+        for each in recipes
+        if each.name != own_name
+    ]
+    return (Recipe(own_name, ()), *others)
+
+
 def filled(chain: Sequence[Technique], start: Stage) -> tuple[Technique, ...]:
     """Return a chain with the steps between its steps that go without saying.
 
@@ -140,7 +164,7 @@ def misfit(chain: Sequence[Technique], start: Stage) -> str | None:
     """Return why a chain cannot start from a model in the form `start`; None where it can.
 
     >>> misfit(recipe("x", "prune", "int8").chain, "saved_model")
-    'prune needs a Keras model (.keras or module:function), MODEL is a SavedModel'
+    'prune needs a Keras model (.keras or module:function), MODEL is a SavedModel or an .onnx'
     >>> misfit(recipe("x", "int8", "prune").chain, "keras")
     'prune takes a keras and would be given a tflite'
     >>> misfit(recipe("x", "prune", "int8").chain, "keras") is None
@@ -150,7 +174,9 @@ def misfit(chain: Sequence[Technique], start: Stage) -> str | None:
     for step in chain:
         if step.takes != stage and (stage, step.takes) not in _BETWEEN:
             if step.takes == "keras" and stage == start:
-                return f"{step.name} needs a Keras model (.keras or module:function), MODEL is a SavedModel"
+                return f"{step.name} needs a Keras model (.keras or module:function), MODEL is {_STARTS[start]}"
+            if stage == start == "tflite":
+                return f"{step.name} starts from a Keras model, a SavedModel or an .onnx, MODEL is {_STARTS[start]}"
             return f"{step.name} takes a {step.takes} and would be given a {stage}"
         stage = step.gives
     return None

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evenfleet_collector.optimize import data, sources
+from evenfleet_collector.optimize import data, datasets, sources
+from evenfleet_collector.optimize.datasets import Wanted
 from evenfleet_shared.errors import DataError
 
 GOOD: dict[str, Any] = {
@@ -21,7 +22,7 @@ GOOD: dict[str, Any] = {
 
 
 def read_npz(path: Path) -> data.LabelledData:
-    return data.read(sources.FileSource(path), seed=0)
+    return datasets.read(sources.FileSource(path), Wanted(seed=0))
 
 
 def test_npz_with_all_four_arrays_is_read_as_float32_and_int64(tmp_path: Path) -> None:
@@ -118,8 +119,7 @@ def test_header_that_promises_more_than_is_there_is_refused_before_memory_is_tak
         read_npz(tmp_path / "d.npz")
 
 
-def test_npz_bomb_is_refused_by_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_npz_bomb_is_refused_by_its_size(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "d.npz", **{**GOOD, "x_train": np.zeros((8, 100_000))})
-    monkeypatch.setattr(data, "MAX_DATA_BYTES", 1_000_000)
     with pytest.raises(DataError, match="at most 1000000 are read"):
-        read_npz(tmp_path / "d.npz")
+        datasets.read(sources.FileSource(tmp_path / "d.npz"), Wanted(seed=0, max_bytes=1_000_000))

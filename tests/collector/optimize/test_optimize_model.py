@@ -84,6 +84,57 @@ def test_saved_model_of_random_bytes_is_refused(tmp_path: Path, blobs: LabelledD
     assert isinstance(refusal(tmp_path / "sm", blobs, tmp_path), ModelRefusedError)
 
 
+def written(path: Path, function: Any, sample: tuple[int | None, ...], *names: str) -> Path:
+    """Write a SavedModel whose signatures all compute `function`."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    concrete = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(sample, tf.float32, name="x"))
+    tf.saved_model.save(module, str(path), signatures=dict.fromkeys(names, concrete))
+    return path
+
+
+def test_saved_model_with_one_signature_of_another_name_is_taken(tmp_path: Path, blobs: LabelledData) -> None:
+    path = written(tmp_path / "sm", lambda x: {"scores": x[:, :3]}, (None, 4), "predict")
+    built = build_release(path, blobs, tmp_path / "release", only=["int8", "saved-model"])
+    assert [each.accuracy_ratio for each in built.variants if each.name in {"float32", "saved-model"}] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("function", "sample", "names", "message"),
+    [
+        (lambda x: {"y": x}, (None, 4), ("one", "other"), "no signature serving_default (found: "),
+        (lambda x: {"a": x, "b": x, "c": x}, (None, 4), ("serving_default",), "has 1 input and 3 outputs"),
+        (lambda x: {"y": x}, (8, 4), ("serving_default",), "takes exactly 8 samples at once"),
+        (lambda x: {"y": x[:, None]}, (None, 4), ("serving_default",), "gives (1, 4) values per sample"),
+        (lambda x: {"y": x[0]}, (None, 4), ("serving_default",), "expected a row of 2 to 1001 class scores"),
+    ],
+)
+def test_saved_model_that_is_no_classifier_is_refused(
+    tmp_path: Path, blobs: LabelledData, function: Any, sample: Any, names: tuple[str, ...], message: str
+) -> None:
+    error = refusal(written(tmp_path / "sm", function, sample, *names), blobs, tmp_path)
+    assert isinstance(error, ModelRefusedError)
+    assert message in str(error)
+
+
+def test_saved_model_with_free_sides_takes_the_size_of_the_samples(tmp_path: Path) -> None:
+    images = np.zeros((40, 6, 5, 3), np.float32)
+    images[::2] = 1.0
+    labels = np.arange(40, dtype=np.int64) % 2
+    import tensorflow as tf
+
+    def brightness(x: Any) -> Any:
+        mean = tf.reduce_mean(x, axis=[1, 2, 3])
+        return {"y": tf.stack([mean, 1.0 - mean], axis=1)}
+
+    path = written(tmp_path / "sm", brightness, (None, None, None, 3), "serving_default")
+    data = LabelledData(images[:20], labels[:20], images[20:], labels[20:])
+    built = build_release(path, data, tmp_path / "release", only=["float32"])
+    assert built.manifest.variants[0].input.shape == (1, 6, 5, 3)
+    assert built.variants[0].accuracy_ratio == 1.0
+
+
 def test_samples_of_another_shape_are_refused_with_both_shapes(tmp_path: Path, blob_keras_file: Path) -> None:
     labels = np.arange(8, dtype=np.int64) % 3
     images = LabelledData(np.zeros((8, 2, 2), np.float32), labels, np.zeros((8, 2, 2), np.float32), labels)
@@ -134,7 +185,7 @@ def test_model_with_two_inputs_is_refused(tmp_path: Path, blobs: LabelledData) -
     first, second = keras.Input((4,)), keras.Input((4,))
     joined = keras.layers.Dense(3)(keras.layers.Concatenate()([first, second]))
     keras.Model([first, second], joined).save(tmp_path / "m.keras")
-    assert "has 2 inputs and 1 outputs" in str(refusal(tmp_path / "m.keras", blobs, tmp_path))
+    assert "has 2 inputs and 1 output; " in str(refusal(tmp_path / "m.keras", blobs, tmp_path))
 
 
 def test_function_that_returns_no_model_is_refused(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from evenfleet_collector.optimize import data, sources
+from evenfleet_collector.optimize import datasets, models
+from evenfleet_collector.optimize.datasets import Wanted
 from evenfleet_shared.errors import ConfigError, DataError, EvenfleetError, ModelRefusedError
 
 
@@ -17,50 +18,53 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("text", ["nowhere.keras", "no/such/dir", "a:b:c", "1module:x", "x" * 5000, "nul\0byte", ""])
 def test_model_that_is_neither_there_nor_a_function_is_a_usage_error(here: Path, text: str) -> None:
     with pytest.raises(EvenfleetError) as caught:
-        sources.parse_model(text)
+        models.parse(text)
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["m.tflite", "m.h5", "m.onnx", "m.txt", "m"])
+@pytest.mark.parametrize("name", ["m.h5", "m.pt", "m.pb", "m.txt", "m"])
 def test_file_of_another_type_is_refused_with_the_types_that_are_read(here: Path, name: str) -> None:
     (here / name).write_bytes(b"x")
-    with pytest.raises(ConfigError, match=r"expected a \.keras file, a SavedModel directory or module:function"):
-        sources.parse_model(here / name)
+    with pytest.raises(
+        ConfigError,
+        match=r"expected a .keras file, a SavedModel directory, a .tflite file, an .onnx file, or module:function",
+    ):
+        models.parse(here / name)
 
 
 def test_directory_without_saved_model_is_refused(here: Path) -> None:
     with pytest.raises(ModelRefusedError, match="no SavedModel"):
-        sources.parse_model(here)
+        models.parse(here)
 
 
 def test_data_of_another_type_is_refused(here: Path) -> None:
-    (here / "d.csv").write_text("1,2\n")
-    with pytest.raises(ConfigError, match=r"expected an \.npz file or module:function"):
-        sources.parse_data(here / "d.csv")
+    (here / "d.xlsx").write_text("1,2\n")
+    with pytest.raises(ConfigError, match=r"expected an .npz file, a NumPy pair .* a .csv file .* or module:function"):
+        datasets.parse(here / "d.xlsx")
 
 
 def test_function_in_the_current_directory_is_found_and_may_import_its_neighbours(here: Path) -> None:
     (here / "ef_neighbour.py").write_text("VALUE = [[0, 0], [1, 1]] * 10, [0, 1] * 10\n")
     (here / "ef_found.py").write_text("def data():\n    import ef_neighbour\n    return ef_neighbour.VALUE\n")
-    labelled = data.read(sources.parse_data("ef_found:data"), seed=0)
+    labelled = datasets.read(datasets.parse("ef_found:data"), Wanted(seed=0))
     assert labelled.x_train.shape == (16, 2)
 
 
 def test_missing_module_is_named(here: Path) -> None:
     with pytest.raises(ConfigError, match="no module named ef_absent"):
-        data.read(sources.parse_data("ef_absent:data"), seed=0)
+        datasets.read(datasets.parse("ef_absent:data"), Wanted(seed=0))
 
 
 def test_missing_function_is_answered_with_those_that_are_there(here: Path) -> None:
     (here / "ef_other.py").write_text("def dataset():\n    pass\n")
     with pytest.raises(ConfigError, match="no function 'data'; it has dataset"):
-        data.read(sources.parse_data("ef_other:data"), seed=0)
+        datasets.read(datasets.parse("ef_other:data"), Wanted(seed=0))
 
 
 def test_module_that_fails_to_import_is_one_line(here: Path) -> None:
     (here / "ef_broken.py").write_text("def data(:\n")
     with pytest.raises(ConfigError, match="importing ef_broken failed: SyntaxError") as caught:
-        data.read(sources.parse_data("ef_broken:data"), seed=0)
+        datasets.read(datasets.parse("ef_broken:data"), Wanted(seed=0))
     assert "\n" not in str(caught.value)
 
 
@@ -69,13 +73,13 @@ def test_function_that_raises_is_one_line_with_its_words(here: Path, body: str) 
     name = f"ef_raises_{abs(hash(body))}"
     (here / f"{name}.py").write_text(f"def data():\n    {body}\n")
     with pytest.raises(DataError, match="disk on fire"):
-        data.read(sources.parse_data(f"{name}:data"), seed=0)
+        datasets.read(datasets.parse(f"{name}:data"), Wanted(seed=0))
 
 
 def test_function_that_returns_something_else_is_refused(here: Path) -> None:
     (here / "ef_wrong.py").write_text("def data():\n    return 7\n")
     with pytest.raises(DataError, match="returned int; expected a dictionary"):
-        data.read(sources.parse_data("ef_wrong:data"), seed=0)
+        datasets.read(datasets.parse("ef_wrong:data"), Wanted(seed=0))
 
 
 def test_python_path_is_left_as_it_was(here: Path) -> None:
@@ -84,5 +88,5 @@ def test_python_path_is_left_as_it_was(here: Path) -> None:
     (here / "ef_plain.py").write_text("def data():\n    return 7\n")
     before = list(sys.path)
     with pytest.raises(DataError):
-        data.read(sources.parse_data("ef_plain:data"), seed=0)
+        datasets.read(datasets.parse("ef_plain:data"), Wanted(seed=0))
     assert sys.path == before
