@@ -38,7 +38,11 @@ def classifier(path: Path, *, shape: Shape = ("N", 3, SIDE, SIDE), labels: bool 
         helper.make_node("Shape", ["p"], ["s"]),
         helper.make_node("Gather", ["s", "zero"], ["n"], axis=0),
         helper.make_node("Concat", ["n", "rest"], ["view"], axis=0),
-        helper.make_node("Reshape", ["p", "view"], ["f"]),
+        # And once more by a multiple of it, as attention over heads does.
+        helper.make_node("Mul", ["n", "two"], ["n2"]),
+        helper.make_node("Concat", ["n2", "rest"], ["heads"], axis=0),
+        helper.make_node("Reshape", ["p", "heads"], ["h"]),
+        helper.make_node("Reshape", ["h", "view"], ["f"]),
         helper.make_node("MatMul", ["f", "d"], [last]),
     ]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [shape[0], CLASSES])]
@@ -56,7 +60,11 @@ def classifier(path: Path, *, shape: Shape = ("N", 3, SIDE, SIDE), labels: bool 
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, list(shape))],
         outputs,
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in stored.items()]
-        + [numpy_helper.from_array(np.array([0]), "zero"), numpy_helper.from_array(np.array([-1]), "rest")]
+        + [
+            numpy_helper.from_array(np.array([0]), "zero"),
+            numpy_helper.from_array(np.array([2]), "two"),
+            numpy_helper.from_array(np.array([-1]), "rest"),
+        ]
         + ([numpy_helper.from_array(np.arange(CLASSES)[np.newaxis], "names")] if labels else []),
     )
     domains = [helper.make_opsetid("", 13)] + [helper.make_opsetid("ai.onnx.ml", 3)] * labels

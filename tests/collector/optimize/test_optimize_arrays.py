@@ -124,9 +124,12 @@ def test_generator_may_import_its_neighbours_as_it_runs(tmp_path: Path, given: C
     assert read(name).sample_shape == (2,)
 
 
-def test_generator_that_hands_out_one_buffer_again_and_again_gives_what_was_in_it(given: Callable[[str], str]) -> None:
+@pytest.mark.parametrize("kind", ["float32", "uint8"])
+def test_generator_that_hands_out_one_buffer_again_and_again_gives_what_was_in_it(
+    given: Callable[[str], str], kind: str
+) -> None:
     body = (
-        "x = np.zeros((4, 2), np.float32)\n    for n in range(5):\n        x[:] = n\n        yield x, np.arange(4) % 2"
+        f"x = np.zeros((4, 2), np.{kind})\n    for n in range(5):\n        x[:] = n\n        yield x, np.arange(4) % 2"
     )
     labelled = read(given(body))
     assert labelled.x_train.max() > labelled.x_train.min()

@@ -38,10 +38,13 @@ def python_that(folder: Path, body: str) -> Path:
     return path
 
 
-def test_release_is_built_from_it_twice_the_same_and_computes_what_onnx_computes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_release_is_built_from_it_twice_the_same_and_computes_what_onnx_computes(
+    tmp_path: Path, batch: str | int
+) -> None:
     from onnx.reference import ReferenceEvaluator
 
-    path = tiny_onnx.classifier(tmp_path / "m.onnx", labels=True)
+    path = tiny_onnx.classifier(tmp_path / "m.onnx", shape=(batch, 3, tiny_onnx.SIDE, tiny_onnx.SIDE), labels=True)
     data = images((3, tiny_onnx.SIDE, tiny_onnx.SIDE))
     only = ["int8", "saved-model"]
     built, again = (build_release(path, data, tmp_path / name, only=only) for name in ("release", "again"))
@@ -50,8 +53,10 @@ def test_release_is_built_from_it_twice_the_same_and_computes_what_onnx_computes
     assert built.manifest.lineage["model_sha256"] == manifest.file_digest(path)
     assert built.manifest.lineage["converter"].startswith("onnx ")
     inputs, outputs = (np.load(tmp_path / "release" / "golden" / f"{name}.npy") for name in ("inputs", "outputs"))
-    _, wanted = ReferenceEvaluator(str(path)).run(None, {"x": inputs})
+    evaluator = ReferenceEvaluator(str(path))
+    wanted = [evaluator.run(None, {"x": sample[np.newaxis]})[1][0] for sample in inputs]
     assert np.abs(outputs - wanted).max() < 1e-5
+    assert built.manifest.variant("saved-model").input.shape[0] == (1 if batch == 1 else -1)
 
 
 def test_channels_last_with_a_fixed_batch_asks_nothing_of_the_network(tmp_path: Path, work: Path) -> None:

@@ -54,15 +54,12 @@ def _convert(path: Path, folder: Path) -> dict[str, Any]:
     if len(model.graph.output) > 1:
         # sklearn's classifiers give the class beside the scores; the rest of the graph goes with it.
         model = onnx.utils.Extractor(model).extract_model([name], [output])
-    # As devices run it. With a free batch shapes stay unknown, which onnx2tf needs to tell one axis from another.
-    for value in (*model.graph.input, *model.graph.output):
-        if value.name in {name, output}:
-            value.type.tensor_type.shape.dim[0].dim_value = 1
     one = folder / "model.onnx"
+    # Shapes in between are what onnx2tf tells one axis from another by.
     onnx.save(onnx.shape_inference.infer_shapes(model), one)
 
     random = np.random.default_rng(0)
-    x = random.random((_PROBES, *shape[1:]), dtype=np.float32)
+    x = random.random((_PROBES, *shape), dtype=np.float32)
     y = np.concatenate([_reference(one, name, sample[np.newaxis]) for sample in x])
     np.savez(folder / "probe.npz", x=x, y=y)
 
@@ -120,7 +117,7 @@ def _needed_nodes(model: Any) -> list[Any]:
 
 
 def _input(model: Any) -> tuple[str, list[int]]:
-    """Return the name and shape of the only input, a free batch as 1."""
+    """Return the name of the only input, and the shape of a sample."""
     stored = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in stored]
     if len(inputs) != 1:
@@ -138,7 +135,7 @@ def _input(model: Any) -> tuple[str, list[int]]:
         )
     if not isinstance(sides[0], str) and sides[0] != 1:
         raise RefusedError(f"it takes exactly {sides[0]} samples at once; export it with a free batch size or 1")
-    return inputs[0].name, [1, *sides[1:]]
+    return inputs[0].name, sides[1:]
 
 
 def _output(model: Any) -> str:

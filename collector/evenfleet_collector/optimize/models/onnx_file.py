@@ -21,7 +21,6 @@ from evenfleet_collector.optimize.models import onnx_child
 from evenfleet_collector.optimize.models.interface import MAX_MODEL_BYTES, OpenedModel
 from evenfleet_collector.optimize.models.saved_model_files import open_directory
 from evenfleet_collector.optimize.sources import FileSource, ModelSource, one_line
-from evenfleet_collector.optimize.technique import Form, Material
 from evenfleet_shared import kinship
 from evenfleet_shared.errors import ConfigError, ModelRefusedError, RuntimeMissingError
 from evenfleet_shared.manifest import file_digest
@@ -60,14 +59,8 @@ class OnnxFile:
             lite.unlink()
         opened = open_directory(converted, what, folder)
         _compare(opened, folder / "probe.npz")
-
-        def form(material: Material) -> Form:
-            # Its signature takes any batch, its reshapes take one.
-            made = opened.form(material)
-            return replace(made, saved_model=made.batch_of_one)
-
         lineage = {"converter": ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))}
-        return replace(opened, form=form, digest=file_digest(source.path), lineage=lineage)
+        return replace(opened, digest=file_digest(source.path), lineage=lineage)
 
 
 def _converted(path: Path, folder: Path, what: str) -> dict[str, str]:
@@ -104,7 +97,8 @@ def _converted(path: Path, folder: Path, what: str) -> dict[str, str]:
         raise ModelRefusedError(
             f"{what} cannot be converted: {one_line(RuntimeError(result['refused']), with_type=False)}"
         )
-    return {str(name): str(version) for name, version in result["versions"].items()}
+    versions: dict[str, str] = result["versions"]
+    return versions
 
 
 def _compare(opened: OpenedModel, probe: Path) -> None:
