@@ -67,7 +67,16 @@ def parse(words: Sequence[str], typed: str) -> ImageSettings:
         if not equals:
             raise ConfigError(f"{typed} {word}: expected KEY=VALUE, such as resize=pillow-bilinear")
         values[key] = _number_or_numbers(text, f"{typed} {word}") if key in _NUMBERS else text
-    return settings.load(ImageSettings, None, {}, values, typed=typed)
+    return table(values, typed)
+
+
+def table(values: Mapping[str, object], typed: str) -> ImageSettings:
+    """Read the table ``[preprocessing]`` of a recipe.
+
+    Raises:
+        ConfigError: An unknown key (the near match is named), or a value that it does not take.
+    """
+    return settings.load(ImageSettings, None, {}, dict(values), typed=typed)
 
 
 def complete(wished: ImageSettings, model_shape: tuple[int | None, ...] | None) -> Preprocessing:
@@ -171,12 +180,3 @@ def _number_or_numbers(text: str, typed: str) -> float | list[float]:
 def _number(text: str) -> float:
     above, _, below = text.partition("/")
     return float(above) / float(below or 1)
-
-
-def table(values: Mapping[str, object], typed: str) -> ImageSettings:
-    """Read the table ``[preprocessing]`` of a recipe.
-
-    Raises:
-        ConfigError: An unknown key (the near match is named), or a value that it does not take.
-    """
-    return settings.load(ImageSettings, None, {}, dict(values), typed=typed)
