@@ -65,7 +65,7 @@ def assess(tx: JudgeRows, window: Window, now_s: float, contained: Containment) 
     elif cell.key != key:
         # The device moved to another class, which it is a stranger in: what was held against it ends with the old one.
         for metric in cells.EXCEEDANCE_METRICS:
-            if (cell.latency if metric == "latency" else cell.memory).flagged:
+            if cells.is_flagged(cell, metric):
                 tx.clear_flag(window.device, window.release, window.variant, metric, now_s)
         cell = Cell(device=window.device, key=key, accuracy=cell.accuracy)
     baseline = tx.class_baseline(key)

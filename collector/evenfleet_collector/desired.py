@@ -21,6 +21,11 @@ from evenfleet_shared.messages import Desired, DesiredVariant, Limit
 ABSURD_REVISION: Final = 2**52
 
 
+def is_to_run(desired: Desired, release: str, variant: str) -> bool:
+    """Return whether a device that was told so is to run a variant of a release."""
+    return desired.release == release and any(wanted.name == variant for wanted in desired.variants)
+
+
 def compose(
     device: str,
     formats: tuple[Format, ...],

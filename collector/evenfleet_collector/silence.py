@@ -16,8 +16,9 @@ from typing import Final
 from evenfleet_collector import cell as cells
 from evenfleet_collector import shown
 from evenfleet_collector.containment import Containment
+from evenfleet_collector.desired import is_to_run
 from evenfleet_collector.store import JudgeRows
-from evenfleet_collector.store.rows import CellRow, QuietCell
+from evenfleet_collector.store.rows import QuietCell
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared.messages import Desired
 
@@ -51,14 +52,10 @@ def note(tx: JudgeRows, policy: Policy, now_s: float, connected_since_s: float, 
 def _note(tx: JudgeRows, quiet: QuietCell, now_s: float, after_s: float) -> None:
     row = quiet.row
     desired = tx.desired(row.device)
-    if desired is not None and not _is_to_run(desired, row):
+    if desired is not None and not is_to_run(desired, row.release, row.variant):
         _retire(tx, quiet, desired, now_s)
     elif row.refusal is None:
         tx.put_row(shown.silent(row, quiet.cell, _reason(quiet, now_s - after_s, after_s), now_s))
-
-
-def _is_to_run(desired: Desired, row: CellRow) -> bool:
-    return desired.release == row.release and any(wanted.name == row.variant for wanted in desired.variants)
 
 
 def _retire(tx: JudgeRows, quiet: QuietCell, desired: Desired, now_s: float) -> None:

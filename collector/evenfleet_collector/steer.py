@@ -64,14 +64,13 @@ class Steer:
         return True
 
 
-def _expect(tx: SteerRows, desired: Desired, before: Desired | None, device_class: str, now_s: float) -> None:
+def _expect(tx: SteerRows, told: Desired, before: Desired | None, device_class: str, now_s: float) -> None:
     """Show what a device is newly to run, so that what never comes is noticed as silence, and not before its time."""
-    running = {wanted.name for wanted in before.variants} if before and before.release == desired.release else set()
-    for wanted in desired.variants:
-        if desired.release is None or wanted.name in running:
+    for wanted in told.variants:
+        if told.release is None or (before and desired.is_to_run(before, told.release, wanted.name)):
             continue
-        if tx.has_row(desired.device, desired.release, wanted.name):
-            tx.hear_cell(desired.device, desired.release, wanted.name, now_s)
+        if tx.has_row(told.device, told.release, wanted.name):
+            tx.hear_cell(told.device, told.release, wanted.name, now_s)
         else:
             reason = "told to run it, nothing measured yet"
-            tx.put_row(shown.waiting(desired.device, device_class, desired.release, wanted.name, reason, now_s))
+            tx.put_row(shown.waiting(told.device, device_class, told.release, wanted.name, reason, now_s))

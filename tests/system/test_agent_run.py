@@ -149,11 +149,15 @@ def measured(collector: Serving, at_least: int) -> None:
 def test_from_nothing_to_a_cell_and_to_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(tmp_path / "data") as collector, running(tmp_path, collector.mqtt) as agent:
         release = push(collector, tmp_path)
-        measured(collector, 8)
 
-        found = cells(collector)
+        # On a busy machine a device may miss its limit in calibration, which then begins anew: the phase is awaited.
+        def judged() -> dict[str, Any] | None:
+            found = cells(collector)
+            return found if found.get("float32", {}).get("phase") == "judged" else None
+
+        found = collector.until(judged, "the cell to be judged")
         cell = found["float32"]
-        assert (cell["release"], cell["accuracy_ratio"], cell["phase"]) == (release, 1.0, "judged")
+        assert (cell["release"], cell["accuracy_ratio"]) == (release, 1.0)
         assert cell["p50_ms"] > 0.0
         assert cell["run"]["runtime"] == "litert"
         assert found["too-new"]["refusal"]

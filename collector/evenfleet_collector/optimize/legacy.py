@@ -33,8 +33,6 @@ MADE_TFLITE_FILE: Final = "made.tflite"
 # How the worker ends where the model is not one for it, and where a library is missing; the reason is its last line.
 REFUSED: Final = 10
 MISSING: Final = 11
-# Between a layer's name and the number of its weight, in the names of a weights file.
-SEPARATOR: Final = "//"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +56,7 @@ class Cluster(Technique):
         }
         made = _run(self.name, job, form.keras, material)
         model = training.clone(form.keras)
-        with np.load(made / MADE_WEIGHTS_FILE, allow_pickle=False) as weights:
-            for layer in model.layers:
-                layer.set_weights([weights[f"{layer.name}{SEPARATOR}{n}"] for n in range(len(layer.get_weights()))])
+        load_weights(model, made / MADE_WEIGHTS_FILE)
         return Form(stage="keras", keras=model, pruned=form.pruned, clustered=True)
 
     def control(self) -> tuple[Technique, ...] | None:
@@ -101,6 +97,23 @@ class QuantizationAware(Technique):
         )
 
 
+def save_weights(model: Any, path: Path) -> None:
+    """Write a model's weights by layer; of a Keras 2 or a Keras 3 model."""
+    weights = {_weight(layer, n): array for layer in model.layers for n, array in enumerate(layer.get_weights())}
+    np.savez(path, **weights)
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Set the weights of a model with the same layers, whichever Keras it is of."""
+    with np.load(path, allow_pickle=False) as weights:
+        for layer in model.layers:
+            layer.set_weights([weights[_weight(layer, n)] for n in range(len(layer.get_weights()))])
+
+
+def _weight(layer: Any, number: int) -> str:
+    return f"{layer.name}//{number}"
+
+
 def _training(steps: int, learning_rate: float, material: Material) -> dict[str, Any]:
     data = material.data
     return {
@@ -119,10 +132,7 @@ def _run(name: str, job: Mapping[str, Any], model: Any, material: Material) -> P
     x, y = _training_files(material)
     described = {**job, "kind": type(model).__name__, "model": model.get_config(), "x": str(x), "y": str(y)}
     (folder / JOB_FILE).write_text(json.dumps(described, default=repr), encoding="utf-8")
-    weights = {
-        f"{layer.name}{SEPARATOR}{n}": array for layer in model.layers for n, array in enumerate(layer.get_weights())
-    }
-    np.savez(folder / WEIGHTS_FILE, **weights)
+    save_weights(model, folder / WEIGHTS_FILE)
     log = folder / "log"
     with log.open("wb") as out:
         done = subprocess.run(

@@ -24,8 +24,9 @@ from evenfleet_collector.optimize.legacy import (
     MADE_WEIGHTS_FILE,
     MISSING,
     REFUSED,
-    SEPARATOR,
     WEIGHTS_FILE,
+    load_weights,
+    save_weights,
 )
 from evenfleet_shared.errors import ModelRefusedError
 
@@ -50,11 +51,9 @@ def main(folder: Path) -> int:
     tf.config.experimental.enable_op_determinism()
     try:
         model = rebuild(tf_keras, job["kind"], job["model"])
-        with np.load(folder / WEIGHTS_FILE, allow_pickle=False) as weights:
-            for layer in model.layers:
-                layer.set_weights([weights[f"{layer.name}{SEPARATOR}{n}"] for n in range(len(layer.get_weights()))])
+        load_weights(model, folder / WEIGHTS_FILE)
         if job["do"] == "cluster":
-            _save_weights(_clustered(tf_keras, tfmot, model, job), folder / MADE_WEIGHTS_FILE)
+            save_weights(_clustered(tf_keras, tfmot, model, job), folder / MADE_WEIGHTS_FILE)
         else:
             (folder / MADE_TFLITE_FILE).write_bytes(_quantization_aware(tf, tf_keras, tfmot, model, job))
     except ModelRefusedError as error:
@@ -186,13 +185,6 @@ def _train(tf_keras: Any, model: Any, job: Mapping[str, Any]) -> None:
         steps_per_execution=8,
     )
     model.fit(np.asarray(x), y, batch_size=job["batch"], epochs=job["epochs"], verbose=0)
-
-
-def _save_weights(model: Any, path: Path) -> None:
-    np.savez(
-        path,
-        **{f"{layer.name}{SEPARATOR}{n}": one for layer in model.layers for n, one in enumerate(layer.get_weights())},
-    )
 
 
 if __name__ == "__main__":

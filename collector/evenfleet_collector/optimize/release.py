@@ -312,10 +312,9 @@ class _Build:
 
     def _gain(self, built: _Built, material: Material, golden: strata.Indices) -> Gain | None:
         """Train the variant's matched control, and both with other seeds, and return what the technique brought."""
-        chain = variants.control(built.recipe.chain)
-        if chain is None or not self._seeds:
+        place, chain = variants.last_idea(built.recipe.chain), variants.control(built.recipe.chain)
+        if place is None or chain is None or not self._seeds:
             return None
-        place = next(n for n, step in enumerate(built.recipe.chain) if step not in chain[: n + 1])
         control = Recipe(f"control of {built.recipe.name}", chain)
         pairs = []
         for seed in range(self._seed, self._seed + self._seeds):

@@ -1,4 +1,4 @@
-"""Train on labelled data for a bounded number of steps; what pruning and distilling share."""
+"""Train on labelled data for a bounded number of steps: what techniques that train share, and their control."""
 
 from __future__ import annotations
 

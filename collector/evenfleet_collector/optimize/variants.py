@@ -79,9 +79,7 @@ def technique(name: str) -> Technique:
         if known.name == name:
             return known
     names = [known.name for known in TECHNIQUES]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
-    raise ConfigError(f"no technique is called {name!r}; {hint}")
+    raise ConfigError(f"no technique is called {name!r}; {_hint(name, names)}")
 
 
 def recipe(name: str, *words: str) -> Recipe:
@@ -115,9 +113,7 @@ def select(known: Sequence[Recipe], only: Sequence[str]) -> tuple[Recipe, ...]:
     names = [one.name for one in known]
     for name in only:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
-            raise ConfigError(f"no variant is called {name!r}; {hint}")
+            raise ConfigError(f"no variant is called {name!r}; {_hint(name, names)}")
     if not only:
         return tuple(known)
     return tuple(one for one in known if one.name in {*only, known[0].name})
@@ -190,8 +186,20 @@ def control(chain: Sequence[Technique]) -> tuple[Technique, ...] | None:
     >>> control(recipe("x", "int8").chain) is None
     True
     """
-    for place in range(len(chain) - 1, -1, -1):
-        without = chain[place].control()
-        if without is not None:
-            return (*chain[:place], *without, *chain[place + 1 :])
-    return None
+    place = last_idea(chain)
+    without = None if place is None else chain[place].control()
+    return None if place is None or without is None else (*chain[:place], *without, *chain[place + 1 :])
+
+
+def last_idea(chain: Sequence[Technique]) -> int | None:
+    """Return where the last technique that is trained stands; None where none is.
+
+    >>> last_idea(recipe("x", "prune", "cluster", "int8").chain), last_idea(recipe("x", "int8").chain)
+    (1, None)
+    """
+    return max((place for place, step in enumerate(chain) if step.control() is not None), default=None)
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"

@@ -132,7 +132,7 @@ class SqliteWriter:
     @contextmanager
     def transaction(self) -> Iterator[SqliteWriter]:
         """Begin, and commit at the end unless an error leaves the block."""
-        try:
+        with self._reported():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self
@@ -141,14 +141,10 @@ class SqliteWriter:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-        except _OF_THE_DATA:
-            raise
-        except sqlite3.Error as error:
-            raise StoreError(f"the store refused to write: {error}; nothing of this batch was kept") from error
 
     @contextmanager
     def part(self) -> Iterator[None]:
-        try:
+        with self._reported():
             self._connection.execute("SAVEPOINT part")
             try:
                 yield
@@ -159,6 +155,11 @@ class SqliteWriter:
                     self._connection.execute("RELEASE part")
                 raise
             self._connection.execute("RELEASE part")
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
         except _OF_THE_DATA:
             raise
         except sqlite3.Error as error:

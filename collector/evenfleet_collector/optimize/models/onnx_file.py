@@ -17,11 +17,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from evenfleet_collector.child import bound
 from evenfleet_collector.optimize.models import onnx_child
 from evenfleet_collector.optimize.models.interface import MAX_MODEL_BYTES, OpenedModel
 from evenfleet_collector.optimize.models.saved_model_files import open_directory
 from evenfleet_collector.optimize.sources import FileSource, ModelSource, one_line
-from evenfleet_shared import kinship
 from evenfleet_shared.errors import ConfigError, ModelRefusedError, RuntimeMissingError
 from evenfleet_shared.manifest import file_digest
 
@@ -68,13 +68,12 @@ def _converted(path: Path, folder: Path, what: str) -> dict[str, str]:
     python = os.environ.get(PYTHON_VARIABLE) or sys.executable
     if not Path(python).is_file():
         raise ConfigError(f"{PYTHON_VARIABLE} is {python}, expected the path of a Python that has onnx2tf")
-    launcher = [sys.executable, "-I", "-S", kinship.__file__, str(os.getpid())]
     log = folder / "log.txt"
     code: int | None = None
     try:
         with log.open("wb") as file:
             code = subprocess.run(
-                [*launcher, python, onnx_child.__file__, str(path), str(folder)],
+                bound([python, onnx_child.__file__, str(path), str(folder)]),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -6,19 +6,18 @@ makes it crash is refused, and does not end the build.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final
 
+from evenfleet_collector.child import bound
 from evenfleet_collector.optimize import evaluate, graph
 from evenfleet_collector.optimize.models import interface
 from evenfleet_collector.optimize.models.interface import MAX_MODEL_BYTES, OpenedModel
 from evenfleet_collector.optimize.sources import FileSource, ModelSource, one_line
 from evenfleet_collector.optimize.technique import Form, Material
-from evenfleet_shared import kinship
 from evenfleet_shared.errors import ModelRefusedError
 from evenfleet_shared.manifest import file_digest
 
@@ -180,10 +179,9 @@ def _try_out(path: Path, what: str) -> None:
     Raises:
         ModelRefusedError: It cannot be run, or took the process down with it.
     """
-    launcher = [sys.executable, "-I", "-S", kinship.__file__, str(os.getpid())]
     try:
         done = subprocess.run(
-            [*launcher, sys.executable, "-c", _TRIAL, str(path)],
+            bound([sys.executable, "-c", _TRIAL, str(path)]),
             capture_output=True,
             text=True,
             errors="replace",
