@@ -2,7 +2,7 @@
 
     sources.py      what MODEL and DATA name               data.py         labelled data, checked
     models/         one form of MODEL per file             datasets/       one form of DATA per file
-    strata.py       splits and samples that keep class shares
+    strata.py       splits and samples that keep class shares            worth.py     what a variant is worth: a row of values
     technique.py    what a technique is                    variants.py     the two visible tuples
     recipe.py       a recipe's file                        gain.py         what a technique itself brought
     float_lite.py quantize.py weight_only.py prune.py distil.py legacy.py saved_model.py    a family of techniques each

@@ -1,0 +1,128 @@
+"""What each variant is worth, as one row of values: what the report, the page, the table and the target's choice read.
+
+Pure. Leaves building and running the variants to `release`, timing them to `timing`, and telling it to people to `page`
+and `commands.optimize`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evenfleet_collector.optimize.gain import Gain
+from evenfleet_shared.manifest import Format
+from evenfleet_shared.messages import Agreement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassShare:
+    """One class of the test set, and how many of its samples were told right.
+
+    Attributes:
+        label: The class's number.
+        name: Its name, where the data has names.
+        n: Test samples of it.
+        recall_ratio: The share of them that the variant gets right.
+        reference_recall_ratio: The share that the reference variant gets right.
+    """
+
+    label: int
+    name: str | None
+    n: int
+    recall_ratio: float
+    reference_recall_ratio: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Steady latency and memory of one variant on the machine that built it, in a process of its own.
+
+    Attributes:
+        runtime: What ran it, such as ``litert``; with `runtime_version` and `threads`.
+        n: Timed inferences of all rounds together.
+        rounds: Processes that measured it in turn with the other variants.
+        p50_ms, p95_ms: The median over the rounds.
+        p50_low_ms, p50_high_ms: The smallest and the largest p50 of a round.
+        p95_low_ms, p95_high_ms: The same of the p95.
+        init_ms: Load and allocate, the median over the rounds.
+        peak_rss_bytes: Peak of the process's resident memory, the largest of the rounds.
+        baseline_rss_bytes: The same process before the model was loaded: mostly the runtime's own.
+    """
+
+    runtime: str
+    runtime_version: str
+    threads: int
+    n: int
+    rounds: int
+    p50_ms: float
+    p50_low_ms: float
+    p50_high_ms: float
+    p95_ms: float
+    p95_low_ms: float
+    p95_high_ms: float
+    init_ms: float
+    peak_rss_bytes: int
+    baseline_rss_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """The p50 that a variant's size and its operations let expect, from throughputs fitted on the others alone.
+
+    Attributes:
+        by_size_ms: Size over the others' bytes per second; None where fewer than two others were timed.
+        by_macs_ms: Operations over the others' operations per second; None also where operations are not known.
+    """
+
+    by_size_ms: float | None
+    by_macs_ms: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantReport:
+    """One variant's row: accuracy on the whole test set, agreement on the golden set, size, and time on this machine.
+
+    Attributes:
+        name, format, techniques: As in the manifest.
+        accuracy_ratio: (TP + TN)/(TP + TN + FP + FN) over the test set, which for whole predictions is the share that is
+            right; `accuracy_interval` is Wilson's, 95 %.
+        class_accuracy_ratios: The same formula for each class against all others.
+        worst_class: The class with the smallest recall; of equals the first.
+        delta_ratio: Accuracy minus the reference variant's; `delta_interval` is paired, 95 %.
+        size_bytes, size_ratio: Of the artifact, and over the reference's.
+        compressed_bytes, compressed_ratio: The same after gzip, level 9.
+        parameters, macs, operators, min_runtime_version: As in the manifest.
+        agreement: With the reference variant's outputs on the golden set.
+        timing: None where it was not asked for, or `no_timing` says why there is none.
+        forecast: Beside the timing; None without one.
+        dominated_by: Variants of the same format that are at least as good in accuracy, size, time and memory, and better
+            in one.
+        gain: What its last trained technique itself brought; None where none is trained, or `no_gain` says why it is not
+            known.
+        remarks: What a person should be told in a sentence each.
+    """
+
+    name: str
+    format: Format
+    techniques: tuple[str, ...]
+    accuracy_ratio: float
+    accuracy_interval: tuple[float, float]
+    class_accuracy_ratios: tuple[float, ...]
+    worst_class: ClassShare
+    delta_ratio: float
+    delta_interval: tuple[float, float]
+    size_bytes: int
+    size_ratio: float
+    compressed_bytes: int
+    compressed_ratio: float
+    parameters: int | None
+    macs: int | None
+    operators: tuple[str, ...]
+    min_runtime_version: str | None
+    agreement: Agreement
+    timing: Timing | None = None
+    no_timing: str | None = None
+    forecast: Forecast | None = None
+    dominated_by: tuple[str, ...] = ()
+    gain: Gain | None = None
+    no_gain: str | None = None
+    remarks: tuple[str, ...] = ()
