@@ -55,7 +55,7 @@ class Cluster(Technique):
             "preserve_sparsity": form.pruned,
         }
         made = _run(self.name, job, form.keras, material)
-        model = training.clone(form.keras)
+        model = training.clone(form.keras, material.seed)
         load_weights(model, made / MADE_WEIGHTS_FILE)
         return Form(stage="keras", keras=model, pruned=form.pruned, clustered=True)
 

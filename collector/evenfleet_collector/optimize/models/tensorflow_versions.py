@@ -1,4 +1,4 @@
-"""Import what building needs, and say in which versions."""
+"""Import what building needs, have it compute repeatably, and say in which versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evenfleet_shared.errors import ConfigError, RuntimeMissingError
 
 
 def import_tensorflow() -> dict[str, str]:
-    """Import what building needs, and return the versions.
+    """Import what building needs, turn on op determinism for this process, and return the versions.
 
     Raises:
         RuntimeMissingError: Something is not installed.
@@ -29,6 +29,8 @@ def import_tensorflow() -> dict[str, str]:
         ) from None
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(f"Keras is set to the backend {keras.backend.backend()}; set KERAS_BACKEND=tensorflow")
+    # Else kernels may sum in whichever order their threads finish, and the same seed trains another model.
+    tf.config.experimental.enable_op_determinism()
     absl.logging.set_verbosity(absl.logging.ERROR)
     tf.get_logger().setLevel("ERROR")
     return {
