@@ -103,16 +103,17 @@ def optimize(
     the two, with its 95 % interval, is what the technique brought; the control is not released.
 
     A variant that cannot be built is named in the manifest with the reason; the others are built. Of a .tflite that is
-    every one but itself. A SavedModel and a module:function are programs and are run: give only what you trust. A
-    .keras file is read without running code.
+    every one that needs more than the file. A SavedModel and a module:function are programs and are run: give only what
+    you trust. A .keras file is read without running code.
     """
     from evenfleet_collector.optimize import DEFAULT, Plan, build_release, read_recipe
     from evenfleet_collector.optimize.datasets import DataOptions, declared
 
-    options = DataOptions(
-        label_column=label_column, preprocessing=declared.parse(preprocessing, typed="--preprocessing")
-    )
     plan, recipes = read_recipe(recipe_file) if recipe_file else (Plan(), DEFAULT)
+    data_options = DataOptions(
+        label_column=label_column or plan.label_column,
+        preprocessing=declared.parse(preprocessing, "--preprocessing", plan.preprocessing),
+    )
     with _progress() as report:
         built = build_release(
             model,
@@ -123,7 +124,7 @@ def optimize(
             golden_n=plan.golden_samples if golden is None else golden,
             only=only,
             seeds=seeds,
-            data_options=options,
+            data_options=data_options,
             report=report,
         )
     if as_json:

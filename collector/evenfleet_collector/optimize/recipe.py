@@ -3,6 +3,9 @@
     seed = 0
     golden_samples = 300
 
+    [preprocessing]             # of images; what is not said follows from the model's input
+    resize = "pillow-bilinear"
+
     [techniques.prune]          # what `prune` means in this recipe
     sparsity_ratio = 0.8
 
@@ -31,6 +34,7 @@ import msgspec
 from msgspec import Meta
 
 from evenfleet_collector.optimize import variants
+from evenfleet_collector.optimize.datasets.declared import ImageSettings
 from evenfleet_collector.optimize.technique import Technique
 from evenfleet_collector.optimize.variants import Recipe
 from evenfleet_shared import settings
@@ -57,6 +61,8 @@ class Plan:
 
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     golden_samples: Annotated[int, Meta(ge=1, le=100_000)] = 300
+    label_column: str | None = None
+    preprocessing: ImageSettings = dataclasses.field(default_factory=ImageSettings)
     techniques: _Settings = dataclasses.field(default_factory=dict)
     variants: Annotated[tuple[WrittenVariant, ...], Meta(max_length=MAX_VARIANTS)] = ()
 

@@ -272,11 +272,7 @@ class _Build:
                 "evenfleet": __version__,
                 "python": platform.python_version(),
                 "machine": platform.machine(),
-                **(
-                    {"class_names": json.dumps(labelled.class_names, ensure_ascii=False)}
-                    if labelled.class_names
-                    else {}
-                ),
+                **_class_names(labelled),
                 **versions,
                 **opened.lineage,
                 **recipe.lineage([each.recipe for each in built]),
@@ -476,6 +472,11 @@ def _preprocessing(labelled: LabelledData) -> dict[str, str]:
         "mean": f"{x.mean(dtype=np.float64):.6g}",
         "note": "inputs are as the float32 model takes them; nothing is scaled after",
     }
+
+
+def _class_names(labelled: LabelledData) -> dict[str, str]:
+    """Return the names of the classes as JSON text, where the data has them: lineage is text throughout."""
+    return {"class_names": json.dumps(labelled.class_names, ensure_ascii=False)} if labelled.class_names else {}
 
 
 def _name(text: str) -> str:

@@ -48,7 +48,6 @@ _BETWEEN: Final[dict[tuple[Stage, Stage], tuple[Technique, ...]]] = {
     ("keras", "saved_model"): (),
 }
 
-
 # What a model is that is no Keras model, for a person.
 _STARTS: Final = {"saved_model": "a SavedModel or an .onnx", "tflite": "a .tflite file, which is converted already"}
 
@@ -124,17 +123,18 @@ def starting_from_file(recipes: Sequence[Recipe], own_name: str) -> tuple[Recipe
 
     Args:
         recipes: What was asked for.
-        own_name: What the file is called as a variant; a float32 one saves the others that step.
+        own_name: What the file is called as a variant; one that is float32 saves the others that step.
 
-    >>> [one.name for one in starting_from_file((recipe("float32", "float32"), recipe("int8", "int8")), "int8")]
-    ['int8', 'float32']
+    >>> chosen = (recipe("float32", "float32"), recipe("small", "float32", "int4"))
+    >>> [(one.name, one.words) for one in starting_from_file(chosen, "float32")]
+    [('float32', ()), ('small', ('int4',))]
     """
     others = [
-        Recipe(each.name, each.chain[1:])
-        if own_name == "float32" and each.words[:1] == ("float32",) and each.chain[1:]
-        else each
-        for each in recipes
-        if each.name != own_name
+        Recipe(one.name, one.chain[1:])
+        if own_name == _FLOAT32.name and len(one.chain) > 1 and one.chain[0] == _FLOAT32
+        else one
+        for one in recipes
+        if one.name != own_name
     ]
     return (Recipe(own_name, ()), *others)
 
