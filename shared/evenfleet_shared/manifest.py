@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from evenfleet_shared.errors import ArtifactError, ReleaseError
-from evenfleet_shared.messages import Agreement, Count, Digest, Name, Seq, Text
+from evenfleet_shared.messages import Agreement, Count, Digest, Milliseconds, Name, Ratio, Seq, Text
 
 MANIFEST_NAME: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
@@ -110,6 +110,35 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """What a variant did on one class of devices before it was released: what another device of that class can expect.
+
+    Accuracy is that on the builder's whole test set of `test_n` samples, with Wilson's 95 % interval. `n` inferences were
+    timed in `rounds` processes; each quantile is the median over these, `low` and `high` its smallest and largest.
+    """
+
+    variant: Name
+    device_class: Name
+    machine: Text
+    runtime: Name
+    runtime_version: Text
+    threads: Seq
+    test_n: Seq
+    accuracy_ratio: Ratio
+    accuracy_low_ratio: Ratio
+    accuracy_high_ratio: Ratio
+    n: Seq
+    rounds: Seq
+    p50_ms: Milliseconds
+    p50_low_ms: Milliseconds
+    p50_high_ms: Milliseconds
+    p95_ms: Milliseconds
+    p95_low_ms: Milliseconds
+    p95_high_ms: Milliseconds
+    peak_rss_bytes: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MissingVariant:
     """A variant that was asked for and could not be built."""
 
@@ -130,6 +159,7 @@ class Manifest:
     preprocessing: dict[str, str]
     lineage: dict[str, str]
     missing: tuple[MissingVariant, ...] = ()
+    envelope: Annotated[tuple[Envelope, ...], Meta(max_length=1024)] = ()
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]
@@ -139,6 +169,9 @@ class Manifest:
             raise ValueError(f"reference_variant {self.reference_variant!r} is not among the variants")
         for variant in self.variants:
             _check_against_golden(variant, self.golden)
+        for expected in self.envelope:
+            if expected.variant not in names:
+                raise ValueError(f"envelope is of variant {expected.variant!r}, which is not among the variants")
         known: dict[str, FileRef] = {}
         for reference in self.files:
             # Each file would pass as itself, but only one of them can lie under the name.

@@ -30,8 +30,9 @@ from evenfleet_collector.optimize.data import LabelledData
 from evenfleet_collector.optimize.gain import Gain
 from evenfleet_collector.optimize.recipe import Plan
 from evenfleet_collector.optimize.recipe import read as read_recipe
-from evenfleet_collector.optimize.release import BuildReport, Progress, VariantReport, build_release
+from evenfleet_collector.optimize.release import BuildReport, Progress, build_release
 from evenfleet_collector.optimize.variants import DEFAULT
+from evenfleet_collector.optimize.worth import VariantReport
 
 __all__ = [
     "DEFAULT",

@@ -139,6 +139,4 @@ def _of_the_file(file: Path, place: str, find: Any) -> Any:
 
 def lineage(built: Iterable[Recipe]) -> Mapping[str, str]:
     """Return what the manifest keeps of a recipe: each variant's steps with their settings, as text."""
-    return {
-        f"recipe.{one.name}": " > ".join(f"{step.name}({step.settings})" for step in one.chain)[:500] for one in built
-    }
+    return {f"recipe.{one.name}": " > ".join(step.described for step in one.chain)[:500] for one in built}

@@ -106,6 +106,11 @@ class Technique(ABC):
         """Return its settings as short text; two that differ in it are two steps, and their releases differ."""
         return " ".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
 
+    @property
+    def described(self) -> str:
+        """Return its name with its settings, as the manifest has it."""
+        return f"{self.name}({self.settings})"
+
     @abstractmethod
     def apply(self, form: Form, material: Material) -> Form:
         """Return the next form; whatever is raised ends this variant alone.
