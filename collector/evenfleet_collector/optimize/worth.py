@@ -45,7 +45,7 @@ class Timing:
         p95_low_ms, p95_high_ms: The same of the p95.
         init_ms: Load and allocate, the median over the rounds.
         peak_rss_bytes: Peak of the process's resident memory, the largest of the rounds.
-        baseline_rss_bytes: The same process before the model was loaded: mostly the runtime's own.
+        after_load_bytes: Resident memory once the model is loaded, mostly the runtime's own; None where the kernel does not tell.
     """
 
     runtime: str
@@ -61,7 +61,7 @@ class Timing:
     p95_high_ms: float
     init_ms: float
     peak_rss_bytes: int
-    baseline_rss_bytes: int | None = None
+    after_load_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
