@@ -6,10 +6,11 @@ and `commands.optimize`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evenfleet_collector.optimize.gain import Gain
-from evenfleet_shared.manifest import Format
+from evenfleet_shared.manifest import Format, MissingVariant
 from evenfleet_shared.messages import Agreement
 
 
@@ -78,6 +79,23 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastErrors:
+    """How good the forecasts are where the truth is known: each variant foretold from the others, in the median.
+
+    Attributes:
+        by_size_factor: Forecasts by size are off by this factor, one way or the other, in the median; 1 is exact. None
+            where there is no forecast.
+        by_size_n: Forecasts that this is the median of.
+        by_macs_factor, by_macs_n: The same by operations.
+    """
+
+    by_size_factor: float | None
+    by_size_n: int
+    by_macs_factor: float | None
+    by_macs_n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VariantReport:
     """One variant's row: accuracy on the whole test set, agreement on the golden set, size, and time on this machine.
 
@@ -126,3 +144,36 @@ class VariantReport:
     gain: Gain | None = None
     no_gain: str | None = None
     remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportDocument:
+    """All that a report tells, in the order of the release's variants.
+
+    Attributes:
+        model, reference_variant, lineage, preprocessing: As in the manifest.
+        release: The digest that is the release's name.
+        test_n, golden_n: Samples of the whole test set and of the golden set.
+        machine: What built and timed the variants, as word and value, such as ``cpu`` or ``memory``.
+        rows: The variants that were built.
+        missing: Those that were not, with the reason.
+        forecast_errors: None where nothing was timed.
+        target: What was asked of a variant and what became of it, a sentence each; empty where nothing was asked.
+        chosen: The variant that holds the target, or comes closest; None where nothing was asked.
+        elapsed_s: How long the build took.
+    """
+
+    model: str
+    release: str
+    reference_variant: str
+    test_n: int
+    golden_n: int
+    machine: Mapping[str, str]
+    rows: tuple[VariantReport, ...]
+    missing: tuple[MissingVariant, ...]
+    lineage: Mapping[str, str]
+    preprocessing: Mapping[str, str]
+    forecast_errors: ForecastErrors | None = None
+    target: tuple[str, ...] = ()
+    chosen: str | None = None
+    elapsed_s: float
