@@ -5,6 +5,9 @@
     strata.py       splits and samples that keep class shares            worth.py     what a variant is worth: a row of values
     technique.py    what a technique is                    variants.py     the two visible tuples
     recipe.py       a recipe's file                        gain.py         what a technique itself brought
+    forecast.py     times foretold from the others         front.py        who is dominated, and who is on a front
+    remarks.py      what a row should say aloud            target.py       what is asked of a variant, and who holds it
+    ladder.py       what else to build for a target        page.py         the report as one HTML file
     float_lite.py quantize.py weight_only.py prune.py distil.py legacy.py saved_model.py    a family of techniques each
     legacy_worker.py    the process that clusters and trains quantization-aware, in Keras 2
     training.py     the training that techniques share

@@ -21,7 +21,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from evenfleet_collector.optimize import datasets, evaluate, gain, models, recipe, strata, timing, variants, worth
+from evenfleet_collector.optimize import (
+    appraise,
+    datasets,
+    evaluate,
+    gain,
+    ladder,
+    models,
+    recipe,
+    strata,
+    timing,
+    variants,
+)
+from evenfleet_collector.optimize import target as targets
 from evenfleet_collector.optimize.builder import Builder, salt
 from evenfleet_collector.optimize.built import Built
 from evenfleet_collector.optimize.cache import Cache
@@ -31,6 +43,7 @@ from evenfleet_collector.optimize.gain import Gain
 from evenfleet_collector.optimize.quiet import NoiseLog
 from evenfleet_collector.optimize.sources import ModelSource, Source
 from evenfleet_collector.optimize.subject import ModelFacts, Subject
+from evenfleet_collector.optimize.target import Choice, Constraint
 from evenfleet_collector.optimize.technique import Material
 from evenfleet_collector.optimize.variants import Recipe
 from evenfleet_collector.optimize.worth import Timing, VariantReport
@@ -68,6 +81,7 @@ class BuildReport:
     class_names: tuple[str, ...]
     variants: tuple[VariantReport, ...]
     missing: tuple[MissingVariant, ...]
+    choice: Choice | None
     elapsed_s: float
 
 
@@ -82,6 +96,7 @@ class _Order:
     data_options: DataOptions
     timed: bool
     device_class: str
+    target: tuple[Constraint, ...]
 
 
 def build_release(
@@ -98,6 +113,7 @@ def build_release(
     cache_folder: Path | None = None,
     timed: bool = False,
     device_class: str = DEFAULT_CLASS,
+    target: Sequence[Constraint] = (),
     report: Callable[[Progress], None] = lambda _: None,
 ) -> BuildReport:
     """Build a release from a model and labelled data.
@@ -119,6 +135,7 @@ def build_release(
         cache_folder: Where results are kept and found again; None keeps nothing.
         timed: Measure latency and memory here, for the report and the envelope.
         device_class: What the envelope calls this machine.
+        target: What a variant is to hold. Where none does, others that could are built too, until one does.
         report: Told before every step.
 
     Raises:
@@ -131,6 +148,9 @@ def build_release(
     chosen = variants.select(recipes, only)
     parsed_model = models.parse(model_source)
     parsed_data = data_source if isinstance(data_source, LabelledData) else datasets.parse(data_source)
+    untimed = [limit for limit in target if limit.what.needs_timing and not timed]
+    if untimed:
+        raise ConfigError(f"--target {untimed[0]}: variants have to be timed for that; leave --no-timing out")
     if golden_n < 1:
         raise ConfigError(f"the golden set needs at least 1 sample, found {golden_n}")
     out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that is to be refused
@@ -143,6 +163,7 @@ def build_release(
         data_options=data_options,
         timed=timed,
         device_class=device_class,
+        target=tuple(target),
     )
     staging = _make_staging(out)
     try:
@@ -160,6 +181,7 @@ def build_release(
         class_names=labelled.class_names,
         variants=rows,
         missing=built.missing,
+        choice=targets.choose(rows, target) if target else None,
         elapsed_s=time.monotonic() - started_s,
     )
 
@@ -196,6 +218,10 @@ class _Build:
         self._release = staging / "release"
         self._work = staging / "work"
         self._noise = NoiseLog(staging / "noise.log")
+        self._built: list[Built] = []
+        self._entries: dict[str, Variant] = {}
+        self._timings: dict[str, timing.Outcome] = {}
+        self._missing: list[MissingVariant] = []
         for folder in (self._work, self._release / "artifacts", self._release / "golden"):
             folder.mkdir(parents=True)
 
@@ -204,7 +230,7 @@ class _Build:
     ) -> tuple[bytes, tuple[VariantReport, ...], LabelledData]:
         """Build everything into the staging folder; return the manifest's bytes, the rows, and the data."""
         order = self._order
-        self._steps.expect(2)
+        self._steps.expect(3)
         self._salt = salt()
         self._steps.begin("opening the model")
         subject = Subject(
@@ -242,26 +268,20 @@ class _Build:
         if facts.own_name is not None:
             recipes = variants.starting_from_file(recipes, facts.own_name)
 
-        built: list[Built] = []
-        missing: list[MissingVariant] = []
-        self._build(recipes, built, missing)
-        if not built:
-            raise ModelRefusedError(f"no variant could be built; {missing[0].name}: {missing[0].reason}")
-        reference = _reference(built)
-        golden = self._write_golden(reference)
-        entries = tuple(self._entry(each, reference) for each in built)
-        timings = self._timings(entries) if order.timed else {}
-        rows = worth.judged(
-            [
-                self._row(each, entry, reference, timings.get(entry.name))
-                for each, entry in zip(built, entries, strict=True)
-            ]
-        )
+        self._add(recipes)
+        if not self._built:
+            raise ModelRefusedError(f"no variant could be built; {self._missing[0].name}: {self._missing[0].reason}")
+        while more := self._wanted_for_target(facts):
+            self._add(more[:1])
+        reference = self._reference()
+        rows = [self._with_gain(row, built) for row, built in zip(self._rows(), self._built, strict=True)]
+        self._steps.begin("writing the manifest")
+        rows = list(appraise.beside_each_other(rows, reference.recipe.name))
         written = Manifest(
             model=_name(model_source.short_name),
             reference_variant=reference.recipe.name,
-            variants=entries,
-            golden=golden,
+            variants=tuple(self._entries.values()),
+            golden=self._write_golden(reference),
             preprocessing=_preprocessing(labelled),
             lineage={
                 "model": model_source.name,
@@ -275,31 +295,58 @@ class _Build:
                 **_class_names(labelled),
                 **models.versions(),
                 **facts.lineage,
-                **recipe.lineage([each.recipe for each in built]),
+                **recipe.lineage([each.recipe for each in self._built]),
+                **({"target": ", ".join(map(str, order.target))} if order.target else {}),
             },
-            missing=tuple(missing),
+            missing=tuple(self._missing),
             envelope=tuple(self._envelope(row) for row in rows if row.timing is not None),
         )
         payload = manifest.encode(written)
         (self._release / manifest.MANIFEST_NAME).write_bytes(payload)
-        return payload, rows, labelled
+        return payload, tuple(rows), labelled
 
     def _read(self, source: Source, facts: ModelFacts) -> LabelledData:
         wanted = Wanted(seed=self._order.seed, sample_shape=facts.sample_shape, options=self._order.data_options)
         with self._noise.taking():
             return datasets.read(source, wanted)
 
-    def _build(self, recipes: Iterable[Recipe], built: list[Built], missing: list[MissingVariant]) -> None:
-        """Build what can be built, and what their gain is told by; the others are missing with the reason."""
+    def _add(self, recipes: Iterable[Recipe]) -> None:
+        """Build what can be built, copy it into the release, and time it; the others are missing with the reason."""
         recipes = list(recipes)
         trained = sum(variants.control(one.chain) is not None for one in recipes)
         self._steps.expect(len(recipes) + trained * max(0, 2 * self._order.seeds - 1))
+        built = []
         for one in recipes:
             self._steps.begin(one.name)
             try:
                 built.append(self._builder.build(one, self._order.seed))
             except EvenfleetError as error:
-                missing.append(MissingVariant(name=one.name, reason=str(error)[:_MAX_REASON]))
+                self._missing.append(MissingVariant(name=one.name, reason=str(error)[:_MAX_REASON]))
+        self._built += built
+        entries = {each.recipe.name: self._entry(each, self._reference()) for each in built}
+        self._entries |= entries
+        if self._order.timed and entries:
+            self._timings |= self._timed(entries.values())
+
+    def _reference(self) -> Built:
+        """Return what the others are compared with: float32, or what comes closest of those that were built first."""
+        for name in _REFERENCES:
+            for each in self._built:
+                if each.recipe.name == name:
+                    return each
+        return self._built[0]
+
+    def _rows(self) -> list[VariantReport]:
+        reference = self._reference()
+        return [self._row(each, self._entries[each.recipe.name], reference) for each in self._built]
+
+    def _wanted_for_target(self, facts: ModelFacts) -> tuple[Recipe, ...]:
+        """Return what is worth building because nothing holds the target yet, and was not tried."""
+        if not self._order.target:
+            return ()
+        tried = {one.name for one in self._missing}
+        candidates = ladder.next_candidates(self._order.target, self._rows(), facts.stage)
+        return tuple(one for one in candidates if one.name not in tried)
 
     def _gain(self, built: Built) -> Gain | None:
         """Train the variant's matched control, and both with other seeds, and return what the technique brought."""
@@ -319,17 +366,19 @@ class _Build:
             pairs.append((variant.correct(labels), self._builder.build(control, seed).correct(labels)))
         return gain.of(chain[place].name, control.words, pairs)
 
-    def _row(self, built: Built, entry: Variant, reference: Built, timed: timing.Outcome | None) -> VariantReport:
-        row = worth.row(built, entry, reference, self._data, classes=self._classes)
-        if isinstance(timed, Timing):
-            row = replace(row, timing=timed)
-        elif timed is not None:
-            row = replace(row, no_timing=str(timed)[:_MAX_REASON])
+    def _with_gain(self, row: VariantReport, built: Built) -> VariantReport:
         try:
             return replace(row, gain=self._gain(built))
         except EvenfleetError as error:
             # The variant is built: what cannot be said is what its technique is worth.
             return replace(row, no_gain=f"its control was not built: {error}"[:_MAX_REASON])
+
+    def _row(self, built: Built, entry: Variant, reference: Built) -> VariantReport:
+        row = appraise.row(built, entry, reference, self._data, classes=self._classes)
+        timed = self._timings.get(entry.name)
+        if isinstance(timed, Timing):
+            return replace(row, timing=timed)
+        return row if timed is None else replace(row, no_timing=str(timed)[:_MAX_REASON])
 
     def _entry(self, built: Built, reference: Built) -> Variant:
         """Copy the artifact into the release, and describe it."""
@@ -364,7 +413,7 @@ class _Build:
         inputs, labels, outputs = (manifest.file_ref(self._release, f"golden/{name}.npy") for name in arrays)
         return Golden(n=len(golden), classes=self._classes, inputs=inputs, labels=labels, outputs=outputs)
 
-    def _timings(self, entries: Sequence[Variant]) -> dict[str, timing.Outcome]:
+    def _timed(self, entries: Iterable[Variant]) -> dict[str, timing.Outcome]:
         candidates = [
             timing.Candidate(
                 name=entry.name,
@@ -375,7 +424,8 @@ class _Build:
             for entry in entries
         ]
         samples = self._work / "golden.npz"
-        np.savez(samples, x=self._data.x_test[self._golden], y=self._data.y_test[self._golden])
+        if not samples.exists():
+            np.savez(samples, x=self._data.x_test[self._golden], y=self._data.y_test[self._golden])
         self._steps.expect(timing.rounds(candidates))
         return timing.take(candidates, salt=self._salt, kept=self._kept, data=samples, begin=self._steps.begin)
 
@@ -403,15 +453,6 @@ class _Build:
             p95_high_ms=taken.p95_high_ms,
             peak_rss_bytes=taken.peak_rss_bytes,
         )
-
-
-def _reference(built: Sequence[Built]) -> Built:
-    """Return the variant that the others are compared with: float32, or what comes closest of those that were built."""
-    for name in _REFERENCES:
-        for each in built:
-            if each.recipe.name == name:
-                return each
-    return built[0]
 
 
 def _preprocessing(labelled: LabelledData) -> dict[str, str]:

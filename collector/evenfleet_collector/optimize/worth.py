@@ -6,18 +6,11 @@ and `commands.optimize`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from evenfleet_collector.optimize import gain
-from evenfleet_collector.optimize.built import Built
-from evenfleet_collector.optimize.data import LabelledData, Labels
 from evenfleet_collector.optimize.gain import Gain
-from evenfleet_shared import metrics
-from evenfleet_shared.manifest import Format, Variant
+from evenfleet_shared.manifest import Format, MissingVariant
 from evenfleet_shared.messages import Agreement
 
 
@@ -86,6 +79,23 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastErrors:
+    """How good the forecasts are where the truth is known: each variant foretold from the others, in the median.
+
+    Attributes:
+        by_size_factor: Forecasts by size are off by this factor, one way or the other, in the median; 1 is exact. None
+            where there is no forecast.
+        by_size_n: Forecasts that this is the median of.
+        by_macs_factor, by_macs_n: The same by operations.
+    """
+
+    by_size_factor: float | None
+    by_size_n: int
+    by_macs_factor: float | None
+    by_macs_n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VariantReport:
     """One variant's row: accuracy on the whole test set, agreement on the golden set, size, and time on this machine.
 
@@ -136,70 +146,34 @@ class VariantReport:
     remarks: tuple[str, ...] = ()
 
 
-def row(built: Built, entry: Variant, reference: Built, data: LabelledData, *, classes: int) -> VariantReport:
-    """Return what is known of a variant without timing it, and without its control.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportDocument:
+    """All that a report tells, in the order of the release's variants.
 
-    Args:
-        built: The variant.
-        entry: The same in the manifest.
-        reference: The variant that others are compared with.
-        data: Whose test samples both were run on.
-        classes: How many the model tells apart.
+    Attributes:
+        model, reference_variant, lineage, preprocessing: As in the manifest.
+        release: The digest that is the release's name.
+        test_n, golden_n: Samples of the whole test set and of the golden set.
+        machine: What built and timed the variants, as word and value, such as ``cpu`` or ``memory``.
+        rows: The variants that were built.
+        missing: Those that were not, with the reason.
+        forecast_errors: None where nothing was timed.
+        target: What was asked of a variant and what became of it, a sentence each; empty where nothing was asked.
+        chosen: The variant that holds the target, or comes closest; None where nothing was asked.
+        elapsed_s: How long the build took.
     """
-    labels = data.y_test
-    counts = metrics.class_counts(labels.tolist(), built.predictions.tolist(), classes)
-    correct, reference_correct = built.correct(labels), reference.correct(labels)
-    reference_bytes = reference.artifact.stat().st_size
-    return VariantReport(
-        name=entry.name,
-        format=entry.format,
-        techniques=entry.techniques,
-        accuracy_ratio=counts.accuracy_ratio,
-        accuracy_interval=metrics.wilson_interval(counts.n - counts.errors, counts.n),
-        class_accuracy_ratios=counts.class_accuracy_ratios,
-        worst_class=worst_class(labels, correct, reference_correct, data.class_names),
-        delta_ratio=float(correct.mean() - reference_correct.mean()),
-        delta_interval=gain.over_samples(correct, reference_correct),
-        size_bytes=entry.artifact.size_bytes,
-        size_ratio=entry.artifact.size_bytes / reference_bytes,
-        compressed_bytes=built.facts.compressed_bytes,
-        compressed_ratio=built.facts.compressed_bytes / reference.facts.compressed_bytes,
-        parameters=entry.parameters,
-        macs=entry.macs,
-        operators=entry.operators,
-        min_runtime_version=entry.min_runtime_version,
-        agreement=entry.reference.agreement,
-    )
 
-
-def worst_class(
-    labels: Labels, correct: npt.NDArray[np.bool_], reference_correct: npt.NDArray[np.bool_], names: Sequence[str]
-) -> ClassShare:
-    """Return the class with the smallest recall; of equals the first.
-
-    Args:
-        labels: True classes, shape ``(n,)``.
-        correct: Which samples the variant gets right, shape ``(n,)``.
-        reference_correct: Which the reference gets right, shape ``(n,)``.
-        names: By class; empty where the data has none.
-
-    >>> labels = np.array([0, 0, 1, 1])
-    >>> worst = worst_class(labels, np.array([True, True, True, False]), labels >= 0, ["cat", "dog"])
-    >>> worst.name, worst.recall_ratio, worst.reference_recall_ratio
-    ('dog', 0.5, 1.0)
-    """
-    occurring = np.unique(labels).tolist()
-    worst = min(occurring, key=lambda label: float(correct[labels == label].mean()))
-    of_it = labels == worst
-    return ClassShare(
-        label=worst,
-        name=names[worst] if names else None,
-        n=int(of_it.sum()),
-        recall_ratio=float(correct[of_it].mean()),
-        reference_recall_ratio=float(reference_correct[of_it].mean()),
-    )
-
-
-def judged(rows: Sequence[VariantReport]) -> tuple[VariantReport, ...]:
-    """Return the rows with what can be said of each only beside the others."""
-    return tuple(rows)
+    model: str
+    release: str
+    reference_variant: str
+    test_n: int
+    golden_n: int
+    machine: Mapping[str, str]
+    rows: tuple[VariantReport, ...]
+    missing: tuple[MissingVariant, ...]
+    lineage: Mapping[str, str]
+    preprocessing: Mapping[str, str]
+    forecast_errors: ForecastErrors | None = None
+    target: tuple[str, ...] = ()
+    chosen: str | None = None
+    elapsed_s: float
