@@ -25,6 +25,7 @@ from evenfleet_collector.optimize import (
     appraise,
     datasets,
     evaluate,
+    forecast,
     gain,
     ladder,
     models,
@@ -46,7 +47,7 @@ from evenfleet_collector.optimize.subject import ModelFacts, Subject
 from evenfleet_collector.optimize.target import Choice, Constraint
 from evenfleet_collector.optimize.technique import Material
 from evenfleet_collector.optimize.variants import Recipe
-from evenfleet_collector.optimize.worth import Timing, VariantReport
+from evenfleet_collector.optimize.worth import ForecastErrors, ReportDocument, Timing, VariantReport
 from evenfleet_shared import __version__, manifest, trust
 from evenfleet_shared.errors import ConfigError, EvenfleetError, ModelRefusedError
 from evenfleet_shared.manifest import Envelope, Golden, Manifest, MissingVariant, Variant
@@ -83,6 +84,31 @@ class BuildReport:
     missing: tuple[MissingVariant, ...]
     choice: Choice | None
     elapsed_s: float
+
+    @property
+    def forecast_errors(self) -> ForecastErrors | None:
+        """Return how good the forecasts of the p50 are; None where nothing was timed."""
+        found = {row.name: row.forecast for row in self.variants if row.forecast is not None}
+        return forecast.errors(self.variants, found) if found else None
+
+    def document(self, said_of_target: Sequence[str] = ()) -> ReportDocument:
+        """Return what the report is made from; `said_of_target` is what becomes of the target, in words."""
+        return ReportDocument(
+            model=self.manifest.model,
+            release=self.digest,
+            reference_variant=self.manifest.reference_variant,
+            test_n=self.test_n,
+            golden_n=self.manifest.golden.n,
+            machine=timing.machine_facts(),
+            rows=self.variants,
+            missing=self.missing,
+            lineage=self.manifest.lineage,
+            preprocessing=self.manifest.preprocessing,
+            forecast_errors=self.forecast_errors,
+            target=tuple(said_of_target),
+            chosen=self.choice.row.name if self.choice else None,
+            elapsed_s=self.elapsed_s,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

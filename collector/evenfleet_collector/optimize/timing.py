@@ -8,6 +8,7 @@ a device; and to `worth` what is made of them.
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from statistics import median
 from typing import Final, Union
 
 import msgspec
+import psutil
 
+from evenfleet_collector import figures
 from evenfleet_collector.child import bound
 from evenfleet_collector.optimize import cache
 from evenfleet_collector.optimize.worth import Timing
@@ -72,8 +75,18 @@ class _Answer(msgspec.Struct):
     results: list[_Result]
 
 
+def machine_facts() -> dict[str, str]:
+    """Return what a report says of this machine."""
+    return {
+        "cpu": machine(),
+        "cores in use": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "memory": figures.size(psutil.virtual_memory().total),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
 def machine() -> str:
-    """Return what this machine is called in a release: its processor, and how many of it may be used."""
+    """Return what this machine is called in a release: its processor."""
     name = platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
