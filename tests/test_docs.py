@@ -21,6 +21,7 @@ from evenfleet_collector.optimize.datasets import DATA_FORMATS
 from evenfleet_collector.optimize.datasets.declared import ImageSettings
 from evenfleet_collector.optimize.models import MODEL_FORMATS
 from evenfleet_collector.optimize.models.onnx_file import INSTALL
+from evenfleet_collector.optimize.target import METRICS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")])
@@ -114,6 +115,12 @@ def test_files_named_in_a_page_exist(page):
     text = prose(page.read_text(encoding="utf-8"))
     named = set(re.findall(r"`((?:agent|bench|collector|docs|examples|shared|tests)/[\w./-]+)`", text))
     assert [file for file in sorted(named) if not (ROOT / file).exists()] == []
+
+
+def test_page_on_reports_names_every_metric_of_a_target():
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", page.partition("## Targets")[2]))
+    assert set(METRICS) <= named
 
 
 @pytest.mark.parametrize("page", ["protocol", "lifecycles"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from evenfleet_collector.optimize.worth import ClassShare, Timing, VariantReport
+from evenfleet_collector.optimize import forecast, front, remarks
+from evenfleet_collector.optimize.worth import ClassShare, ReportDocument, Timing, VariantReport
 from evenfleet_shared.messages import Agreement
 
 
@@ -59,3 +61,29 @@ def variant_row(name: str = "int8", **changed: Any) -> VariantReport:
         "agreement": Agreement(noise_class="same-decision", top1_ratio=0.99, max_abs_diff=0.02, rms_diff=0.004),
     }
     return VariantReport(**values | changed)
+
+
+def report(*rows: VariantReport, **changed: Any) -> ReportDocument:
+    """Return a report of these rows, the first of which is the reference, with forecasts, dominance and remarks."""
+    reference = rows[0].name
+    found, above, said = forecast.forecasts(rows), front.dominated_by(rows), remarks.remarks(rows, reference)
+    values: dict[str, Any] = {
+        "model": "digits",
+        "release": "9f2c" * 16,
+        "reference_variant": reference,
+        "test_n": 540,
+        "golden_n": 300,
+        "machine": {"cpu": "x86_64, 2 cores", "memory": "8.00 GB"},
+        "rows": tuple(
+            replace(
+                row, forecast=found.get(row.name), dominated_by=above[row.name], remarks=row.remarks or said[row.name]
+            )
+            for row in rows
+        ),
+        "missing": (),
+        "lineage": {"model": "examples.digits_mlp:model", "seed": "0"},
+        "preprocessing": {"input": "as-given", "fingerprint": "ab" * 32},
+        "forecast_errors": forecast.errors(rows, found),
+        "elapsed_s": 83.4,
+    }
+    return ReportDocument(**values | changed)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from evenfleet_collector.commands import optimized
 from evenfleet_shared.errors import EXIT_OUTSIDE, ConfigError
 
 if TYPE_CHECKING:
@@ -158,6 +157,7 @@ def optimize(
     every one that needs more than the file. A SavedModel and a module:function are programs and are run: give only what
     you trust. A .keras file is read without running code.
     """
+    from evenfleet_collector.commands import optimized
     from evenfleet_collector.optimize import DEFAULT, Plan, build_release, cache, limits, read_recipe
     from evenfleet_collector.optimize import target as targets
     from evenfleet_collector.optimize.datasets import DataOptions, declared

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 from rich.table import Table
 
 from evenfleet_collector import figures
 from evenfleet_collector.commands.asking import show
-
-if TYPE_CHECKING:
-    from evenfleet_collector.optimize import BuildReport, Gain, VariantReport
+from evenfleet_collector.optimize import BuildReport, VariantReport
+from evenfleet_collector.optimize.remarks import worded
 
 
 def as_json(built: BuildReport, said: Sequence[str]) -> str:
@@ -81,8 +79,9 @@ def _cells(row: VariantReport, *, is_reference: bool) -> Iterator[str]:
 
 def _sentences(built: BuildReport) -> Iterator[str]:
     for row in built.variants:
-        if row.gain is not None:
-            yield f"{row.name}: {_brought(row.gain)}"
+        # What a technique did not bring is among the remarks.
+        if row.gain is not None and row.gain.brought == "more":
+            yield f"{row.name}: {row.gain.technique} itself brings accuracy: {worded(row.gain)}"
         for remark in row.remarks:
             yield f"{row.name}: {remark}"
         if row.dominated_by:
@@ -104,16 +103,6 @@ def _footer(built: BuildReport) -> Iterator[str]:
     yield (
         f"release {built.digest[:12]}… with {built.manifest.golden.n} golden samples in {built.directory} "
         f"({built.elapsed_s:.0f} s)"
-    )
-
-
-def _brought(gain: Gain) -> str:
-    over = "the same test samples" if gain.seeds == 1 else f"{gain.seeds} seeds"
-    words = {"more": "brings accuracy", "less": "costs accuracy", "nothing shown": "brings nothing that shows"}
-    return (
-        f"{gain.technique} {words[gain.brought]}: {gain.delta_ratio * 100:+.2f} pt "
-        f"[{gain.low_ratio * 100:+.2f}, {gain.high_ratio * 100:+.2f}] over {over}, against {' + '.join(gain.control)} "
-        f"({gain.control_ratio:.4f})"
     )
 
 

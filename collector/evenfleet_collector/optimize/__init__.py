@@ -7,7 +7,8 @@
     recipe.py       a recipe's file                        gain.py         what a technique itself brought
     forecast.py     times foretold from the others         front.py        who is dominated, and who is on a front
     remarks.py      what a row should say aloud            target.py       what is asked of a variant, and who holds it
-    ladder.py       what else to build for a target        page.py         the report as one HTML file
+    ladder.py       what else to build for a target        charts.py       the report's drawings
+    page.py         the report as one HTML file
     float_lite.py quantize.py weight_only.py prune.py distil.py legacy.py saved_model.py    a family of techniques each
     legacy_worker.py    the process that clusters and trains quantization-aware, in Keras 2
     training.py     the training that techniques share

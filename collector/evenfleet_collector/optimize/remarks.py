@@ -65,9 +65,9 @@ def _pruned(row: VariantReport, reference: VariantReport, rows: Sequence[Variant
 def _slow(row: VariantReport, reference: VariantReport, rows: Sequence[VariantReport]) -> str | None:
     if row.timing is None or reference.timing is None or not front.faster(reference, row):
         return None
-    factor = row.timing.p50_ms / reference.timing.p50_ms
-    if factor < MUCH_SLOWER_FACTOR:
+    if row.timing.p50_ms < reference.timing.p50_ms * MUCH_SLOWER_FACTOR or reference.timing.p50_ms == 0.0:
         return None
+    factor = row.timing.p50_ms / reference.timing.p50_ms
     times = f"p50 {figures.latency(row.timing.p50_ms)} against {figures.latency(reference.timing.p50_ms)}"
     reason = next((f"; {_SLOW_BECAUSE[step]}" for step in row.techniques if step in _SLOW_BECAUSE), "")
     return f"{factor:.1f} times as slow as {reference.name} ({times}){reason}"

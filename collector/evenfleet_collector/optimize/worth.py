@@ -157,6 +157,7 @@ class ReportDocument:
         machine: What built and timed the variants, as word and value, such as ``cpu`` or ``memory``.
         rows: The variants that were built.
         missing: Those that were not, with the reason.
+        class_names: Of the classes in their order; empty where the data has no names.
         forecast_errors: None where nothing was timed.
         target: What was asked of a variant and what became of it, a sentence each; empty where nothing was asked.
         chosen: The variant that holds the target, or comes closest; None where nothing was asked.
@@ -173,6 +174,7 @@ class ReportDocument:
     missing: tuple[MissingVariant, ...]
     lineage: Mapping[str, str]
     preprocessing: Mapping[str, str]
+    class_names: tuple[str, ...] = ()
     forecast_errors: ForecastErrors | None = None
     target: tuple[str, ...] = ()
     chosen: str | None = None
