@@ -76,8 +76,30 @@ class ReferenceResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Which samples the ranges of a quantised variant were taken from.
+
+    `sha256` is over the samples as they were fed: float32, little-endian, one after the other. Whoever has the data draws
+    them again with `n` and `seed`, and knows by it that they are the same.
+    """
+
+    n: Seq
+    of: Literal["train"] = "train"
+    seed: Count
+    sha256: Digest
+    class_counts: tuple[Count, ...]
+
+    def __post_init__(self) -> None:
+        if sum(self.class_counts) != self.n:
+            raise ValueError(
+                f"calibration.class_counts add up to {sum(self.class_counts)}, calibration.n is {self.n}; "
+                "they must be as many"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One form of the model, as one artifact."""
+    """One form of the model, as one artifact; `calibration` where its ranges were taken from samples."""
 
     name: Name
     format: Format
@@ -90,6 +112,7 @@ class Variant:
     operators: tuple[Text, ...] = ()
     min_runtime_version: Text | None = None
     reference: ReferenceResult
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,11 +234,27 @@ def _check_against_golden(variant: Variant, golden: Golden) -> None:
             f"variant {variant.name}: reference.tp, fp and fn count {len(reference.tp)} classes, the golden set has "
             f"{golden.classes}; they must be as many"
         )
+    calibration = variant.calibration
+    if calibration is not None and len(calibration.class_counts) != golden.classes:
+        raise ValueError(
+            f"variant {variant.name}: calibration.class_counts has {len(calibration.class_counts)} classes, the golden set "
+            f"has {golden.classes}; they must be as many"
+        )
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Return the canonical JSON: sorted keys, no spaces."""
-    return msgspec.json.encode(manifest, order="sorted")
+    """Return the canonical JSON: sorted keys, no spaces.
+
+    A calibration or an envelope that there is none of is left out: releases from before these were recorded keep their
+    bytes, and so their name.
+    """
+    fields = msgspec.to_builtins(manifest)
+    if not fields["envelope"]:
+        del fields["envelope"]
+    for variant in fields["variants"]:
+        if variant["calibration"] is None:
+            del variant["calibration"]
+    return msgspec.json.encode(fields, order="sorted")
 
 
 def digest(payload: bytes) -> str:

@@ -36,6 +36,21 @@ def test_manifest_is_canonical(release):
     assert payload == json.dumps(json.loads(payload), sort_keys=True, separators=(",", ":")).encode()
 
 
+CALIBRATION = {"n": 5, "of": "train", "seed": 7, "sha256": "0" * 64, "class_counts": [2, 2, 1]}
+
+
+def test_calibration_is_kept_and_its_absence_leaves_no_trace(release):
+    """Releases from before it was recorded have no such field, and are named by their bytes."""
+    payload = changed(release, lambda fields: fields["variants"][0].update(calibration=CALIBRATION))
+    described = manifest.decode(payload, "it")
+    with_one, without = described.variants
+    assert with_one.calibration == manifest.Calibration(n=5, seed=7, sha256="0" * 64, class_counts=(2, 2, 1))
+    assert without.calibration is None
+    written = json.loads(manifest.encode(described))
+    assert written["variants"][0]["calibration"] == CALIBRATION
+    assert "calibration" not in written["variants"][1]
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_change_of_any_byte_of_any_file_is_found_and_the_file_named(release, data):
@@ -120,6 +135,14 @@ def test_name_that_is_not_a_plain_file_of_the_release_is_refused(release, file):
         (lambda fields: fields["golden"].update(classes=4), "count 3 classes, the golden set has 4"),
         (lambda fields: fields.update(schema="release/2"), "release/2"),
         (lambda fields: fields["golden"]["inputs"].update(sha256="0" * 63), "regex"),
+        (
+            lambda fields: fields["variants"][0].update(calibration={**CALIBRATION, "n": 6}),
+            "calibration.class_counts add up to 5, calibration.n is 6",
+        ),
+        (
+            lambda fields: fields["variants"][0].update(calibration={**CALIBRATION, "class_counts": [3, 2]}),
+            "calibration.class_counts has 2 classes, the golden set has 3",
+        ),
     ],
 )
 def test_manifest_that_contradicts_itself_is_refused(release, change, says):

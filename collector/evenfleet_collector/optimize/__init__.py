@@ -10,6 +10,7 @@
     ladder.py       what else to build for a target        charts.py       the report's drawings
     page.py         the report as one HTML file
     float_lite.py quantize.py weight_only.py prune.py distil.py legacy.py saved_model.py    a family of techniques each
+    canonical.py    take the process's counters out of a SavedModel
     legacy_worker.py    the process that clusters and trains quantization-aware, in Keras 2
     training.py     the training that techniques share
     graph.py        operators, operations, parameters of a .tflite     archive.py   a directory as one tar
@@ -23,9 +24,9 @@ others how a variant does on a device (the agent), whether that is good enough (
   does not.
 * A release appears complete, by one rename, or not at all.
 * A variant that cannot be built is named in the manifest's `missing` with the reason; the others are built.
-* Same model, data, seed and versions give the same bytes: nothing here knows the date. Training is repeatable on one
-  machine; another CPU may sum in another order. TensorFlow numbers its functions by process, so a second build in one
-  process gives SavedModels with other names in them.
+* Same model, data, seed and versions give the same bytes on one machine, whatever the process did before and however
+  many variants are built: nothing here knows the date, operations run repeatably, each step seeds every generator, and
+  SavedModels are rewritten without the process's counters. Another CPU may sum in another order.
 """
 
 from __future__ import annotations

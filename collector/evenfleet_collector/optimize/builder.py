@@ -197,6 +197,7 @@ class Builder:
             macs=read.macs if read else None,
             operators=read.operators if read else (),
             min_runtime_version=read.min_runtime_version if read else None,
+            calibration=form.calibration,
         )
         return facts, artifact.outputs(self._material.data.x_test)
 

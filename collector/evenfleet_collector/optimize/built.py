@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from evenfleet_collector.optimize.data import Labels, Samples
 from evenfleet_collector.optimize.variants import Recipe
-from evenfleet_shared.manifest import Format, TensorSpec
+from evenfleet_shared.manifest import Calibration, Format, TensorSpec
 
 _FACTS: Final = "facts.json"
 _OUTPUTS: Final = "outputs.npy"
@@ -39,6 +39,7 @@ class Facts:
     macs: int | None = None
     operators: tuple[str, ...] = ()
     min_runtime_version: str | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

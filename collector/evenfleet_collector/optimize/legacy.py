@@ -55,7 +55,7 @@ class Cluster(Technique):
             "preserve_sparsity": form.pruned,
         }
         made = _run(self.name, job, form.keras, material)
-        model = training.clone(form.keras)
+        model = training.clone(form.keras, material.seed)
         load_weights(model, made / MADE_WEIGHTS_FILE)
         return Form(stage="keras", keras=model, pruned=form.pruned, clustered=True)
 
@@ -66,7 +66,10 @@ class Cluster(Technique):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationAware(Technique):
-    """Trained on with the rounding of int8 in place, so that the weights make up for it; then full int8."""
+    """Trained on with the rounding of int8 in place, so that the weights make up for it; then full int8.
+
+    Ranges are learned while it trains: `calibration_samples` are the control's.
+    """
 
     name: ClassVar[str] = "qat"
     takes: ClassVar[Stage] = "keras"

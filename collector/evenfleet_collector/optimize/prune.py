@@ -33,7 +33,7 @@ class Prune(Technique):
 
     def apply(self, form: Form, material: Material) -> Form:
         """Prune a clone of the model."""
-        model = training.clone(form.keras)
+        model = training.clone(form.keras, material.seed)
         kernels = prunable(model, self.block)
         steps = training.steps_for(len(material.data.x_train), self.steps)
         ramp_steps = max(1, int(steps * self.ramp_ratio))

@@ -1,13 +1,13 @@
 """Integer quantisation with calibration: int8 throughout, or int8 weights with int16 activations.
 
-Ranges come from training samples, and weights have a scale for each output channel. The converter leaves an operator
+Ranges come from training samples, which the manifest names, and weights have a scale for each output channel. The converter leaves an operator
 that has no integer kernel in float32 between two conversions, although told to use integer operators alone; such a
 file is refused here: integer-only hardware would refuse it, or run it on another processor.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from evenfleet_collector.optimize import graph
@@ -28,7 +28,8 @@ class _Calibrated(Conversion):
             ModelRefusedError: An operator stayed in float.
         """
         # Not super(): a slotted dataclass is made anew, and the class that super() would look up is the first one.
-        return only_integers(self.name, Conversion.apply(self, form, material))
+        made = only_integers(self.name, Conversion.apply(self, form, material))
+        return replace(made, calibration=material.calibration_record(self.calibration_samples))
 
     def configure(self, lite: Any, material: Material) -> None:
         import tensorflow as tf

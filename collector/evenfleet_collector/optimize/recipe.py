@@ -76,6 +76,7 @@ def read(file: Path) -> tuple[Plan, tuple[Recipe, ...]]:
     plan = settings.load(Plan, file, {}, {})
     for name in plan.techniques:
         _of_the_file(file, f"techniques.{name}", lambda name=name: variants.technique(name))
+        _configured(file, name, plan.techniques, {})  # no chain may have it, and a slip in it is one all the same
     return plan, recipes(plan, file)
 
 

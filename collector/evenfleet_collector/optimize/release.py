@@ -422,6 +422,7 @@ class _Build:
             macs=facts.macs,
             operators=facts.operators,
             min_runtime_version=facts.min_runtime_version,
+            calibration=facts.calibration,
             reference=evaluate.reference_result(
                 built.outputs[golden], self._data.y_test[golden], reference.outputs[golden], facts.output.scale
             ),

@@ -1,7 +1,8 @@
 """The model as a TensorFlow SavedModel, and how a Keras model or another SavedModel becomes one of known signature.
 
 What is written from Keras has the signature ``serving_default``: ``input`` float32 ``(batch, …)`` to ``output`` float32
-``(batch, classes)``, no metadata with dates or random numbers, and the same bytes for the same weights.
+``(batch, classes)``, no metadata with dates or random numbers, and the same bytes for the same weights and layer names:
+whatever the process did before, and whether the model was trained here or loaded from a file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from evenfleet_collector.optimize import canonical
 from evenfleet_collector.optimize.technique import Form, Material, Stage, Technique
 
 
@@ -30,14 +32,23 @@ class PlainSavedModel(Technique):
 def export_keras(model: Any, sample_shape: Sequence[int], material: Material) -> Form:
     """Write a Keras model as a SavedModel, once for any batch size and once for a batch of one.
 
-    `model.export` would do, but orders variables by identity: no two exports have the same bytes.
+    `model.export` would do, but orders variables by identity: no two exports have the same bytes. Variables get names of
+    their own here, since Keras names them by whether the model was built, cloned or loaded. A layer that changes its own
+    state while it is served changes nothing in the SavedModel.
     """
+    import keras
     import tensorflow as tf
 
     module = tf.Module()
-    module.weights = [variable.value for variable in model.variables]
+    module.weights = [tf.Variable(weight.value, name=f"weight_{n}") for n, weight in enumerate(model.weights)]
+
+    def call(x: Any) -> Any:
+        with keras.StatelessScope(zip(model.weights, module.weights, strict=True)):
+            return model(x, training=False)
+
     any_size, one = material.new_path("saved-model"), material.new_path("saved-model-batch-1")
-    _save(module, lambda x: model(x, training=False), sample_shape, {None: any_size, 1: one})
+    own = [variable.value for variable in model.variables]
+    _save(module, call, sample_shape, {None: any_size, 1: one}, own)
     return Form(
         stage="saved_model",
         keras=model,
@@ -63,14 +74,28 @@ def wrap_loaded(directory: Path, loaded: Any, sample_shape: Sequence[int], mater
 
 
 def _save(
-    module: Any, call: Callable[[Any], Any], sample_shape: Sequence[int], paths: Mapping[int | None, Path]
+    module: Any,
+    call: Callable[[Any], Any],
+    sample_shape: Sequence[int],
+    paths: Mapping[int | None, Path],
+    variables: Sequence[Any] = (),
 ) -> None:
-    """Write what `call` computes, by batch size (None: any), with the signature that this module's docstring names."""
+    """Write what `call` computes, by batch size (None: any), with the signature that this module's docstring names.
+
+    Those of `variables` that `call` reads by themselves are written along: random states, or a layer around another SavedModel.
+    """
     import tensorflow as tf
 
-    function = tf.function(lambda input: {"output": call(input)}, autograph=False)  # noqa: A006 - the signature's word
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]  # tensorflow has no types
+    def serve(input: Any) -> dict[str, Any]:  # noqa: A002 - the signature's word
+        return {"output": call(input)}
+
     for batch, path in paths.items():
-        concrete = function.get_concrete_function(tf.TensorSpec((batch, *sample_shape), tf.float32, name="input"))
+        concrete = serve.get_concrete_function(tf.TensorSpec((batch, *sample_shape), tf.float32, name="input"))
+        read = [one for one in variables if any(one.handle is taken for taken in concrete.captured_inputs)]
+        if read:
+            module.read = read
         tf.saved_model.save(module, str(path), signatures={"serving_default": concrete})
+        canonical.rewrite(path / "saved_model.pb")
         # Holds a random id; loading does without (it did not exist before TensorFlow 2.12).
         (path / "fingerprint.pb").unlink(missing_ok=True)

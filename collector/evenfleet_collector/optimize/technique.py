@@ -7,6 +7,7 @@ by itself where one takes a TFLite file.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -18,6 +19,7 @@ from msgspec import Meta
 
 from evenfleet_collector.optimize import strata
 from evenfleet_collector.optimize.data import LabelledData, Samples
+from evenfleet_shared.manifest import Calibration
 from evenfleet_shared.messages import Count
 
 Stage = Literal["keras", "saved_model", "tflite"]
@@ -44,6 +46,7 @@ class Form:
         pruned: Weights are zero that must stay so.
         clustered: Weights share few values that must stay so.
         parameters: Weights, biases and statistics, as far as known.
+        calibration: Which samples the ranges of the TFLite file come from; None where they come from none.
     """
 
     stage: Stage
@@ -54,6 +57,7 @@ class Form:
     pruned: bool = False
     clustered: bool = False
     parameters: Count | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +86,20 @@ class Material:
         return path
 
     def calibration(self, samples: int) -> Iterator[list[Samples]]:
-        """Yield training samples one by one, classes in their shares, as the converter wants them."""
+        """Yield training samples one by one, classes in their shares, as the converter wants them; all where there are fewer."""
         for index in strata.choose(self.data.y_train, samples, self.seed):
             yield [np.expand_dims(self.data.x_train[index], 0)]
+
+    def calibration_record(self, samples: int) -> Calibration:
+        """Return which samples `calibration` yields, for the manifest."""
+        running = hashlib.sha256()
+        for (sample,) in self.calibration(samples):
+            running.update(sample.astype("<f4").tobytes())
+        chosen = strata.choose(self.data.y_train, samples, self.seed)
+        counts = np.bincount(self.data.y_train[chosen], minlength=self.classes)
+        return Calibration(
+            n=chosen.size, seed=self.seed, sha256=running.hexdigest(), class_counts=tuple(counts.tolist())
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,10 +29,11 @@ def steps_for(samples: int, steps: int) -> int:
     return epochs_for(samples, steps) * math.ceil(samples / BATCH)
 
 
-def clone(model: Any) -> Any:
-    """Return a copy of a Keras model, weights and all."""
+def clone(model: Any, seed: int) -> Any:
+    """Return a copy of a Keras model, weights and all; layers that draw, such as Dropout, start from the seed."""
     import keras
 
+    keras.utils.set_random_seed(seed)
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     return copy
@@ -50,7 +51,7 @@ class FineTune(Technique):
 
     def apply(self, form: Form, material: Material) -> Form:
         """Train a clone of the model."""
-        model = clone(form.keras)
+        model = clone(form.keras, material.seed)
         fine_tune(model, material, steps=self.steps, learning_rate=self.learning_rate)
         return Form(stage="keras", keras=model)
 

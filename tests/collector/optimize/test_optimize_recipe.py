@@ -57,6 +57,7 @@ def test_a_variants_own_settings_go_before_the_files(tmp_path: Path) -> None:
         ("[techniques.prune]\nsparsity = 0.5", "prune has no setting sparsity; did you mean sparsity_ratio"),
         ("[techniques.prune]\nsparsity_ratio = 1.5", "sparsity_ratio: expected a number of at most 1.0, found 1.5"),
         ("[techniques.int8]\ncalibration_samples = 1", "calibration_samples: expected a whole number of at least 2"),
+        ("[techniques.int16x8]\ncalibration_samples = 0", "calibration_samples: expected a whole number of at least 2"),
         ("[techniques.float32]\nbits = 8", "float32 has no setting bits; it has none"),
         ('[[variants]]\nname = "a"\nchain = ["int8", "prune"]', "variant a: prune takes a keras"),
         ('[[variants]]\nname = "a"\nchain = ["prune"]', "variant a ends with prune, which leaves a Keras model"),

@@ -1,4 +1,4 @@
-"""Say which versions building works with, and import them when something is to be built."""
+"""Say which versions building works with; import them when something is to be built, and have them compute repeatably."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def all_versions() -> dict[str, str]:
 
 
 def import_tensorflow() -> None:
-    """Import what building needs.
+    """Import what building needs, and turn on op determinism for this process.
 
     Raises:
         RuntimeMissingError: Something is not installed, or cannot be imported.
@@ -59,6 +59,8 @@ def import_tensorflow() -> None:
         raise _not_installed(str(error)) from None
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(f"Keras is set to the backend {keras.backend.backend()}; set KERAS_BACKEND=tensorflow")
+    # Else kernels may sum in whichever order their threads finish, and the same seed trains another model.
+    tf.config.experimental.enable_op_determinism()
     absl.logging.set_verbosity(absl.logging.ERROR)
     tf.get_logger().setLevel("ERROR")
 
