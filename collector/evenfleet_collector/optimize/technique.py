@@ -44,6 +44,7 @@ class Form:
         pruned: Weights are zero that must stay so.
         clustered: Weights share few values that must stay so.
         parameters: Weights, biases and statistics, as far as known.
+        notes: What the techniques so far have to say of what they made, a sentence each.
     """
 
     stage: Stage
@@ -54,6 +55,7 @@ class Form:
     pruned: bool = False
     clustered: bool = False
     parameters: Count | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
