@@ -79,6 +79,18 @@ On failure, and on Ctrl-C, nothing is left behind but what is in the cache: the 
     "repeated. Carried in the release with a fingerprint.",
 )
 @click.option(
+    "--rescue",
+    is_flag=True,
+    help="Build int8 variants that lose more than --max-drop once more, with their worst operators left in float.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="The accuracy that --rescue lets an int8 variant lose; 0.01 is one point.",
+)
+@click.option(
     "--target",
     metavar="LIMITS",
     help='What a variant is to hold, such as "p95_ms<=5, size_kb<=100, accuracy_drop<=0.01"; further variants are built until '
@@ -126,6 +138,8 @@ def optimize(
     seeds: int,
     label_column: str | None,
     preprocessing: tuple[str, ...],
+    rescue: bool,
+    max_drop: float,
     target: str | None,
     report_file: Path | None,
     no_report: bool,
@@ -190,6 +204,7 @@ def optimize(
             cache_folder=None if no_cache else cache_folder or cache.default_folder(),
             timed=not no_timing,
             device_class=device_class,
+            rescue_drop_ratio=max_drop if rescue else None,
             target=asked,
             report=report,
         )

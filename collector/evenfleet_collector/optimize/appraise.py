@@ -53,6 +53,7 @@ def row(built: Built, entry: Variant, reference: Built, data: LabelledData, *, c
         operators=entry.operators,
         min_runtime_version=entry.min_runtime_version,
         agreement=entry.reference.agreement,
+        remarks=built.facts.notes,
     )
 
 

@@ -198,6 +198,7 @@ class Builder:
             operators=read.operators if read else (),
             min_runtime_version=read.min_runtime_version if read else None,
             calibration=form.calibration,
+            notes=form.notes,
         )
         return facts, artifact.outputs(self._material.data.x_test)
 

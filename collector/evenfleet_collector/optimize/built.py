@@ -40,6 +40,7 @@ class Facts:
     operators: tuple[str, ...] = ()
     min_runtime_version: str | None = None
     calibration: Calibration | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,6 +122,7 @@ class _Order:
     data_options: DataOptions
     timed: bool
     device_class: str
+    rescue_drop_ratio: float | None
     target: tuple[Constraint, ...]
 
 
@@ -139,6 +140,7 @@ def build_release(
     cache_folder: Path | None = None,
     timed: bool = False,
     device_class: str = DEFAULT_CLASS,
+    rescue_drop_ratio: float | None = None,
     target: Sequence[Constraint] = (),
     report: Callable[[Progress], None] = lambda _: None,
 ) -> BuildReport:
@@ -161,6 +163,8 @@ def build_release(
         cache_folder: Where results are kept and found again; None keeps nothing.
         timed: Measure latency and memory here, for the report and the envelope.
         device_class: What the envelope calls this machine.
+        rescue_drop_ratio: An int8 variant that loses more accuracy than this against the reference is built once more,
+            with its worst operators in float (`rescue`); None rescues none.
         target: What a variant is to hold. Where none does, others that could are built too, until one does.
         report: Told before every step.
 
@@ -189,6 +193,7 @@ def build_release(
         data_options=data_options,
         timed=timed,
         device_class=device_class,
+        rescue_drop_ratio=rescue_drop_ratio,
         target=tuple(target),
     )
     staging = _make_staging(out)
@@ -297,6 +302,9 @@ class _Build:
         self._add(recipes)
         if not self._built:
             raise ModelRefusedError(f"no variant could be built; {self._missing[0].name}: {self._missing[0].reason}")
+        if order.rescue_drop_ratio is not None:
+            below = {row.name for row in self._rows() if -row.delta_ratio > order.rescue_drop_ratio}
+            self._add(variants.rescued(recipes, below, order.rescue_drop_ratio))
         while more := self._wanted_for_target(facts):
             self._add(more[:1])
         reference = self._reference()

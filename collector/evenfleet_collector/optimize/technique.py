@@ -47,6 +47,7 @@ class Form:
         clustered: Weights share few values that must stay so.
         parameters: Weights, biases and statistics, as far as known.
         calibration: Which samples the ranges of the TFLite file come from; None where they come from none.
+        notes: What the techniques so far have to say of what they made, a sentence each.
     """
 
     stage: Stage
@@ -58,6 +59,7 @@ class Form:
     clustered: bool = False
     parameters: Count | None = None
     calibration: Calibration | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
