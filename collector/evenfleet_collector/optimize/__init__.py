@@ -5,12 +5,18 @@
     strata.py       splits and samples that keep class shares            worth.py     what a variant is worth: a row of values
     technique.py    what a technique is                    variants.py     the two visible tuples
     recipe.py       a recipe's file                        gain.py         what a technique itself brought
-    float_lite.py quantize.py weight_only.py prune.py distil.py legacy.py saved_model.py    a family of techniques each
+    float_lite.py quantize.py weight_only.py rescue.py prune.py distil.py legacy.py saved_model.py    a family of techniques each
     legacy_worker.py    the process that clusters and trains quantization-aware, in Keras 2
     training.py     the training that techniques share
     graph.py        operators, operations, parameters of a .tflite     archive.py   a directory as one tar
     evaluate.py     run an artifact                        release.py      put it all together
     quiet.py        keep the converter's chatter out of the terminal
+
+And find where two .tflite files of one graph part:
+
+    diff.py         what A, B and DATA name        diff_worker.py     the process that walks them
+    walk.py         run both, operator by operator dissect.py         take a file apart
+    layers.py       what may differ by how much
 
 Decides what is in a release and what each variant scored here, on the whole test set and on the golden set. Leaves to
 others how a variant does on a device (the agent), whether that is good enough (`tolerance`), and who gets it.

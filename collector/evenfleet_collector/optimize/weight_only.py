@@ -58,7 +58,5 @@ def _library() -> tuple[Any, Any]:
     try:
         from ai_edge_quantizer import quantizer, recipe
     except ImportError as error:
-        raise RuntimeMissingError(
-            f"ai-edge-quantizer is not installed ({error}); install it with: {INSTALL}"
-        ) from None
+        raise RuntimeMissingError(f"ai-edge-quantizer is not installed ({error}); install it with: {INSTALL}") from None
     return recipe, quantizer
