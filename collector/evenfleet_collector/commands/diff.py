@@ -26,7 +26,9 @@ RUNTIMES: Final = ("litert", "litert-xnnpack", "litert-reference")
 _CAUSES: Final = {
     "step": "one step of its {type} output is too coarse for most of what it holds: the range is taken by few large values",
     "saturation": "values beyond the range of its {type} output are cut off: calibration has not seen them",
-    "weights": "its weights in B are not those in A: {weights} apart, which is more than the types account for",
+    "weights": "half of its weights are {weights} or more off in B: few large ones take the range of their type, or they are "
+    "other weights",
+    "other-weights": "its weights in B are others than in A",
     "arithmetic": "neither its step, its range nor its weights account for that: it computes something else",
 }
 

@@ -102,7 +102,8 @@ def diff(
         data: What `datasets.parse` takes; None for the golden set of the release that `a`, or else `b`, is of.
         samples: How many of the test samples are fed, classes in their shares.
         seed: Which ones.
-        runtime_a: Of `walk.RUNTIMES`; with `runtime_b` for the other file.
+        runtime_a: What runs `a`, of `walk.RUNTIMES`.
+        runtime_b: What runs `b`.
         options: What is said of the data beside its name.
 
     Raises:
@@ -115,6 +116,11 @@ def diff(
         folder = Path(name)
         with NoiseLog(folder / "noise.log").taking():
             opened = [tflite_file.TFLiteFile().open(FileSource(each.path), folder) for each in (a, b)]
+            shapes = [model.sample_shape for model in opened]
+            if shapes[0] != shapes[1]:
+                raise ModelRefusedError(
+                    f"A {a.text} takes samples of shape {shapes[0]}, B {b.text} of shape {shapes[1]}; expected files of one graph"
+                )
             labelled = _labelled(a, b, data, seed, opened[0], options)
             for model in opened:
                 model.checked(labelled)

@@ -26,7 +26,13 @@ from evenfleet_collector.optimize.layers import Operator, Weights
 
 Array = npt.NDArray[Any]
 
-_STORED: Final = {"FLOAT32": np.float32, "FLOAT16": np.float16, "INT8": np.int8, "UINT8": np.uint8, "INT16": np.int16}
+_STORED: Final[dict[str, Any]] = {
+    "FLOAT32": np.float32,
+    "FLOAT16": np.float16,
+    "INT8": np.int8,
+    "UINT8": np.uint8,
+    "INT16": np.int16,
+}
 _QUANTISED: Final = ("INT8", "UINT8", "INT16")
 _IDENTIFIER: Final = b"TFL3"
 
@@ -56,7 +62,8 @@ class Tensor:
         if self.scale is None or self.limits is None:
             return values.astype(np.float32)
         low, high = self.limits
-        return np.clip(np.rint(values / self.scale) + self.zero_point, low, high).astype(_STORED[self.type])
+        steps: Array = np.clip(np.rint(values / self.scale) + self.zero_point, low, high)
+        return steps.astype(_STORED[self.type])
 
     def decode(self, stored: Array) -> Array:
         """Return what stored values stand for, as float64."""
@@ -175,8 +182,6 @@ class Graph:
     def _written(
         self, operators: Sequence[Any], inputs: list[int], tensors: list[Any], outputs: list[int] | None = None
     ) -> bytes:
-        import flatbuffers
-
         if outputs is None:
             outputs = [int(tensor) for raw in operators for tensor in raw.outputs]
             outputs += [self.output] if self.output not in outputs else []
@@ -187,9 +192,7 @@ class Graph:
         main.inputs, main.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
         model.subgraphs = [main, *model.subgraphs[1:]]
         model.signatureDefs = None  # they name inputs and outputs that are others now
-        builder = flatbuffers.Builder(1 << 20)
-        builder.Finish(model.Pack(builder), _IDENTIFIER)
-        return bytes(builder.Output())
+        return _packed(model)
 
     def _of_constants(self) -> list[Any]:
         known = {id(raw) for raw in self._raw}
@@ -284,6 +287,25 @@ class Graph:
             )
         # Depthwise convolutions have their channels last; everything else that is multiplied with has them first.
         return np.moveaxis(values, axis, 0) if axis else values
+
+
+def with_signatures(payload: bytes) -> bytes:
+    """Return a file that has a list of signatures, if an empty one: ai-edge-quantizer takes no other."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(payload, 0)
+    if model.signatureDefs is not None:
+        return payload
+    model.signatureDefs = []
+    return _packed(model)
+
+
+def _packed(model: Any) -> bytes:
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), _IDENTIFIER)
+    return bytes(builder.Output())
 
 
 def _rewired(raw: Any, inputs: Array) -> Any:

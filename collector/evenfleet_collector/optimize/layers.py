@@ -31,9 +31,8 @@ _DYNAMIC_BITS: Final = 8
 _TABLE_RATIO: Final = 2.0**-10
 _TABLE_KINDS: Final = ("SOFTMAX", "LOGISTIC", "TANH", "EXP", "RSQRT", "GELU")
 _BITS: Final = {"INT4": 4, "INT8": 8, "UINT8": 8, "INT16": 16, "INT2": 2}
-_CONVERSIONS: Final = ("QUANTIZE", "DEQUANTIZE")
 
-Cause = Literal["step", "saturation", "weights", "arithmetic"]
+Cause = Literal["other-weights", "weights", "saturation", "step", "arithmetic"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +103,8 @@ class LayerReport:
         bound: What `introduced_ratio` is held against.
         rounding_rms: What rounding to B's steps costs whatever is computed, step/√12; None for floats.
         saturated_ratio: The share of values that stand at the end of B's range, with the signal beyond it by a step.
-        weights_error_ratio: How far B's weights are from A's, over A's: the median over output channels.
+        weights_error_ratio: How far B's weights are from A's, over A's: the median over those that are not zero in A.
+        other_weights: They differ though they are stored alike.
         total_rms: Of B's tensor minus A's, inherited error included; None where A has no such tensor.
         total_ratio: Over the rms of A's tensor.
         sensitivity_ratio: How far the output of A moves, over its rms, with this operator alone as B has it.
@@ -124,6 +124,7 @@ class LayerReport:
     rounding_rms: float | None = None
     saturated_ratio: float = 0.0
     weights_error_ratio: float | None = None
+    other_weights: bool = False
     total_rms: float | None = None
     total_ratio: float | None = None
     sensitivity_ratio: float | None = None
@@ -145,10 +146,12 @@ class LayerReport:
     def cause(self) -> Cause | None:
         """Return what most of an error beyond its bound comes from; None where it does not exceed it.
 
-        Other weights are told first, for they may bring the others with them.
+        Weights are told first, for wrong ones bring the others with them.
         """
         if not self.exceeds:
             return None
+        if self.other_weights:
+            return "other-weights"
         if self.weights_error_ratio is not None and self.weights_error_ratio > self.bound.ratio:
             return "weights"
         if self.saturated_ratio > 0.001:
@@ -186,11 +189,6 @@ class DiffReport:
     def first(self) -> LayerReport | None:
         """Return the first operator that exceeds its bound."""
         return next((layer for layer in self.layers if layer.exceeds), None)
-
-
-def is_conversion(operator: Operator) -> bool:
-    """Say whether an operator does nothing but change a type."""
-    return operator.kind in _CONVERSIONS
 
 
 def matched(a: Sequence[Operator], b: Sequence[Operator]) -> tuple[tuple[int, int], ...]:
@@ -231,14 +229,14 @@ def bound(a: Operator | None, b: Operator) -> Bound:
 
     >>> b = Operator(position=0, kind="ADD", name="x", shape=(1, 4), type="INT8", step=0.1)
     >>> round(bound(None, b).ratio, 4)
-    0.0361
+    0.0362
     """
     reference = b if a is None else a
     sides = [b] if a is None or (a.type, a.step) == (b.type, b.step) else [a, b]
     output = _combined(quantiser_ratio(_BITS[side.type]) for side in sides if side.type in _BITS)
     weights, arithmetic = 0.0, FLOAT32_RATIO
     stored = [side.weights for side in (reference, b) if side.weights is not None]
-    if len({each.digest for each in stored}) > 1 and len({each.stored_as for each in stored}) > 1:
+    if len({each.digest for each in stored}) > 1 and not other_weights(reference, b):
         weights = _combined(quantiser_ratio(_BITS[each.type]) for each in stored if each.type in _BITS)
         if any(each.type == "FLOAT16" for each in stored):
             arithmetic = FLOAT16_RATIO
@@ -252,6 +250,13 @@ def bound(a: Operator | None, b: Operator) -> Bound:
         inputs_ratio=inputs,
         arithmetic_ratio=arithmetic,
     )
+
+
+def other_weights(a: Operator, b: Operator) -> bool:
+    """Say whether weights differ that are stored alike, type and scales: no quantiser makes that of the same weights."""
+    if a.weights is None or b.weights is None:
+        return False
+    return a.weights.digest != b.weights.digest and a.weights.stored_as == b.weights.stored_as
 
 
 def quantiser_ratio(bits: int) -> float:

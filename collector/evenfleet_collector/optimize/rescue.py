@@ -24,7 +24,7 @@ from msgspec import Meta
 
 from evenfleet_collector.optimize import evaluate, strata, walk
 from evenfleet_collector.optimize.data import LabelledData, Labels, Samples
-from evenfleet_collector.optimize.dissect import Graph
+from evenfleet_collector.optimize.dissect import Graph, with_signatures
 from evenfleet_collector.optimize.layers import LayerReport
 from evenfleet_collector.optimize.technique import CalibrationSamples, Form, Material, Ratio, Stage, Technique
 from evenfleet_collector.optimize.weight_only import INSTALL
@@ -56,7 +56,7 @@ class RescuedInt8(Technique):
         assert form.tflite is not None
         calibration, held_out = _parts(material.data, self.calibration_samples, self.held_out_samples, material.seed)
         x, y = material.data.x_train[held_out], material.data.y_train[held_out]
-        quantizer = _Quantizer(form.tflite, material.data.x_train[calibration])
+        quantizer = Quantizer(form.tflite, material.data.x_train[calibration])
         wanted_ratio = _accuracy_ratio(form.tflite, x, y) - self.max_accuracy_drop_ratio
         files: dict[int, Path] = {}
         accuracies: dict[int, float] = {}
@@ -118,27 +118,18 @@ class _Layer:
     scope: str
 
 
-class _Quantizer:
+class Quantizer:
     """A float32 file, calibrated once, and int8 files made of it."""
 
     def __init__(self, file: Path, x: Samples) -> None:
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-            from ai_edge_quantizer import calibrator, recipe, recipe_manager
-            from ai_edge_quantizer.utils import qsv_utils
-        except ImportError as error:
-            raise RuntimeMissingError(
-                f"ai-edge-quantizer is not installed ({error}); install it with: {INSTALL}"
-            ) from None
-        self._file = file
-        ((signature, names),) = Interpreter(model_path=str(file)).get_signature_list().items()
-        # The library's own average over samples cuts off what few of them reach.
-        calibrated = calibrator.Calibrator(file.read_bytes(), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
-        manager = recipe_manager.RecipeManager()
-        manager.load_quantization_recipe(recipe.static_wi8_ai8())
-        (name,) = names["inputs"]
-        calibrated.calibrate({signature: [{name: sample[np.newaxis]} for sample in x]}, manager)
-        self._ranges = calibrated.get_model_qsvs()
+        _check_installed()
+        self._payload = with_signatures(file.read_bytes())
+        # Ranges of our own: the library's average over samples cuts off what few of them reach, and it asks for signatures,
+        # which files of old converters have not.
+        self._ranges = {
+            name: {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
+            for name, (low, high) in walk.ranges(file.read_bytes(), x).items()
+        }
 
     def quantized(self, in_float: Sequence[str]) -> bytes:
         """Return the file in int8, without the operators of these scopes, and without input and output."""
@@ -154,9 +145,16 @@ class _Quantizer:
             manager.add_quantization_config(
                 f"^{re.escape(scope)}$", TFLOperationName.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE
             )
-        made = quantizer.Quantizer(str(self._file), manager.get_quantization_recipe())
+        made = quantizer.Quantizer(self._payload, manager.get_quantization_recipe())
         result: Any = made.quantize(self._ranges, enable_progress_bar=False, enable_progress_report=False)
         return bytes(result.quantized_model)
+
+
+def _check_installed() -> None:
+    try:
+        import ai_edge_quantizer  # noqa: F401
+    except ImportError as error:
+        raise RuntimeMissingError(f"ai-edge-quantizer is not installed ({error}); install it with: {INSTALL}") from None
 
 
 def _parts(data: LabelledData, calibration: int, held_out: int, seed: int) -> tuple[strata.Indices, strata.Indices]:

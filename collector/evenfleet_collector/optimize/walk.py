@@ -49,7 +49,8 @@ def walk(
         b: What is held against it.
         x: Samples, shape ``(n, …)`` without a batch.
         labels: Their classes, for accuracies.
-        runtime_a: Of `RUNTIMES`; with `runtime_b` for the other file.
+        runtime_a: What runs `a`, of `RUNTIMES`.
+        runtime_b: What runs `b`.
 
     Raises:
         ValueError: The files are not of one graph; says why.
@@ -65,6 +66,27 @@ def walk(
     walked.measure(x)
     walked.replace(x)
     return walked.report(len(x), labels)
+
+
+def ranges(payload: bytes, x: Samples) -> dict[str, tuple[float, float]]:
+    """Return the smallest and the largest value of every tensor that a file computes from samples, its input too.
+
+    Args:
+        payload: A .tflite file.
+        x: Samples, shape ``(n, …)`` without a batch.
+    """
+    side = _Side(payload, DEFAULT_RUNTIME)
+    numbers = [side.graph.input, *side.graph.producer]
+    found: dict[str, tuple[float, float]] = {}
+    for sample in x:
+        side.run(sample)
+        for number in numbers:
+            if side.graph.tensor(number) is None:
+                continue
+            name, values = side.graph.name(number), side.real(number)
+            low, high = found.get(name, (math.inf, -math.inf))
+            found[name] = min(low, float(values.min())), max(high, float(values.max()))
+    return found
 
 
 class _Runner:
@@ -170,6 +192,7 @@ class _Walk:
             one.position
             for one in b.graph.operators
             if one.kind == "QUANTIZE"
+            and one.position not in self.pairs
             and b.graph.inputs(one.position)
             and b.graph.tensor(b.graph.outputs(one.position)[0])
         ]
@@ -197,7 +220,7 @@ class _Walk:
                 number = self._output(row)
                 held = _tensor(b.graph, number)
                 self.introduced[row].add(self._expected(row, sample), held, b.stored(number))
-                twin = self.tensors.get(b.graph.root(number))
+                twin = self._twin(number)
                 if twin is not None:
                     self.total[row].add(a.real(twin), held, b.stored(number))
             final_a, final_b = a.real(a.graph.output), b.real(b.graph.output)
@@ -205,6 +228,10 @@ class _Walk:
                 raise ValueError(f"A gives {final_a.size} values per sample, B {final_b.size}: not files of one graph")
             self.output.add(final_a, b.output, b.stored(b.graph.output).reshape(final_a.shape))
             self.decisions.append((int(final_a.argmax()), int(final_b.argmax())))
+
+    def _twin(self, number: int) -> int | None:
+        """Return the tensor of A that a tensor of B should equal: of a conversion that A has not, what it converts."""
+        return self.tensors.get(number, self.tensors.get(self.b.graph.root(number)))
 
     def _output(self, row: int) -> int:
         return self.b.graph.input if row < 0 else self.b.graph.outputs(row)[0]
@@ -260,7 +287,7 @@ class _Walk:
         if row in self.pairs:
             outputs = self.a.graph.outputs(self.pairs[row].position)
             return tuple(number for number in outputs if self.a.graph.tensor(number) is not None)
-        twin = self.tensors.get(self.b.graph.root(self._output(row)))
+        twin = self._twin(self._output(row))
         return () if twin is None else (twin,)
 
     def _with(self, row: int, runner: _Runner | None, given: Mapping[int, int]) -> Array:
@@ -286,8 +313,8 @@ class _Walk:
         return DiffReport(
             samples=samples,
             layers=tuple(self._row(row) for row in self.rows if row >= 0 or self._input_differs()),
-            only_in_a=tuple(f"{one.kind} {one.name}" for one in of_a if one.position not in met),
-            only_in_b=tuple(f"{one.kind} {one.name}" for one in of_b if one.position not in self.pairs),
+            only_in_a=tuple(f"{one.kind} {one.name}" for one in of_a if one.position not in met and one.kind != "QUANTIZE"),
+            only_in_b=tuple(f"{one.kind} {one.name}" for one in of_b if one.position not in self.rows),
             output_rms=self.output.error_rms,
             output_ratio=self.output.ratio,
             changed=sum(one != other for one, other in self.decisions),
@@ -320,6 +347,7 @@ class _Walk:
             rounding_rms=None if held.scale is None else held.scale / math.sqrt(12.0),
             saturated_ratio=introduced.saturated_ratio,
             weights_error_ratio=_weights_error(a, b, twin, row),
+            other_weights=twin is not None and layers.other_weights(twin, operator),
             total_rms=total.error_rms if total.values else None,
             total_ratio=total.ratio if total.values else None,
             sensitivity_ratio=self.moved[row].ratio if self.moved[row].values else None,
@@ -381,11 +409,11 @@ def _ratio(error: float, signal: float) -> float:
 
 
 def _compared(graph: Graph) -> list[Operator]:
-    """Return the operators that are held side by side: those that compute numbers."""
+    """Return the operators that are held side by side: those that compute numbers, or round them."""
     return [
         one
         for one in graph.operators
-        if not layers.is_conversion(one) and any(graph.tensor(number) for number in graph.outputs(one.position))
+        if one.kind != "DEQUANTIZE" and any(graph.tensor(number) for number in graph.outputs(one.position))
     ]
 
 
@@ -407,15 +435,14 @@ def _input(graph: Graph, held: Tensor) -> Operator:
 
 
 def _weights_error(a: Graph, b: Graph, twin: Operator | None, row: int) -> float | None:
-    """Return how far B's weights are from A's, over A's: the median over output channels."""
+    """Return how far B's weights are from A's, over A's: the median over those that are not zero in A."""
     if twin is None or row < 0:
         return None
     of_a, of_b = a.weights(twin.position), b.weights(row)
     if of_a is None or of_b is None or of_a.shape != of_b.shape:
         return None
-    rows_a, rows_b = (each.reshape(each.shape[0] if each.ndim else 1, -1) for each in (of_a, of_b))
-    signal, error = np.square(rows_a).sum(axis=1), np.square(rows_b - rows_a).sum(axis=1)
-    return math.sqrt(float(np.median([_ratio(float(e), float(s)) for e, s in zip(error, signal, strict=True)])))
+    there = of_a != 0.0
+    return float(np.median(np.abs(of_b - of_a)[there] / np.abs(of_a)[there])) if there.any() else None
 
 
 def _tensor(graph: Graph, number: int) -> Tensor:
