@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from typing import Any, Final
 from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
-from matplotlib.transforms import Bbox
 
 from evenfleet_collector import figures
 from evenfleet_collector.optimize import front
@@ -51,6 +53,9 @@ _XLINK: Final = "{http://www.w3.org/1999/xlink}"
 _LONGEST_NAME: Final = 24
 # Beyond this ratio between the largest and the smallest, equal steps are equal factors.
 _LOGARITHMIC_FROM: Final = 25.0
+
+_Point = tuple[float, float]
+_Array = npt.NDArray[np.float64]
 
 # Where a name may stand beside its point, in points; the nearer ones are tried first.
 _PLACES: Final = tuple(
@@ -269,57 +274,67 @@ def _rows(axes: Any, rows: Sequence[VariantReport]) -> None:
     axes.set_axisbelow(True)
 
 
-def _label(
-    figure: Figure, axes: Any, points: Sequence[tuple[str, float, float]], line: Sequence[tuple[float, float]]
-) -> None:
-    """Put each name beside its point, off other names, points and the front; a line leads to one that stands far off."""
+def _label(figure: Figure, axes: Any, points: Sequence[tuple[str, float, float]], line: Sequence[_Point]) -> None:
+    """Put each name beside its point, off other names, points and the front; a line leads to one that stands far off.
+
+    Those on the front are named first and in any case; of the others one without room stays without a name.
+    """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the axes stay where they are, whatever the names reach
     renderer: Any = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]  # matplotlib types most, not this
+    inside = np.array([axes.bbox.x0, axes.bbox.y0, figure.bbox.x1, figure.bbox.y1])
     corners = [axes.transData.transform(corner) for corner in _corners(line)]
-    taken = [Bbox([start, end]) for start, end in itertools.pairwise(corners)]
-    taken = [Bbox.from_extents(box.xmin - 1, box.ymin - 1, box.xmax + 1, box.ymax + 1) for box in taken]
-    dots = [axes.transData.transform((x, y)) for _, x, y in points]
-    around = [
-        (x, y, Bbox.from_extents(dot[0] - 4, dot[1] - 4, dot[0] + 4, dot[1] + 4))
-        for (_, x, y), dot in zip(points, dots, strict=True)
-    ]
-    for name, x, y in sorted(points, key=lambda point: (-point[2], point[1], point[0])):
+    taken = [_extents(np.minimum(*ends), np.maximum(*ends), 1.0) for ends in itertools.pairwise(corners)]
+    dots = {(x, y): axes.transData.transform((x, y)) for _, x, y in points}
+    for name, x, y in sorted(points, key=lambda point: (point[1:] not in line, -point[2], point[1], point[0])):
+        measured = axes.text(x, y, _short(name), fontsize=8.0, parse_math=False)
+        size = measured.get_window_extent(renderer).size
+        measured.remove()
         # A name that touches another's point would be taken for its name.
-        strangers = [box.padded(5.0) for other_x, other_y, box in around if (other_x, other_y) != (x, y)]
-        options = []
-        for dx, dy in _PLACES:
-            text = axes.annotate(
-                _short(name),
-                (x, y),
-                xytext=(dx, dy),
-                textcoords="offset points",
-                ha="left" if dx > 0 else "right" if dx < 0 else "center",
-                va="center" if dy == 0 else "bottom" if dy > 0 else "top",
-                fontsize=8.0,
-                annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": _LINE, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
-                if max(abs(dx), abs(dy)) > 10
-                else None,
-            )
-            _plain(text)
-            text.update_positions(renderer)
-            box = Text.get_window_extent(text, renderer)
-            clashes = sum(box.overlaps(other) for other in (*taken, *strangers))
-            outside = not (
-                axes.bbox.x0 < box.x0 and box.x1 < figure.bbox.x1 and axes.bbox.y0 < box.y0 and box.y1 < figure.bbox.y1
-            )
-            options.append((clashes + 5 * outside, text, box))
-            if options[-1][0] == 0:
+        around = [_extents(dot, dot, 4.0 if point == (x, y) else 9.0) for point, dot in dots.items()]
+        in_the_way = np.array([*taken, *around])
+        best_place, best_box, fewest = _PLACES[0], inside, math.inf
+        for place in _PLACES:
+            box = _box(dots[x, y], place, size, figure.dpi)
+            apart = (box[2:] < in_the_way[:, :2]) | (in_the_way[:, 2:] < box[:2])
+            outside = (box[:2] < inside[:2]).any() or (inside[2:] < box[2:]).any()
+            clashes = float(np.count_nonzero(~apart.any(axis=1)) + 5 * bool(outside))
+            if clashes < fewest:
+                best_place, best_box, fewest = place, box, clashes
+            if not clashes:
                 break
-        _, chosen, box = min(options, key=lambda option: option[0])
-        for _, text, _ in options:
-            if text is not chosen:
-                text.remove()
-        taken.append(box)
+        if fewest and (x, y) not in line:
+            continue
+        taken.append(best_box)
+        dx, dy = best_place
+        text = axes.annotate(
+            _short(name),
+            (x, y),
+            xytext=best_place,
+            textcoords="offset points",
+            ha="left" if dx > 0 else "right" if dx < 0 else "center",
+            va="center" if dy == 0 else "bottom" if dy > 0 else "top",
+            fontsize=8.0,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": _LINE, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
+            if max(abs(dx), abs(dy)) > 10
+            else None,
+        )
+        _plain(text)
 
 
-def _corners(line: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+def _box(dot: _Array, place: _Point, size: _Array, dpi: float) -> _Array:
+    """Return what a name of `size` covers at `place`, which is in points; the rest is in pixels."""
+    middle = dot + np.asarray(place) * dpi / 72.0 + np.sign(place) * size / 2.0
+    return _extents(middle - size / 2.0, middle + size / 2.0, 0.0)
+
+
+def _extents(low: _Array, high: _Array, wider: float) -> _Array:
+    """Return left, bottom, right and top."""
+    return np.concatenate([low - wider, high + wider])
+
+
+def _corners(line: Sequence[_Point]) -> Iterator[_Point]:
     """Yield where a stepped line begins, turns and ends."""
     yield from line[:1]
     for (_, before), (x, y) in itertools.pairwise(line):

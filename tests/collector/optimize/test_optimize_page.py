@@ -217,6 +217,18 @@ def test_page_is_made_of_little_too(rows: tuple[VariantReport, ...]) -> None:
     assert "Variants" in words(page.render(report(*rows)))
 
 
+def test_crowded_chart_names_those_on_the_front_and_writes_nothing_over_another() -> None:
+    crowd = [
+        variant_row(f"variant-{n}", size_bytes=30_000 + n, accuracy_ratio=0.94 + (n * 7 % 40) / 1e5) for n in range(40)
+    ]
+    best = variant_row("best", size_bytes=30_020, accuracy_ratio=0.95)
+    text = page.render(report(variant_row("float32", size_bytes=100_000), *crowd, best))
+    chart = text.partition('id="size-tflite-chart"')[2].partition("</svg>")[0]
+    named = set(re.findall(r">([\w-]+)</text>", chart))
+    assert {"best", "variant-0", "float32"} <= named
+    assert len(named & {row.name for row in crowd}) < 40
+
+
 def test_untimed_report_has_no_columns_of_time() -> None:
     text = words(page.render(report(variant_row("float32"), variant_row("int8"))))
     assert "p95" not in text
