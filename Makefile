@@ -23,7 +23,8 @@ export PIP_ROOT_USER_ACTION := ignore
 # What packages are built with is pinned too: older pips take the first for that, newer ones the second.
 PINNED = PIP_CONSTRAINT=$(1) PIP_BUILD_CONSTRAINT=$(1)
 PIP_INSTALL := -m pip install --quiet
-WITHOUT_DEPENDENCIES := ai-edge-quantizer immutabledict tf-keras tensorflow-model-optimization dm-tree
+WITHOUT_DEPENDENCIES := ai-edge-quantizer immutabledict tf-keras tensorflow-model-optimization dm-tree \
+	onnx2tf onnx onnx-graphsurgeon sne4onnx sng4onnx
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 # A missed target ends in exit code 4, which is told; any other code is a failure.
 BENCH = code=0; $(VENV)/bin/python $(1) || code=$$?; \
@@ -63,12 +64,11 @@ bench: $(VENV)/.stamp  ## print measured figures beside their targets, and say w
 docs: $(VENV)/.stamp  ## write the generated pages of docs/ anew
 	@for file in docs/*.py; do $(VENV)/bin/python "$$file"; done
 
-$(VENV)/.stamp: pyproject.toml constraints.txt constraints-onnx.txt | $(VENV)/bin/python
+$(VENV)/.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV) (the first time some minutes: TensorFlow is large)"
 	@$(call PINNED,constraints.txt) $(VENV)/bin/python $(PIP_INSTALL) -e '.[all,dev]'
 	@# Each asks for more, or for other versions, than it needs for what we do with it.
 	@$(call PINNED,constraints.txt) $(VENV)/bin/python $(PIP_INSTALL) --no-deps $(WITHOUT_DEPENDENCIES)
-	@$(VENV)/bin/python $(PIP_INSTALL) --no-deps -r constraints-onnx.txt
 	@touch $@
 
 # The project itself comes without its dependencies: this environment only ever runs the runner.

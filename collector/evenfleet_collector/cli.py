@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "demo": "Run the whole loop on this machine: real models, agents, collector, two planted faults.",
     "serve": "Run the collector: broker, ingest, judge, API and dashboard.",
     "optimize": "Make a release of a model: every variant, measured against the reference.",
+    "diff": "Name the first operator at which two files of one model part.",
     "release": "Sign, verify, push, list, show, tag and assign releases.",
     "device": "List, show and enrol devices.",
     "policy": "Show and set what is tolerated.",

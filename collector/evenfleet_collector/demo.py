@@ -282,6 +282,8 @@ class Stage:
                 [
                     *(sys.executable, "-m", "evenfleet_collector", "optimize", _MODEL, "--data", _DATA),
                     *("--out", str(out), "--golden", str(GOLDEN_SAMPLES), "--seeds", "0"),
+                    # The agents measure in a moment, and what the demo leaves behind is nothing.
+                    *("--no-timing", "--no-report", "--no-cache"),
                 ]
             ),
             cwd=_examples_root(),

@@ -10,6 +10,7 @@
     │   └── ReleaseError           the manifest itself
     ├── RuntimeMissingError        exit 1, an interpreter is not installed; names the command that installs it
     ├── ModelRefusedError          an interpreter cannot run this model
+    ├── ResourceError              a build needs more than it was given
     ├── RunnerError                the measuring subprocess crashed, hung or answered nonsense
     └── StoreError                 the database or the outbox on disk
 
@@ -73,6 +74,10 @@ class ReleaseError(ArtifactError):
 
 class RuntimeMissingError(EvenfleetError):
     """An interpreter that is not installed here."""
+
+
+class ResourceError(EvenfleetError):
+    """A build that needs more than it was given."""
 
 
 class ModelRefusedError(EvenfleetError):

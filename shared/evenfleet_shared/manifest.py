@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from evenfleet_shared.errors import ArtifactError, ReleaseError
-from evenfleet_shared.messages import Agreement, Count, Digest, Name, Seq, Text
+from evenfleet_shared.messages import Agreement, Count, Digest, Milliseconds, Name, Ratio, Seq, Text
 
 MANIFEST_NAME: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
@@ -133,6 +133,35 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """What a variant did on one class of devices before it was released: what another device of that class can expect.
+
+    Accuracy is that on the builder's whole test set of `test_n` samples, with Wilson's 95 % interval. `n` inferences were
+    timed in `rounds` processes; each quantile is the median over these, `low` and `high` its smallest and largest.
+    """
+
+    variant: Name
+    device_class: Name
+    machine: Text
+    runtime: Name
+    runtime_version: Text
+    threads: Seq
+    test_n: Seq
+    accuracy_ratio: Ratio
+    accuracy_low_ratio: Ratio
+    accuracy_high_ratio: Ratio
+    n: Seq
+    rounds: Seq
+    p50_ms: Milliseconds
+    p50_low_ms: Milliseconds
+    p50_high_ms: Milliseconds
+    p95_ms: Milliseconds
+    p95_low_ms: Milliseconds
+    p95_high_ms: Milliseconds
+    peak_rss_bytes: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MissingVariant:
     """A variant that was asked for and could not be built."""
 
@@ -153,6 +182,7 @@ class Manifest:
     preprocessing: dict[str, str]
     lineage: dict[str, str]
     missing: tuple[MissingVariant, ...] = ()
+    envelope: Annotated[tuple[Envelope, ...], Meta(max_length=1024)] = ()
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]
@@ -162,6 +192,9 @@ class Manifest:
             raise ValueError(f"reference_variant {self.reference_variant!r} is not among the variants")
         for variant in self.variants:
             _check_against_golden(variant, self.golden)
+        for expected in self.envelope:
+            if expected.variant not in names:
+                raise ValueError(f"envelope is of variant {expected.variant!r}, which is not among the variants")
         known: dict[str, FileRef] = {}
         for reference in self.files:
             # Each file would pass as itself, but only one of them can lie under the name.
@@ -212,9 +245,12 @@ def _check_against_golden(variant: Variant, golden: Golden) -> None:
 def encode(manifest: Manifest) -> bytes:
     """Return the canonical JSON: sorted keys, no spaces.
 
-    A calibration that there is none of is left out: releases from before it was recorded keep their bytes, and so their name.
+    A calibration or an envelope that there is none of is left out: releases from before these were recorded keep their
+    bytes, and so their name.
     """
     fields = msgspec.to_builtins(manifest)
+    if not fields["envelope"]:
+        del fields["envelope"]
     for variant in fields["variants"]:
         if variant["calibration"] is None:
             del variant["calibration"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,34 @@ def classifier(path: Path, *, version: int = 1, dynamic_batch: bool = False) -> 
     softmax.beta = 1.0
     graph.operator(schema.BuiltinOperator.SOFTMAX, (logits,), (y,), (schema.BuiltinOptions.SoftmaxOptions, softmax))
     return graph.write(path, inputs=(x,), outputs=(y,))
+
+
+def dense(path: Path, layers: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]) -> Path:
+    """Write FULLY_CONNECTED layers in float32, named ``dense0`` and so on, with RELU in all but the last.
+
+    Args:
+        path: Where to write.
+        layers: Weights ``(outputs, inputs)`` and biases of each.
+    """
+    graph = _Graph()
+    tensor = first = graph.tensor("x", (1, layers[0][0].shape[1]))
+    for number, (matrix, bias) in enumerate(layers):
+        made = graph.tensor(f"dense{number}", (1, len(bias)))
+        w = graph.tensor(f"w{number}", matrix.shape, data=matrix.astype(np.float32))
+        b = graph.tensor(f"b{number}", bias.shape, data=bias.astype(np.float32))
+        options = schema.FullyConnectedOptionsT()
+        last = number == len(layers) - 1
+        options.fusedActivationFunction = (
+            schema.ActivationFunctionType.NONE if last else schema.ActivationFunctionType.RELU
+        )
+        graph.operator(
+            schema.BuiltinOperator.FULLY_CONNECTED,
+            (tensor, w, b),
+            (made,),
+            (schema.BuiltinOptions.FullyConnectedOptions, options),
+        )
+        tensor = made
+    return graph.write(path, inputs=(first,), outputs=(tensor,))
 
 
 def quantised_classifier(path: Path) -> Path:

@@ -12,11 +12,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from evenfleet_collector import figures
 from evenfleet_collector.client import Collector
 from evenfleet_collector.commands.asking import CONTEXT, json_option, print_json, show, url_option
 from evenfleet_collector.resources import Flag
 from evenfleet_collector.store.rows import FlagRow
-from evenfleet_collector.web import figures
 from evenfleet_shared.errors import EXIT_OUTSIDE
 
 _EPILOG = """\b

@@ -1,6 +1,7 @@
-"""The command `evenfleet optimize`: read the arguments, show progress, print the table.
+"""The command `evenfleet optimize`: read the arguments, build, show progress.
 
-Leaves the building to `evenfleet_collector.optimize`, which loads TensorFlow when it runs; importing this does not.
+Leaves the building to `evenfleet_collector.optimize`, which loads TensorFlow when it has to; importing this does not. Leaves
+to `optimized` how the result is told.
 """
 
 from __future__ import annotations
@@ -8,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
+
+from evenfleet_shared.errors import EXIT_OUTSIDE, ConfigError
 
 if TYPE_CHECKING:
-    from evenfleet_collector.optimize import BuildReport, Gain, Progress
+    from evenfleet_collector.optimize import BuildReport, Progress
 
 _EPILOG = """\b
 Example, with the project's own digits model:
@@ -27,8 +29,13 @@ Photos in photos/train/CLASS/ and photos/test/CLASS/, for a model that takes -1 
   evenfleet optimize model.keras --data photos/ --out release/ --preprocessing scale=1/127.5 --preprocessing offset=-1
 
 \b
-Exit codes: 0 done; 1 the model was refused, or no variant could be built; 2 bad arguments or data.
-On failure, and on Ctrl-C, nothing is left behind.
+The smallest variant that is quick and good enough, built if need be:
+  evenfleet optimize model.keras --data data.npz --out release/ --target "p95_ms<=5, size_kb<=100, accuracy_drop<=0.01"
+
+\b
+Exit codes: 0 done; 1 the model was refused, no variant could be built, or --memory was not enough; 2 bad arguments or
+data; 4 no variant holds the --target (the release is there all the same).
+On failure, and on Ctrl-C, nothing is left behind but what is in the cache: the same command goes on from there.
 """
 
 
@@ -71,6 +78,53 @@ On failure, and on Ctrl-C, nothing is left behind.
     help="What becomes of images: resize, fit, channels, scale, offset (or mean, std), width, height, layout; may be "
     "repeated. Carried in the release with a fingerprint.",
 )
+@click.option(
+    "--rescue",
+    is_flag=True,
+    help="Build int8 variants that lose more than --max-drop once more, with their worst operators left in float.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="The accuracy that --rescue lets an int8 variant lose; 0.01 is one point.",
+)
+@click.option(
+    "--target",
+    metavar="LIMITS",
+    help='What a variant is to hold, such as "p95_ms<=5, size_kb<=100, accuracy_drop<=0.01"; further variants are built until '
+    "one does (docs/report.md).",
+)
+@click.option(
+    "--report",
+    "report_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to write the report with its plots.  [default: beside --out, as OUT-report.html]",
+)
+@click.option("--no-report", is_flag=True, help="Write no report.")
+@click.option(
+    "--no-timing",
+    is_flag=True,
+    help="Measure no latency and no memory; the release then has no envelope of this machine.",
+)
+@click.option(
+    "--device-class",
+    default="build-machine",
+    show_default=True,
+    help="The device class that this machine is one of, for the release's envelope.",
+)
+@click.option(
+    "--cache",
+    "cache_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="EVENFLEET_OPTIMIZE_CACHE",
+    show_envvar=True,
+    help="Where finished work is kept and found again.  [default: ~/.cache/evenfleet/optimize]",
+)
+@click.option("--no-cache", is_flag=True, help="Build everything anew, and keep nothing.")
+@click.option("--cores", type=click.IntRange(1), help="Use at most so many cores.  [default: all]")
+@click.option("--memory", metavar="SIZE", help="End when the build holds more, such as 4GB.  [default: no limit]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def optimize(
     *,
@@ -84,6 +138,17 @@ def optimize(
     seeds: int,
     label_column: str | None,
     preprocessing: tuple[str, ...],
+    rescue: bool,
+    max_drop: float,
+    target: str | None,
+    report_file: Path | None,
+    no_report: bool,
+    no_timing: bool,
+    device_class: str,
+    cache_folder: Path | None,
+    no_cache: bool,
+    cores: int | None,
+    memory: str | None,
     as_json: bool,
 ) -> None:
     """Make a release from one MODEL and labelled data.
@@ -95,25 +160,37 @@ def optimize(
     directory, or as x.npy,y.npy; a .csv with a header; a directory of images with one folder per class, below train/
     and test/ or not; or module:function returning such arrays, or giving batches (x, y).
 
-    The release holds the model as TFLite in float32, float16, dynamic-range and full int8,
-    pruned and distilled in int8, and the plain, pruned and distilled SavedModels; with a manifest, digests, a golden set
-    of real test samples, and what each variant scored.
+    The release holds the model as TFLite in float32, float16, dynamic-range and full int8, pruned and distilled in int8, and
+    the plain, pruned and distilled SavedModels; with a manifest, digests, a golden set of real test samples, what each
+    variant scored, and its envelope: accuracy, latency and memory on this machine.
 
     With a trained technique comes its matched control: the same training without the technique's idea. The difference of
     the two, with its 95 % interval, is what the technique brought; the control is not released.
 
     A variant that cannot be built is named in the manifest with the reason; the others are built. Of a .tflite that is
-    every one but itself. A SavedModel and a module:function are programs and are run: give only what you trust. A
-    .keras file is read without running code.
+    every one that needs more than the file. A SavedModel and a module:function are programs and are run: give only what
+    you trust. A .keras file is read without running code.
     """
-    from evenfleet_collector.optimize import DEFAULT, Plan, build_release, read_recipe
+    from evenfleet_collector.commands import optimized
+    from evenfleet_collector.optimize import DEFAULT, Plan, build_release, cache, limits, read_recipe
+    from evenfleet_collector.optimize import target as targets
     from evenfleet_collector.optimize.datasets import DataOptions, declared
 
-    options = DataOptions(
-        label_column=label_column, preprocessing=declared.parse(preprocessing, typed="--preprocessing")
-    )
+    if no_cache and cache_folder is not None:
+        raise ConfigError("--cache and --no-cache contradict each other; give one")
+    if no_report and report_file is not None:
+        raise ConfigError("--report and --no-report contradict each other; give one")
+    limit_bytes = limits.parse_size(memory, "--memory") if memory else None
+    if cores is not None:
+        limits.use_cores(cores)
+    asked = targets.parse(target) if target is not None else ()
     plan, recipes = read_recipe(recipe_file) if recipe_file else (Plan(), DEFAULT)
-    with _progress() as report:
+    data_options = DataOptions(
+        label_column=label_column or plan.label_column,
+        preprocessing=declared.parse(preprocessing, "--preprocessing", plan.preprocessing),
+    )
+    page_file = None if no_report else _page_file(report_file, out)
+    with limits.memory_limit(limit_bytes), _progress() as report:
         built = build_release(
             model,
             data,
@@ -123,13 +200,51 @@ def optimize(
             golden_n=plan.golden_samples if golden is None else golden,
             only=only,
             seeds=seeds,
-            data_options=options,
+            data_options=data_options,
+            cache_folder=None if no_cache else cache_folder or cache.default_folder(),
+            timed=not no_timing,
+            device_class=device_class,
+            rescue_drop_ratio=max_drop if rescue else None,
+            target=asked,
             report=report,
         )
+    said = targets.words(built.choice, asked) if built.choice is not None else ()
+    if page_file is not None:
+        _write_page(page_file, built, said)
     if as_json:
-        click.echo(_json(built))
+        click.echo(optimized.as_json(built, said))
     else:
-        _print_table(built)
+        optimized.show_table(built, said)
+        if page_file is not None:
+            click.echo(f"report with plots: {page_file}")
+    if built.choice is not None and not built.choice.holds:
+        sys.exit(EXIT_OUTSIDE)
+
+
+def _page_file(given: Path | None, out: Path) -> Path:
+    """Return where the report goes; what cannot be written there is said before any work is done."""
+    absolute = Path(os.path.abspath(out))  # noqa: PTH100 - a release that is a link is refused, and not followed
+    file = given or absolute.with_name(f"{absolute.name}-report.html")
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise ConfigError(
+            f"--report {file} cannot be written: {'it' if file.is_dir() else 'its folder'} "
+            f"is {'a directory' if file.is_dir() else 'not there'}; name a file in a folder that exists"
+        )
+    return file
+
+
+def _write_page(file: Path, built: BuildReport, said: Sequence[str]) -> None:
+    from evenfleet_collector.optimize import page
+
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    try:
+        unfinished.write_text(page.render(built.document(said)), encoding="utf-8")
+        unfinished.replace(file)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise ConfigError(
+            f"the report {file} cannot be written: {error.strerror}; the release {built.directory} is complete"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -156,83 +271,3 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
             yield lambda progress: bar.update(
                 task, completed=progress.step - 1, total=progress.steps, description=progress.label
             )
-
-
-def _json(built: BuildReport) -> str:
-    document = {
-        "release": built.digest,
-        "directory": str(built.directory),
-        "model": built.manifest.model,
-        "reference_variant": built.manifest.reference_variant,
-        "test_n": built.test_n,
-        "golden_n": built.manifest.golden.n,
-        "preprocessing": built.manifest.preprocessing["fingerprint"],
-        "elapsed_s": round(built.elapsed_s, 1),
-        "variants": built.variants,
-        "missing": built.missing,
-    }
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
-
-
-def _print_table(built: BuildReport) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    reference = built.manifest.reference_variant
-    table = Table(
-        title=f"{built.manifest.model}: accuracy on {built.test_n} test samples, against {reference}",
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
-    table.add_column("variant", no_wrap=True)
-    for heading in ("accuracy", "change", "bytes", "ratio"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("techniques", "agreement"):  # these wrap on a narrow terminal
-        table.add_column(heading, overflow="fold", min_width=10)
-    for row in built.variants:
-        table.add_row(
-            row.name,
-            f"{row.accuracy_ratio:.4f}",
-            "–" if row.name == reference else f"{row.delta_ratio * 100:+.2f} pt",
-            f"{row.size_bytes:,}",
-            f"{row.size_ratio:.2f}",
-            " + ".join(row.techniques),
-            f"{row.agreement.noise_class}, {row.agreement.top1_ratio:.1%} same",
-        )
-    # A pipe has no width of its own; the table is not to be cut to 80 columns there.
-    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
-    console.print(table)
-    for row in built.variants:
-        if row.gain is not None:
-            console.print(f"{row.name}: {_brought(row.gain)}", markup=False)
-        elif row.no_gain is not None:
-            console.print(f"{row.name}: {row.no_gain}", markup=False)
-    for missing in built.missing:
-        console.print(f"not built: {missing.name}: {missing.reason}", markup=False)
-    console.print(f"preprocessing {_preprocessing_words(built.manifest.preprocessing)}", markup=False)
-    console.print(
-        f"release {built.digest[:12]}… with {built.manifest.golden.n} golden samples in {built.directory} "
-        f"({built.elapsed_s:.0f} s)",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-def _brought(gain: Gain) -> str:
-    over = "the same test samples" if gain.seeds == 1 else f"{gain.seeds} seeds"
-    words = {"more": "brings accuracy", "less": "costs accuracy", "nothing shown": "brings nothing that shows"}
-    return (
-        f"{gain.technique} {words[gain.brought]}: {gain.delta_ratio * 100:+.2f} pt "
-        f"[{gain.low_ratio * 100:+.2f}, {gain.high_ratio * 100:+.2f}] over {over}, against {' + '.join(gain.control)} "
-        f"({gain.control_ratio:.4f})"
-    )
-
-
-def _preprocessing_words(declared: Mapping[str, str]) -> str:
-    """Say it in a line; the fingerprint's start is what a person compares."""
-    words = [declared[name] for name in ("shape", "channels", "layout", "resize", "fit") if name in declared]
-    if "scale" in declared:
-        words.append(f"pixel × {declared['scale']} + {declared['offset']}")
-    kind = "as given" if declared["input"] == "as-given" else "of images"
-    return f"{declared['fingerprint'][:12]}… ({kind}: {', '.join(words)})"

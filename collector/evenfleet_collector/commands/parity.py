@@ -12,10 +12,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from evenfleet_collector import figures
 from evenfleet_collector.client import Collector
 from evenfleet_collector.commands.asking import CONTEXT, check_release, json_option, print_json, show, url_option
 from evenfleet_collector.store.rows import CellRow
-from evenfleet_collector.web import figures
 from evenfleet_collector.web.matrix import Drawn, Line, Matrix, arrange
 from evenfleet_shared.errors import EXIT_OUTSIDE
 

@@ -15,11 +15,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 from rich.text import Text
 
+from evenfleet_collector import figures
 from evenfleet_collector.client import Collector
 from evenfleet_collector.commands.asking import CONTEXT, check_release, json_option, print_json, show, url_option
 from evenfleet_collector.commands.signing import Directory, checked_release, keygen, sign, verify
 from evenfleet_collector.resources import EVERY_DEVICE, TAG_RULE, is_tag
-from evenfleet_collector.web import figures
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ConfigError, ReleaseError
 from evenfleet_shared.manifest import FileRef, Manifest

@@ -3,6 +3,9 @@
     seed = 0
     golden_samples = 300
 
+    [preprocessing]             # of images; what is not said follows from the model's input
+    resize = "pillow-bilinear"
+
     [techniques.prune]          # what `prune` means in this recipe
     sparsity_ratio = 0.8
 
@@ -31,6 +34,7 @@ import msgspec
 from msgspec import Meta
 
 from evenfleet_collector.optimize import variants
+from evenfleet_collector.optimize.datasets.declared import ImageSettings
 from evenfleet_collector.optimize.technique import Technique
 from evenfleet_collector.optimize.variants import Recipe
 from evenfleet_shared import settings
@@ -57,6 +61,8 @@ class Plan:
 
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     golden_samples: Annotated[int, Meta(ge=1, le=100_000)] = 300
+    label_column: str | None = None
+    preprocessing: ImageSettings = dataclasses.field(default_factory=ImageSettings)
     techniques: _Settings = dataclasses.field(default_factory=dict)
     variants: Annotated[tuple[WrittenVariant, ...], Meta(max_length=MAX_VARIANTS)] = ()
 
@@ -134,6 +140,4 @@ def _of_the_file(file: Path, place: str, find: Any) -> Any:
 
 def lineage(built: Iterable[Recipe]) -> Mapping[str, str]:
     """Return what the manifest keeps of a recipe: each variant's steps with their settings, as text."""
-    return {
-        f"recipe.{one.name}": " > ".join(f"{step.name}({step.settings})" for step in one.chain)[:500] for one in built
-    }
+    return {f"recipe.{one.name}": " > ".join(step.described for step in one.chain)[:500] for one in built}

@@ -1,7 +1,8 @@
-"""Build a release directory: load, apply each variant's techniques, measure, write the manifest, rename into place.
+"""Build a release directory: read, build each variant, time them, write the manifest, rename into place.
 
 Decides the order and what a failure costs: one that is about a single variant lands in the manifest's `missing`, any
-other ends the build and leaves nothing behind. Leaves each step to the module that owns it.
+other ends the build and leaves nothing behind but what the cache keeps. Leaves making variants to `builder`, timing to
+`timing`, and what they are worth to `worth`.
 """
 
 from __future__ import annotations
@@ -13,50 +14,57 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from evenfleet_collector.optimize import (
-    archive,
+    appraise,
     datasets,
     evaluate,
+    forecast,
     gain,
-    graph,
+    ladder,
     models,
     recipe,
-    saved_model,
-    sources,
     strata,
+    timing,
     variants,
 )
-from evenfleet_collector.optimize.data import LabelledData, Samples
+from evenfleet_collector.optimize import target as targets
+from evenfleet_collector.optimize.builder import Builder, salt
+from evenfleet_collector.optimize.built import Built
+from evenfleet_collector.optimize.cache import Cache
+from evenfleet_collector.optimize.data import LabelledData
 from evenfleet_collector.optimize.datasets import DataOptions, Wanted
 from evenfleet_collector.optimize.gain import Gain
 from evenfleet_collector.optimize.quiet import NoiseLog
-from evenfleet_collector.optimize.technique import Form, Material, Technique
+from evenfleet_collector.optimize.sources import ModelSource, Source
+from evenfleet_collector.optimize.subject import ModelFacts, Subject
+from evenfleet_collector.optimize.target import Choice, Constraint
+from evenfleet_collector.optimize.technique import Material
 from evenfleet_collector.optimize.variants import Recipe
-from evenfleet_shared import __version__, manifest, metrics, trust
+from evenfleet_collector.optimize.worth import ForecastErrors, ReportDocument, Timing, VariantReport
+from evenfleet_shared import __version__, manifest, trust
 from evenfleet_shared.errors import ConfigError, EvenfleetError, ModelRefusedError
-from evenfleet_shared.manifest import Format, Golden, Manifest, MissingVariant, TensorSpec, Variant
-from evenfleet_shared.messages import Agreement
+from evenfleet_shared.manifest import Envelope, Golden, Manifest, MissingVariant, Variant
 
 DEFAULT_GOLDEN: Final = 300
 DEFAULT_SEED: Final = 0
-_Key = tuple[int, tuple[Technique, ...]]
+DEFAULT_CLASS: Final = "build-machine"
 
 _REFERENCES: Final = ("float32", "saved-model")
 _MAX_REASON: Final = 480
 _OURS: Final = frozenset({manifest.MANIFEST_NAME, "artifacts", "golden", trust.FOLDER})
+_SUFFIX: Final = {"tflite": ".tflite", "saved_model": ".tar"}
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Step `step` of `steps` begins."""
+    """Step `step` of `steps` is at work on `label`; `steps` may grow."""
 
     step: int
     steps: int
@@ -64,37 +72,58 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VariantReport:
-    """One variant's row: accuracy and `class_accuracy_ratios` on the whole test set, agreement on the golden set.
-
-    `delta_ratio` is the accuracy minus the reference variant's; `size_ratio` is size over the reference's; `gain` is
-    what its last trained technique itself brought, None where none is trained, or `no_gain` says why it is not known.
-    """
-
-    name: str
-    format: Format
-    techniques: tuple[str, ...]
-    accuracy_ratio: float
-    class_accuracy_ratios: tuple[float, ...]
-    delta_ratio: float
-    size_bytes: int
-    size_ratio: float
-    agreement: Agreement
-    gain: Gain | None = None
-    no_gain: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BuildReport:
-    """What was built. `digest` is the release's name."""
+    """What was built. `digest` is the release's name, `class_names` are by class where the data has names."""
 
     directory: Path
     digest: str
     manifest: Manifest
     test_n: int
+    class_names: tuple[str, ...]
     variants: tuple[VariantReport, ...]
     missing: tuple[MissingVariant, ...]
+    choice: Choice | None
     elapsed_s: float
+
+    @property
+    def forecast_errors(self) -> ForecastErrors | None:
+        """Return how good the forecasts of the p50 are; None where nothing was timed."""
+        found = {row.name: row.forecast for row in self.variants if row.forecast is not None}
+        return forecast.errors(self.variants, found) if found else None
+
+    def document(self, said_of_target: Sequence[str] = ()) -> ReportDocument:
+        """Return what the report is made from; `said_of_target` is what becomes of the target, in words."""
+        return ReportDocument(
+            model=self.manifest.model,
+            release=self.digest,
+            reference_variant=self.manifest.reference_variant,
+            test_n=self.test_n,
+            golden_n=self.manifest.golden.n,
+            machine=timing.machine_facts(),
+            rows=self.variants,
+            missing=self.missing,
+            lineage=self.manifest.lineage,
+            preprocessing=self.manifest.preprocessing,
+            forecast_errors=self.forecast_errors,
+            target=tuple(said_of_target),
+            chosen=self.choice.row.name if self.choice else None,
+            elapsed_s=self.elapsed_s,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """What is to be built; see `build_release`."""
+
+    recipes: tuple[Recipe, ...]
+    seed: int
+    golden_n: int
+    seeds: int
+    data_options: DataOptions
+    timed: bool
+    device_class: str
+    rescue_drop_ratio: float | None
+    target: tuple[Constraint, ...]
 
 
 def build_release(
@@ -108,6 +137,11 @@ def build_release(
     only: Sequence[str] = (),
     seeds: int = 1,
     data_options: DataOptions = DataOptions(),  # noqa: B008 - frozen
+    cache_folder: Path | None = None,
+    timed: bool = False,
+    device_class: str = DEFAULT_CLASS,
+    rescue_drop_ratio: float | None = None,
+    target: Sequence[Constraint] = (),
     report: Callable[[Progress], None] = lambda _: None,
 ) -> BuildReport:
     """Build a release from a model and labelled data.
@@ -126,10 +160,16 @@ def build_release(
         seeds: How many times a trained variant and its control are trained to say what the technique brings; 0 trains
             no controls. What is released is of the first seed.
         data_options: What is said of the data beside its name.
+        cache_folder: Where results are kept and found again; None keeps nothing.
+        timed: Measure latency and memory here, for the report and the envelope.
+        device_class: What the envelope calls this machine.
+        rescue_drop_ratio: An int8 variant that loses more accuracy than this against the reference is built once more,
+            with its worst operators in float (`rescue`); None rescues none.
+        target: What a variant is to hold. Where none does, others that could are built too, until one does.
         report: Told before every step.
 
     Raises:
-        ConfigError: A source or variant does not exist, or `out` cannot be written.
+        ConfigError: A source or variant does not exist, or `out` or the cache cannot be written.
         DataError: The data is unacceptable or does not fit the model.
         ModelRefusedError: The model cannot be loaded, is no classifier, or no variant at all could be built.
         RuntimeMissingError: TensorFlow is not installed.
@@ -138,16 +178,28 @@ def build_release(
     chosen = variants.select(recipes, only)
     parsed_model = models.parse(model_source)
     parsed_data = data_source if isinstance(data_source, LabelledData) else datasets.parse(data_source)
+    untimed = [limit for limit in target if limit.what.needs_timing and not timed]
+    if untimed:
+        raise ConfigError(f"--target {untimed[0]}: variants have to be timed for that; leave --no-timing out")
     if golden_n < 1:
         raise ConfigError(f"the golden set needs at least 1 sample, found {golden_n}")
     out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that is to be refused
     _check_target(out)
+    order = _Order(
+        recipes=chosen,
+        seed=seed,
+        golden_n=golden_n,
+        seeds=seeds,
+        data_options=data_options,
+        timed=timed,
+        device_class=device_class,
+        rescue_drop_ratio=rescue_drop_ratio,
+        target=tuple(target),
+    )
     staging = _make_staging(out)
     try:
-        build = _Build(
-            staging, chosen, seed=seed, golden_n=golden_n, seeds=seeds, data_options=data_options, report=report
-        )
-        manifest_bytes, rows = build.run(parsed_model, parsed_data)
+        build = _Build(order, staging, Cache(cache_folder or staging / "cache"), _Steps(report))
+        manifest_bytes, rows, labelled = build.run(parsed_model, parsed_data)
         _move_into_place(staging / "release", out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -156,314 +208,286 @@ def build_release(
         directory=out,
         digest=manifest.digest(manifest_bytes),
         manifest=built,
-        test_n=build.test_n,
+        test_n=len(labelled.x_test),
+        class_names=labelled.class_names,
         variants=rows,
         missing=built.missing,
+        choice=targets.choose(rows, target) if target else None,
         elapsed_s=time.monotonic() - started_s,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Built:
-    """A variant whose artifact is written, with its outputs."""
+class _Steps:
+    """Counts what is done of what is to do, and tells it."""
 
-    recipe: Recipe
-    format: Format
-    file: str
-    input: TensorSpec
-    output: TensorSpec
-    facts: graph.GraphFacts | None
-    parameters: int | None
-    golden_outputs: Samples
-    correct: npt.NDArray[np.bool_]
-    test_counts: metrics.ClassCounts
+    def __init__(self, report: Callable[[Progress], None]) -> None:
+        self._report = report
+        self._step = 0
+        self._steps = 0
+
+    def expect(self, steps: int) -> None:
+        """Have so many more to do."""
+        self._steps += steps
+
+    def begin(self, label: str) -> None:
+        """Begin the next step."""
+        self._step += 1
+        self.say(label)
+
+    def say(self, label: str) -> None:
+        """Say what the present step is at."""
+        self._report(Progress(self._step, self._steps, label))
 
 
 class _Build:
-    """One build. Holds what the steps share; every method is one step or a part of one."""
+    """One build. Holds what its parts share."""
 
-    def __init__(
-        self,
-        staging: Path,
-        recipes: tuple[Recipe, ...],
-        *,
-        seed: int,
-        golden_n: int,
-        seeds: int,
-        data_options: DataOptions,
-        report: Callable[[Progress], None],
-    ) -> None:
-        self._recipes = recipes
-        self._seeds = seeds
-        self._seed = seed
-        self._golden_n = golden_n
-        self._data_options = data_options
-        self._report = report
+    def __init__(self, order: _Order, staging: Path, kept: Cache, steps: _Steps) -> None:
+        self._order = order
+        self._kept = kept
+        self._steps = steps
         self._release = staging / "release"
         self._work = staging / "work"
         self._noise = NoiseLog(staging / "noise.log")
+        self._built: list[Built] = []
+        self._entries: dict[str, Variant] = {}
+        self._timings: dict[str, timing.Outcome] = {}
+        self._missing: list[MissingVariant] = []
         for folder in (self._work, self._release / "artifacts", self._release / "golden"):
             folder.mkdir(parents=True)
-        # By seed and steps: two variants may share their beginnings.
-        self._forms: dict[_Key, Form | EvenfleetError] = {}
-        self._exports: dict[_Key, Form] = {}
-        self._step = 0
-        chains = {one.chain[: end + 1] for one in recipes for end in range(len(one.chain))}
-        self._steps = (
-            4 + len(chains) + len(recipes) + seeds * sum(variants.control(one.chain) is not None for one in recipes)
-        )
-        self.test_n = 0
 
     def run(
-        self, model_source: sources.ModelSource, data_source: sources.Source | LabelledData
-    ) -> tuple[bytes, tuple[VariantReport, ...]]:
-        """Build everything into the staging folder."""
-        self._tell("starting TensorFlow")
-        with self._noise.taking():
-            versions = models.import_tensorflow()
-        self._tell("loading model")
-        with self._noise.taking():
-            import keras
-
-            keras.utils.clear_session()  # names of layers start anew: they end up in the files
-            keras.utils.set_random_seed(self._seed)
-            opened = models.open_model(model_source, self._work)
-        self._tell("reading data")
-        with self._noise.taking():
-            labelled = data_source if isinstance(data_source, LabelledData) else self._read(data_source, opened)
-            loaded = opened.checked(labelled)
-            material = Material(
+        self, model_source: ModelSource, data_source: Source | LabelledData
+    ) -> tuple[bytes, tuple[VariantReport, ...], LabelledData]:
+        """Build everything into the staging folder; return the manifest's bytes, the rows, and the data."""
+        order = self._order
+        self._steps.expect(3)
+        self._salt = salt()
+        self._steps.begin("opening the model")
+        subject = Subject(
+            model_source,
+            seed=order.seed,
+            salt=self._salt,
+            work=self._work,
+            kept=self._kept,
+            noise=self._noise,
+            say=self._steps.say,
+        )
+        facts = subject.facts()
+        self._steps.begin("reading the data")
+        labelled = data_source if isinstance(data_source, LabelledData) else self._read(data_source, facts)
+        fit = subject.fit(facts, labelled)
+        self._data = labelled
+        self._golden = strata.choose(labelled.y_test, order.golden_n, order.seed)
+        self._classes = fit.classes
+        self._builder = Builder(
+            subject,
+            facts,
+            Material(
                 data=labelled,
-                classes=loaded.classes,
-                output_kind=loaded.output_kind,
-                seed=self._seed,
+                classes=fit.classes,
+                output_kind=fit.output_kind,
+                seed=order.seed,
                 folder=self._work,
-            )
-            self._start = opened.form(material)
-        if opened.own_name is not None:
-            self._recipes = variants.starting_from_file(self._recipes, opened.own_name)
-        self.test_n = len(labelled.x_test)
-        golden = strata.choose(labelled.y_test, self._golden_n, self._seed)
+            ),
+            salt=self._salt,
+            kept=self._kept,
+            noise=self._noise,
+            say=self._steps.say,
+        )
+        recipes = order.recipes
+        if facts.own_name is not None:
+            recipes = variants.starting_from_file(recipes, facts.own_name)
 
-        built: list[_Built] = []
-        missing: list[MissingVariant] = []
-        for one in self._recipes:
-            try:
-                built.append(self._variant(one, material, golden))
-            except EvenfleetError as error:  # noqa: PERF203 - a variant takes seconds
-                missing.append(MissingVariant(name=one.name, reason=str(error)[:_MAX_REASON]))
-        if not built:
-            raise ModelRefusedError(f"no variant could be built; {missing[0].name}: {missing[0].reason}")
-
-        self._tell("writing the manifest")
-        reference = _reference(built)
+        self._add(recipes)
+        if not self._built:
+            raise ModelRefusedError(f"no variant could be built; {self._missing[0].name}: {self._missing[0].reason}")
+        if order.rescue_drop_ratio is not None:
+            below = {row.name for row in self._rows() if -row.delta_ratio > order.rescue_drop_ratio}
+            self._add(variants.rescued(recipes, below, order.rescue_drop_ratio))
+        while more := self._wanted_for_target(facts):
+            self._add(more[:1])
+        reference = self._reference()
+        rows = [self._with_gain(row, built) for row, built in zip(self._rows(), self._built, strict=True)]
+        self._steps.begin("writing the manifest")
+        rows = list(appraise.beside_each_other(rows, reference.recipe.name))
         written = Manifest(
             model=_name(model_source.short_name),
             reference_variant=reference.recipe.name,
-            variants=tuple(self._entry(each, reference, labelled, golden) for each in built),
-            golden=self._write_golden(labelled, golden, reference, loaded.classes),
+            variants=tuple(self._entries.values()),
+            golden=self._write_golden(reference),
             preprocessing=_preprocessing(labelled),
             lineage={
                 "model": model_source.name,
-                "model_sha256": opened.digest,
+                "model_sha256": facts.digest,
                 "data": "arrays" if isinstance(data_source, LabelledData) else data_source.name,
                 "data_sha256": labelled.digest,
-                "seed": str(self._seed),
+                "seed": str(order.seed),
                 "evenfleet": __version__,
                 "python": platform.python_version(),
                 "machine": platform.machine(),
-                **(
-                    {"class_names": json.dumps(labelled.class_names, ensure_ascii=False)}
-                    if labelled.class_names
-                    else {}
-                ),
-                **versions,
-                **opened.lineage,
-                **recipe.lineage([each.recipe for each in built]),
+                **_class_names(labelled),
+                **models.versions(),
+                **facts.lineage,
+                **recipe.lineage([each.recipe for each in self._built]),
+                **({"target": ", ".join(map(str, order.target))} if order.target else {}),
             },
-            missing=tuple(missing),
+            missing=tuple(self._missing),
+            envelope=tuple(self._envelope(row) for row in rows if row.timing is not None),
         )
         payload = manifest.encode(written)
         (self._release / manifest.MANIFEST_NAME).write_bytes(payload)
-        size_bytes = written.variant(reference.recipe.name).artifact.size_bytes
-        return payload, tuple(
-            self._with_gain(_row(each, variant, reference, size_bytes), each, material, golden)
-            for each, variant in zip(built, written.variants, strict=True)
-        )
+        return payload, tuple(rows), labelled
 
-    def _read(self, source: sources.Source, opened: models.OpenedModel) -> LabelledData:
-        wanted = Wanted(seed=self._seed, sample_shape=opened.sample_shape, options=self._data_options)
-        return datasets.read(source, wanted)
+    def _read(self, source: Source, facts: ModelFacts) -> LabelledData:
+        wanted = Wanted(seed=self._order.seed, sample_shape=facts.sample_shape, options=self._order.data_options)
+        with self._noise.taking():
+            return datasets.read(source, wanted)
 
-    def _variant(self, wanted: Recipe, material: Material, golden: strata.Indices) -> _Built:
-        reason = variants.misfit(wanted.chain, self._start.stage)
-        if reason is not None:
-            raise ModelRefusedError(reason)
-        return self._built(wanted, material, golden, self._release / "artifacts")
+    def _add(self, recipes: Iterable[Recipe]) -> None:
+        """Build what can be built, copy it into the release, and time it; the others are missing with the reason."""
+        recipes = list(recipes)
+        trained = sum(variants.control(one.chain) is not None for one in recipes)
+        self._steps.expect(len(recipes) + trained * max(0, 2 * self._order.seeds - 1))
+        built = []
+        for one in recipes:
+            self._steps.begin(one.name)
+            try:
+                built.append(self._builder.build(one, self._order.seed))
+            except EvenfleetError as error:
+                self._missing.append(MissingVariant(name=one.name, reason=str(error)[:_MAX_REASON]))
+        self._built += built
+        entries = {each.recipe.name: self._entry(each, self._reference()) for each in built}
+        self._entries |= entries
+        if self._order.timed and entries:
+            self._timings |= self._timed(entries.values())
 
-    def _with_gain(
-        self, row: VariantReport, built: _Built, material: Material, golden: strata.Indices
-    ) -> VariantReport:
+    def _reference(self) -> Built:
+        """Return what the others are compared with: float32, or what comes closest of those that were built first."""
+        for name in _REFERENCES:
+            for each in self._built:
+                if each.recipe.name == name:
+                    return each
+        return self._built[0]
+
+    def _rows(self) -> list[VariantReport]:
+        reference = self._reference()
+        return [self._row(each, self._entries[each.recipe.name], reference) for each in self._built]
+
+    def _wanted_for_target(self, facts: ModelFacts) -> tuple[Recipe, ...]:
+        """Return what is worth building because nothing holds the target yet, and was not tried."""
+        if not self._order.target:
+            return ()
+        tried = {one.name for one in self._missing}
+        candidates = ladder.next_candidates(self._order.target, self._rows(), facts.stage)
+        return tuple(one for one in candidates if one.name not in tried)
+
+    def _gain(self, built: Built) -> Gain | None:
+        """Train the variant's matched control, and both with other seeds, and return what the technique brought."""
+        chain = built.recipe.chain
+        place, without = variants.last_idea(chain), variants.control(chain)
+        if place is None or without is None or not self._order.seeds:
+            return None
+        control = Recipe(f"control of {built.recipe.name}", without)
+        labels, pairs = self._data.y_test, []
+        for seed in range(self._order.seed, self._order.seed + self._order.seeds):
+            if seed == self._order.seed:
+                variant = built
+            else:
+                self._steps.begin(f"{built.recipe.name} with seed {seed}")
+                variant = self._builder.build(built.recipe, seed)
+            self._steps.begin(control.name)
+            pairs.append((variant.correct(labels), self._builder.build(control, seed).correct(labels)))
+        return gain.of(chain[place].name, control.words, pairs)
+
+    def _with_gain(self, row: VariantReport, built: Built) -> VariantReport:
         try:
-            return replace(row, gain=self._gain(built, material, golden))
+            return replace(row, gain=self._gain(built))
         except EvenfleetError as error:
             # The variant is built: what cannot be said is what its technique is worth.
             return replace(row, no_gain=f"its control was not built: {error}"[:_MAX_REASON])
 
-    def _gain(self, built: _Built, material: Material, golden: strata.Indices) -> Gain | None:
-        """Train the variant's matched control, and both with other seeds, and return what the technique brought."""
-        place, chain = variants.last_idea(built.recipe.chain), variants.control(built.recipe.chain)
-        if place is None or chain is None or not self._seeds:
-            return None
-        control = Recipe(f"control of {built.recipe.name}", chain)
-        pairs = []
-        for seed in range(self._seed, self._seed + self._seeds):
-            other = replace(material, seed=seed)
-            variant = built if seed == self._seed else self._built(built.recipe, other, golden, self._work)
-            pairs.append((variant.correct, self._built(control, other, golden, self._work).correct))
-        return gain.of(built.recipe.chain[place].name, control.words, pairs)
+    def _row(self, built: Built, entry: Variant, reference: Built) -> VariantReport:
+        row = appraise.row(built, entry, reference, self._data, classes=self._classes)
+        timed = self._timings.get(entry.name)
+        if isinstance(timed, Timing):
+            return replace(row, timing=timed)
+        return row if timed is None else replace(row, no_timing=str(timed)[:_MAX_REASON])
 
-    def _built(self, wanted: Recipe, material: Material, golden: strata.Indices, folder: Path) -> _Built:
-        form = self._form(wanted, variants.filled(wanted.chain, self._start.stage), material)
-        self._tell(f"{wanted.name}: measuring on {self.test_n} test samples")
-        try:
-            with self._noise.taking():
-                return self._measured(wanted, form, material, golden, folder)
-        except EvenfleetError:
-            raise
-        except Exception as error:
-            raise ModelRefusedError(f"built, but does not run: {self._explain(error)}") from error
-
-    def _form(self, wanted: Recipe, chain: tuple[Technique, ...], material: Material) -> Form:
-        """Return the form after `chain`, made once: two variants may share its beginning, and its failure."""
-        if not chain:
-            return self._start
-        # What is not trained is the same with every seed.
-        trained = any(step.takes == "keras" for step in chain)
-        key = (material.seed if trained else self._seed, chain)
-        if key not in self._forms:
-            try:
-                self._forms[key] = self._made(wanted, chain, material)
-            except EvenfleetError as error:
-                self._forms[key] = error
-        found = self._forms[key]
-        if isinstance(found, EvenfleetError):
-            raise found
-        return found
-
-    def _made(self, wanted: Recipe, chain: tuple[Technique, ...], material: Material) -> Form:
-        before = self._form(wanted, chain[:-1], material)
-        step = chain[-1]
-        self._tell(f"{wanted.name}: {step.name}")
-        try:
-            with self._noise.taking():
-                return step.apply(self._exported(chain[:-1], before, material, wanted=step.takes), material)
-        except EvenfleetError:
-            raise
-        except Exception as error:
-            raise ModelRefusedError(f"{step.name}: {self._explain(error)}") from error
-
-    def _exported(self, chain: tuple[Technique, ...], form: Form, material: Material, *, wanted: str) -> Form:
-        if form.stage != "keras" or wanted != "saved_model":
-            return form
-        key = (material.seed, chain)
-        if key not in self._exports:
-            exported = saved_model.export_keras(form.keras, material.data.sample_shape, material)
-            self._exports[key] = replace(exported, pruned=form.pruned, clustered=form.clustered)
-        return self._exports[key]
-
-    def _measured(self, wanted: Recipe, form: Form, material: Material, golden: strata.Indices, folder: Path) -> _Built:
-        facts = None
-        labelled = material.data
-        artifact: evaluate.TFLiteArtifact | evaluate.SavedModelArtifact
-        if form.tflite is not None:
-            file = folder / f"{wanted.name}.tflite"
-            shutil.copyfile(form.tflite, file)
-            artifact = evaluate.TFLiteArtifact(file)
-            facts = graph.read(form.tflite.read_bytes())
-            outputs = artifact.outputs(labelled.x_test)
-        else:
-            assert form.saved_model is not None
-            file = folder / f"{wanted.name}.tar"
-            archive.pack(form.saved_model, file)
-            artifact = evaluate.SavedModelArtifact(form.saved_model)
-            outputs = artifact.outputs(labelled.x_test)
-        if not np.isfinite(outputs).all():
-            raise ModelRefusedError("built, but gives NaN or infinite scores on the test samples")
-        return _Built(
-            recipe=wanted,
-            format=artifact.format,
-            file=f"artifacts/{file.name}",
-            input=artifact.input,
-            output=artifact.output,
-            facts=facts,
-            parameters=facts.parameters if facts else form.parameters,
-            golden_outputs=outputs[golden],
-            correct=outputs.argmax(axis=1) == labelled.y_test,
-            test_counts=metrics.class_counts(
-                labelled.y_test.tolist(), outputs.argmax(axis=1).tolist(), material.classes
-            ),
-        )
-
-    def _entry(self, built: _Built, reference: _Built, labelled: LabelledData, golden: strata.Indices) -> Variant:
+    def _entry(self, built: Built, reference: Built) -> Variant:
+        """Copy the artifact into the release, and describe it."""
+        facts, golden = built.facts, self._golden
+        file = f"artifacts/{built.recipe.name}{_SUFFIX[facts.format]}"
+        shutil.copyfile(built.artifact, self._release / file)
         return Variant(
             name=built.recipe.name,
-            format=built.format,
-            artifact=manifest.file_ref(self._release, built.file),
+            format=facts.format,
+            artifact=manifest.file_ref(self._release, file),
             techniques=built.recipe.words,
-            input=built.input,
-            output=built.output,
-            parameters=built.parameters,
-            macs=built.facts.macs if built.facts else None,
-            operators=built.facts.operators if built.facts else (),
-            min_runtime_version=built.facts.min_runtime_version if built.facts else None,
+            input=facts.input,
+            output=facts.output,
+            parameters=facts.parameters,
+            macs=facts.macs,
+            operators=facts.operators,
+            min_runtime_version=facts.min_runtime_version,
+            calibration=facts.calibration,
             reference=evaluate.reference_result(
-                built.golden_outputs, labelled.y_test[golden], reference.golden_outputs, built.output.scale
+                built.outputs[golden], self._data.y_test[golden], reference.outputs[golden], facts.output.scale
             ),
         )
 
-    def _write_golden(self, labelled: LabelledData, golden: strata.Indices, reference: _Built, classes: int) -> Golden:
+    def _write_golden(self, reference: Built) -> Golden:
+        data, golden = self._data, self._golden
         arrays: dict[str, Any] = {
-            "inputs": labelled.x_test[golden].astype("<f4"),
-            "labels": labelled.y_test[golden].astype("<i8"),
-            "outputs": reference.golden_outputs.astype("<f4"),
+            "inputs": data.x_test[golden].astype("<f4"),
+            "labels": data.y_test[golden].astype("<i8"),
+            "outputs": reference.outputs[golden].astype("<f4"),
         }
         for name, array in arrays.items():
             np.save(self._release / "golden" / f"{name}.npy", array, allow_pickle=False)
         inputs, labels, outputs = (manifest.file_ref(self._release, f"golden/{name}.npy") for name in arrays)
-        return Golden(n=len(golden), classes=classes, inputs=inputs, labels=labels, outputs=outputs)
+        return Golden(n=len(golden), classes=self._classes, inputs=inputs, labels=labels, outputs=outputs)
 
-    def _explain(self, error: Exception) -> str:
-        said = self._noise.last_line()
-        text = sources.one_line(error)
-        return text if not said or said in text else f"{text} ({said})"
+    def _timed(self, entries: Iterable[Variant]) -> dict[str, timing.Outcome]:
+        candidates = [
+            timing.Candidate(
+                name=entry.name,
+                artifact=self._release / entry.artifact.file,
+                sha256=entry.artifact.sha256,
+                format=entry.format,
+            )
+            for entry in entries
+        ]
+        samples = self._work / "golden.npz"
+        if not samples.exists():
+            np.savez(samples, x=self._data.x_test[self._golden], y=self._data.y_test[self._golden])
+        self._steps.expect(timing.rounds(candidates))
+        return timing.take(candidates, salt=self._salt, kept=self._kept, data=samples, begin=self._steps.begin)
 
-    def _tell(self, label: str) -> None:
-        self._step += 1
-        self._report(Progress(min(self._step, self._steps), self._steps, label))
-
-
-def _reference(built: Sequence[_Built]) -> _Built:
-    """Return the variant that the others are compared with: float32, or what comes closest of those that were built."""
-    for name in _REFERENCES:
-        for each in built:
-            if each.recipe.name == name:
-                return each
-    return built[0]
-
-
-def _row(built: _Built, variant: Variant, reference: _Built, reference_size_bytes: int) -> VariantReport:
-    return VariantReport(
-        name=variant.name,
-        format=variant.format,
-        techniques=variant.techniques,
-        accuracy_ratio=built.test_counts.accuracy_ratio,
-        class_accuracy_ratios=built.test_counts.class_accuracy_ratios,
-        delta_ratio=built.test_counts.accuracy_ratio - reference.test_counts.accuracy_ratio,
-        size_bytes=variant.artifact.size_bytes,
-        size_ratio=variant.artifact.size_bytes / reference_size_bytes,
-        agreement=variant.reference.agreement,
-    )
+    def _envelope(self, row: VariantReport) -> Envelope:
+        taken = row.timing
+        assert taken is not None
+        return Envelope(
+            variant=row.name,
+            device_class=self._order.device_class,
+            machine=timing.machine(),
+            runtime=taken.runtime,
+            runtime_version=taken.runtime_version,
+            threads=taken.threads,
+            test_n=len(self._data.x_test),
+            accuracy_ratio=row.accuracy_ratio,
+            accuracy_low_ratio=row.accuracy_interval[0],
+            accuracy_high_ratio=row.accuracy_interval[1],
+            n=taken.n,
+            rounds=taken.rounds,
+            p50_ms=taken.p50_ms,
+            p50_low_ms=taken.p50_low_ms,
+            p50_high_ms=taken.p50_high_ms,
+            p95_ms=taken.p95_ms,
+            p95_low_ms=taken.p95_low_ms,
+            p95_high_ms=taken.p95_high_ms,
+            peak_rss_bytes=taken.peak_rss_bytes,
+        )
 
 
 def _preprocessing(labelled: LabelledData) -> dict[str, str]:
@@ -476,6 +500,11 @@ def _preprocessing(labelled: LabelledData) -> dict[str, str]:
         "mean": f"{x.mean(dtype=np.float64):.6g}",
         "note": "inputs are as the float32 model takes them; nothing is scaled after",
     }
+
+
+def _class_names(labelled: LabelledData) -> dict[str, str]:
+    """Return the names of the classes as JSON text, where the data has them: lineage is text throughout."""
+    return {"class_names": json.dumps(labelled.class_names, ensure_ascii=False)} if labelled.class_names else {}
 
 
 def _name(text: str) -> str:

@@ -47,6 +47,7 @@ class Form:
         clustered: Weights share few values that must stay so.
         parameters: Weights, biases and statistics, as far as known.
         calibration: Which samples the ranges of the TFLite file come from; None where they come from none.
+        notes: What the techniques so far have to say of what they made, a sentence each.
     """
 
     stage: Stage
@@ -58,6 +59,7 @@ class Form:
     clustered: bool = False
     parameters: Count | None = None
     calibration: Calibration | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,11 @@ class Technique(ABC):
     def settings(self) -> str:
         """Return its settings as short text; two that differ in it are two steps, and their releases differ."""
         return " ".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
+
+    @property
+    def described(self) -> str:
+        """Return its name with its settings, as the manifest has it."""
+        return f"{self.name}({self.settings})"
 
     @abstractmethod
     def apply(self, form: Form, material: Material) -> Form:

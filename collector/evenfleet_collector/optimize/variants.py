@@ -6,7 +6,7 @@ Pure: decides whether a chain fits the model that was given. `release` performs 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ from evenfleet_collector.optimize.float_lite import DynamicRange, Float16, Float
 from evenfleet_collector.optimize.legacy import Cluster, QuantizationAware
 from evenfleet_collector.optimize.prune import Prune, PruneBlocks
 from evenfleet_collector.optimize.quantize import FullInt8, Int16x8
+from evenfleet_collector.optimize.rescue import RescuedInt8
 from evenfleet_collector.optimize.saved_model import PlainSavedModel
 from evenfleet_collector.optimize.technique import Stage, Technique
 from evenfleet_collector.optimize.training import FineTune
@@ -28,6 +29,7 @@ TECHNIQUES: Final[tuple[Technique, ...]] = (
     DynamicRange(),
     FullInt8(),
     Int16x8(),
+    RescuedInt8(),
     WeightOnly(),
     Int4(),
     Sparse(),
@@ -47,7 +49,6 @@ _BETWEEN: Final[dict[tuple[Stage, Stage], tuple[Technique, ...]]] = {
     ("keras", "tflite"): (_FLOAT32,),
     ("keras", "saved_model"): (),
 }
-
 
 # What a model is that is no Keras model, for a person.
 _STARTS: Final = {"saved_model": "a SavedModel or an .onnx", "tflite": "a .tflite file, which is converted already"}
@@ -124,19 +125,44 @@ def starting_from_file(recipes: Sequence[Recipe], own_name: str) -> tuple[Recipe
 
     Args:
         recipes: What was asked for.
-        own_name: What the file is called as a variant; a float32 one saves the others that step.
+        own_name: What the file is called as a variant; one that is float32 saves the others that step.
 
-    >>> [one.name for one in starting_from_file((recipe("float32", "float32"), recipe("int8", "int8")), "int8")]
-    ['int8', 'float32']
+    >>> chosen = (recipe("float32", "float32"), recipe("small", "float32", "int4"))
+    >>> [(one.name, one.words) for one in starting_from_file(chosen, "float32")]
+    [('float32', ()), ('small', ('int4',))]
     """
     others = [
-        Recipe(each.name, each.chain[1:])
-        if own_name == "float32" and each.words[:1] == ("float32",) and each.chain[1:]
-        else each
-        for each in recipes
-        if each.name != own_name
+        Recipe(one.name, one.chain[1:])
+        if own_name == _FLOAT32.name and len(one.chain) > 1 and one.chain[0] == _FLOAT32
+        else one
+        for one in recipes
+        if one.name != own_name
     ]
     return (Recipe(own_name, ()), *others)
+
+
+def rescued(
+    recipes: Sequence[Recipe], below_floor: Collection[str], max_accuracy_drop_ratio: float
+) -> tuple[Recipe, ...]:
+    """Return a rescued variant for each int8 one that misses the accuracy floor: its worst operators stay in float.
+
+    Args:
+        recipes: What was built.
+        below_floor: Names of those that miss the floor; what does not end with ``int8`` has no rescue, and is passed over.
+        max_accuracy_drop_ratio: The floor: how much accuracy the rescued ones may lose against float32.
+
+    >>> [(one.name, one.words) for one in rescued([recipe("a", "prune", "int8"), recipe("b", "int8")], ["a"], 0.01)]
+    [('a-rescued', ('prune', 'int8-rescue'))]
+    """
+    made = []
+    for one in recipes:
+        last = one.chain[-1] if one.chain else None
+        if one.name in below_floor and isinstance(last, FullInt8):
+            rescue = RescuedInt8(
+                max_accuracy_drop_ratio=max_accuracy_drop_ratio, calibration_samples=last.calibration_samples
+            )
+            made.append(Recipe(f"{one.name}-rescued", (*one.chain[:-1], rescue)))
+    return tuple(made)
 
 
 def filled(chain: Sequence[Technique], start: Stage) -> tuple[Technique, ...]:

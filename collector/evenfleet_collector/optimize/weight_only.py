@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from evenfleet_collector.optimize.technique import Form, Material, Stage, Technique
 from evenfleet_shared.errors import ModelRefusedError, RuntimeMissingError
 
-_INSTALL = "pip install --no-deps ai-edge-quantizer immutabledict"
+INSTALL = "pip install --no-deps ai-edge-quantizer immutabledict"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,5 @@ def _library() -> tuple[Any, Any]:
     try:
         from ai_edge_quantizer import quantizer, recipe
     except ImportError as error:
-        raise RuntimeMissingError(
-            f"ai-edge-quantizer is not installed ({error}); install it with: {_INSTALL}"
-        ) from None
+        raise RuntimeMissingError(f"ai-edge-quantizer is not installed ({error}); install it with: {INSTALL}") from None
     return recipe, quantizer

@@ -6,10 +6,11 @@ and `commands.optimize`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evenfleet_collector.optimize.gain import Gain
-from evenfleet_shared.manifest import Format
+from evenfleet_shared.manifest import Format, MissingVariant
 from evenfleet_shared.messages import Agreement
 
 
@@ -45,7 +46,7 @@ class Timing:
         p95_low_ms, p95_high_ms: The same of the p95.
         init_ms: Load and allocate, the median over the rounds.
         peak_rss_bytes: Peak of the process's resident memory, the largest of the rounds.
-        baseline_rss_bytes: The same process before the model was loaded: mostly the runtime's own.
+        after_load_bytes: Resident memory once the model is loaded, mostly the runtime's own; None where the kernel does not tell.
     """
 
     runtime: str
@@ -61,7 +62,7 @@ class Timing:
     p95_high_ms: float
     init_ms: float
     peak_rss_bytes: int
-    baseline_rss_bytes: int | None = None
+    after_load_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,23 @@ class Forecast:
 
     by_size_ms: float | None
     by_macs_ms: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastErrors:
+    """How good the forecasts are where the truth is known: each variant foretold from the others, in the median.
+
+    Attributes:
+        by_size_factor: Forecasts by size are off by this factor, one way or the other, in the median; 1 is exact. None
+            where there is no forecast.
+        by_size_n: Forecasts that this is the median of.
+        by_macs_factor, by_macs_n: The same by operations.
+    """
+
+    by_size_factor: float | None
+    by_size_n: int
+    by_macs_factor: float | None
+    by_macs_n: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,3 +144,38 @@ class VariantReport:
     gain: Gain | None = None
     no_gain: str | None = None
     remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportDocument:
+    """All that a report tells, in the order of the release's variants.
+
+    Attributes:
+        model, reference_variant, lineage, preprocessing: As in the manifest.
+        release: The digest that is the release's name.
+        test_n, golden_n: Samples of the whole test set and of the golden set.
+        machine: What built and timed the variants, as word and value, such as ``cpu`` or ``memory``.
+        rows: The variants that were built.
+        missing: Those that were not, with the reason.
+        class_names: Of the classes in their order; empty where the data has no names.
+        forecast_errors: None where nothing was timed.
+        target: What was asked of a variant and what became of it, a sentence each; empty where nothing was asked.
+        chosen: The variant that holds the target, or comes closest; None where nothing was asked.
+        elapsed_s: How long the build took.
+    """
+
+    model: str
+    release: str
+    reference_variant: str
+    test_n: int
+    golden_n: int
+    machine: Mapping[str, str]
+    rows: tuple[VariantReport, ...]
+    missing: tuple[MissingVariant, ...]
+    lineage: Mapping[str, str]
+    preprocessing: Mapping[str, str]
+    class_names: tuple[str, ...] = ()
+    forecast_errors: ForecastErrors | None = None
+    target: tuple[str, ...] = ()
+    chosen: str | None = None
+    elapsed_s: float

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from evenfleet_collector import figures
 from evenfleet_collector.cell import MetricVerdict
 from evenfleet_collector.store.rows import CellRow
 from evenfleet_collector.tolerance import Policy
-from evenfleet_collector.web import figures
 from evenfleet_shared.messages import RunContext
 
 # In the order that they are counted and explained in.

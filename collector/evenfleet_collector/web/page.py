@@ -13,9 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
+from evenfleet_collector import figures
 from evenfleet_collector.resources import is_release_name
 from evenfleet_collector.store import Reader
-from evenfleet_collector.web import figures
 from evenfleet_collector.web.matrix import MARKS, MEANINGS, arrange
 from evenfleet_shared import __version__
 

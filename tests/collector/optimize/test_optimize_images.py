@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evenfleet_collector.optimize import LabelledData, datasets
+from evenfleet_collector.optimize import LabelledData, datasets, read_recipe
 from evenfleet_collector.optimize.datasets import DataOptions, Wanted, declared, images
 from evenfleet_collector.optimize.datasets.declared import ImageSettings
 from evenfleet_shared.errors import ConfigError, DataError
@@ -254,7 +254,9 @@ def test_declaration_that_the_model_cannot_take_is_refused(
 
 
 def test_words_of_the_command_line_are_a_declaration() -> None:
-    parsed = declared.parse(["resize=pillow-box", "scale=1/127.5", "offset=-1", "width=32", "mean=1,2,3"], "--p")
+    parsed = declared.parse(
+        ["resize=pillow-box", "scale=1/127.5", "offset=-1", "width=32", "mean=1,2,3"], "--p", ImageSettings()
+    )
     assert (parsed.resize, parsed.offset, parsed.width, parsed.mean) == ("pillow-box", -1.0, 32, (1.0, 2.0, 3.0))
     assert parsed.scale == pytest.approx(1 / 127.5)
 
@@ -272,7 +274,7 @@ def test_words_of_the_command_line_are_a_declaration() -> None:
 )
 def test_wrong_word_of_the_command_line_is_named(word: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        declared.parse([word], "--preprocessing")
+        declared.parse([word], "--preprocessing", ImageSettings())
 
 
 def test_preprocessing_for_arrays_is_refused(tmp_path: Path) -> None:
@@ -280,3 +282,24 @@ def test_preprocessing_for_arrays_is_refused(tmp_path: Path) -> None:
     options = DataOptions(preprocessing=ImageSettings(channels="BGR"))
     with pytest.raises(ConfigError, match=r"preprocessing is declared for images, and DATA d.npz is an .npz file"):
         datasets.read(datasets.parse(tmp_path / "d.npz"), Wanted(seed=0, options=options))
+
+
+def test_word_of_the_command_line_goes_before_the_recipe(tmp_path: Path) -> None:
+    base = ImageSettings(resize="pillow-box", channels="BGR")
+    parsed = declared.parse(["resize=pillow-bicubic"], "--preprocessing", base)
+    assert (parsed.resize, parsed.channels) == ("pillow-bicubic", "BGR")
+
+
+def test_recipe_declares_preprocessing(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text(
+        'label_column = "kind"\n[preprocessing]\nresize = "pillow-box"\nmean = [0.1, 0.2, 0.3]\n'
+    )
+    plan, _ = read_recipe(tmp_path / "r.toml")
+    assert (plan.preprocessing.resize, plan.preprocessing.mean) == ("pillow-box", (0.1, 0.2, 0.3))
+    assert plan.label_column == "kind"
+
+
+def test_recipe_with_an_unknown_key_of_preprocessing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('[preprocessing]\nresise = "pillow-box"\n')
+    with pytest.raises(ConfigError, match=r"unknown setting preprocessing\.resise; did you mean preprocessing\.resize"):
+        read_recipe(tmp_path / "r.toml")

@@ -161,7 +161,9 @@ def test_only_named_variants_and_the_reference_are_built_and_steps_are_told_in_o
     told: list[Progress] = []
     built = build_release(blob_keras_file, blobs, tmp_path / "r", only=["int8"], report=told.append)
     assert [each.name for each in built.manifest.variants] == ["float32", "int8"]
-    assert [each.step for each in told] == list(range(1, told[0].steps + 1))
+    steps = [each.step for each in told]
+    assert steps == sorted(steps)
+    assert set(steps) == set(range(1, told[-1].steps + 1))
     assert built.manifest.golden.n == len(blobs.x_test)
 
 
@@ -177,12 +179,15 @@ def test_earlier_release_is_replaced_signatures_and_all_and_nothing_else_appears
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
-@pytest.mark.parametrize("step", [1, 4, 7])
+@pytest.mark.parametrize("step", [1, 3, 7])
 def test_interrupted_build_leaves_nothing(
     tmp_path: Path, blobs: LabelledData, blob_keras_file: Path, step: int
 ) -> None:
+    told: list[Progress] = []
+
     def interrupt(progress: Progress) -> None:
-        if progress.step == step:
+        told.append(progress)
+        if len(told) == step:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

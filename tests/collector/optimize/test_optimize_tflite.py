@@ -11,6 +11,7 @@ import pytest
 from evenfleet_collector.optimize import LabelledData, build_release, models
 from evenfleet_collector.optimize.models import OpenedModel
 from evenfleet_collector.optimize.models.tflite_file import type_name
+from evenfleet_collector.optimize.variants import recipe
 from evenfleet_shared import manifest
 from evenfleet_shared.errors import DataError, ModelRefusedError
 from fakes import tiny_models
@@ -121,3 +122,20 @@ def test_converted_int8_file_is_the_reference_of_its_own_release(tmp_path: Path,
     assert built.manifest.reference_variant == "int8"
     earlier = digits_release.manifest.variant("int8").reference  # type: ignore[attr-defined]
     assert built.manifest.variant("int8").reference.errors == earlier.errors
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("chain", [("weight-only",), ("float32", "weight-only")])
+def test_float_file_is_enough_for_what_starts_from_one(
+    tmp_path: Path, digits_release: object, chain: tuple[str, ...]
+) -> None:
+    folder = digits_release.directory  # type: ignore[attr-defined]
+    x, y = (np.load(folder / "golden" / f"{name}.npy") for name in ("inputs", "labels"))
+    built = build_release(
+        folder / "artifacts" / "float32.tflite",
+        LabelledData(x, y, x, y),
+        tmp_path / "release",
+        recipes=[recipe("float32", "float32"), recipe("small", *chain)],
+    )
+    assert [each.name for each in built.variants] == ["float32", "small"]
+    assert built.variants[1].size_ratio < 0.5

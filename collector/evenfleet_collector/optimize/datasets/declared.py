@@ -6,7 +6,8 @@ model cannot take.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Union
 
@@ -52,31 +53,31 @@ class ImageSettings:
     std: Numbers | None = None
 
 
-def parse(words: Sequence[str], typed: str) -> ImageSettings:
+def parse(words: Sequence[str], typed: str, base: ImageSettings) -> ImageSettings:
     """Read ``key=value`` words; a number may be a fraction, and one for each channel with commas between.
+
+    Args:
+        words: What was typed.
+        typed: Where, for errors.
+        base: What holds where nothing was typed: a recipe's table.
 
     Raises:
         ConfigError: An unknown key, or a value that it does not take.
 
-    >>> parse(["resize=pillow-bicubic", "mean=0.5", "std=1/2"], "--preprocessing").std
+    >>> parse(["resize=pillow-bicubic", "mean=0.5", "std=1/2"], "--preprocessing", ImageSettings()).std
     0.5
     """
-    values: dict[str, object] = {}
+    values: dict[str, object] = {
+        field.name: getattr(base, field.name)
+        for field in dataclasses.fields(base)
+        if getattr(base, field.name) is not None
+    }
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
             raise ConfigError(f"{typed} {word}: expected KEY=VALUE, such as resize=pillow-bilinear")
         values[key] = _number_or_numbers(text, f"{typed} {word}") if key in _NUMBERS else text
-    return table(values, typed)
-
-
-def table(values: Mapping[str, object], typed: str) -> ImageSettings:
-    """Read the table ``[preprocessing]`` of a recipe.
-
-    Raises:
-        ConfigError: An unknown key (the near match is named), or a value that it does not take.
-    """
-    return settings.load(ImageSettings, None, {}, dict(values), typed=typed)
+    return settings.load(ImageSettings, None, {}, values, typed=typed)
 
 
 def complete(wished: ImageSettings, model_shape: tuple[int | None, ...] | None) -> Preprocessing:

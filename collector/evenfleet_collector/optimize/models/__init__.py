@@ -16,12 +16,14 @@ from typing import Final
 from evenfleet_collector.optimize import sources
 from evenfleet_collector.optimize.models.interface import CheckedModel, ModelFormat, OpenedModel
 from evenfleet_collector.optimize.models.keras_model import KerasFile, KerasFunction
+from evenfleet_collector.optimize.models.onnx_file import PYTHON_VARIABLE as ONNX_PYTHON_VARIABLE
 from evenfleet_collector.optimize.models.onnx_file import OnnxFile
-from evenfleet_collector.optimize.models.saved_model_files import SavedModelFiles
-from evenfleet_collector.optimize.models.tensorflow_versions import import_tensorflow
+from evenfleet_collector.optimize.models.saved_model_files import SavedModelFiles, digest_of_files
+from evenfleet_collector.optimize.models.tensorflow_versions import all_versions, import_tensorflow, versions
 from evenfleet_collector.optimize.models.tflite_file import TFLiteFile
 from evenfleet_collector.optimize.sources import FileSource, ModelSource
 from evenfleet_shared.errors import ConfigError, ModelRefusedError
+from evenfleet_shared.manifest import file_digest
 
 MODEL_FORMATS: Final[tuple[ModelFormat, ...]] = (
     KerasFile(),
@@ -45,12 +47,16 @@ _HINTS: Final = {
 __all__ = [
     "FORMS",
     "MODEL_FORMATS",
+    "ONNX_PYTHON_VARIABLE",
     "CheckedModel",
     "ModelFormat",
     "OpenedModel",
+    "all_versions",
+    "digest",
     "import_tensorflow",
     "open_model",
     "parse",
+    "versions",
 ]
 
 
@@ -71,6 +77,20 @@ def parse(text: str | Path) -> ModelSource:
             f"MODEL {source.path} is a directory without saved_model.pb, so no SavedModel; expected {FORMS}"
         )
     return source
+
+
+def digest(source: ModelSource) -> str | None:
+    """Return the sha256 that a file or directory will have as a model; None for a function, which is to be called first.
+
+    Raises:
+        ModelRefusedError: It cannot be read.
+    """
+    if not isinstance(source, FileSource):
+        return None
+    try:
+        return digest_of_files(source.path) if source.path.is_dir() else file_digest(source.path)
+    except OSError as error:
+        raise ModelRefusedError(f"MODEL {source.path} cannot be read: {error.strerror}") from None
 
 
 def open_model(source: ModelSource, work: Path) -> OpenedModel:

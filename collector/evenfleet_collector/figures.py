@@ -1,4 +1,4 @@
-"""Word numbers for people: three significant digits and the unit that keeps them short."""
+"""Word numbers for people, on the dashboard, in reports and in a terminal: three significant digits, the shortest unit."""
 
 from __future__ import annotations
 
