@@ -313,7 +313,9 @@ class _Walk:
         return DiffReport(
             samples=samples,
             layers=tuple(self._row(row) for row in self.rows if row >= 0 or self._input_differs()),
-            only_in_a=tuple(f"{one.kind} {one.name}" for one in of_a if one.position not in met and one.kind != "QUANTIZE"),
+            only_in_a=tuple(
+                f"{one.kind} {one.name}" for one in of_a if one.position not in met and one.kind != "QUANTIZE"
+            ),
             only_in_b=tuple(f"{one.kind} {one.name}" for one in of_b if one.position not in self.rows),
             output_rms=self.output.error_rms,
             output_ratio=self.output.ratio,
