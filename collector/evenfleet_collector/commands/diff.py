@@ -174,7 +174,7 @@ def _rendered(report: DiffReport) -> Iterator[RenderableType]:
     worst = max((layer for layer in report.layers if layer.sensitivity_ratio), key=_sensitivity, default=None)
     if worst is not None:
         yield Text(
-            f"The output minds {_called(worst)} most: with it alone from B, A's output moves by "
+            f"The output is most sensitive to {_called(worst)}: with it alone as in B, A's output moves by "
             f"{_percent(worst.sensitivity_ratio)}, and {worst.changed} of {report.samples} decisions change."
         )
     accuracy = (
