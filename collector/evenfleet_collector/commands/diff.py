@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from evenfleet_collector.commands.asking import CONTEXT, print_json, show
+from evenfleet_collector.commands.printing import CONTEXT, print_json, show
 from evenfleet_shared.errors import EXIT_OUTSIDE
 
 if TYPE_CHECKING:

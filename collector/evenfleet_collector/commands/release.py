@@ -17,7 +17,8 @@ from rich.text import Text
 
 from evenfleet_collector import figures
 from evenfleet_collector.client import Collector
-from evenfleet_collector.commands.asking import CONTEXT, check_release, json_option, print_json, show, url_option
+from evenfleet_collector.commands.asking import check_release, json_option, url_option
+from evenfleet_collector.commands.printing import CONTEXT, print_json, show
 from evenfleet_collector.commands.signing import Directory, checked_release, keygen, sign, verify
 from evenfleet_collector.resources import EVERY_DEVICE, TAG_RULE, is_tag
 from evenfleet_shared import manifest as manifests
