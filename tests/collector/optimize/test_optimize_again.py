@@ -174,9 +174,10 @@ def test_a_second_run_of_the_command_loads_no_tensorflow(timed: Path) -> None:
     done = command(timed, "--only", "int8", "--device-class", "bench-pc", code=WITHOUT_TENSORFLOW)
     assert done.returncode == 0, done.stderr
     assert (timed / "release" / "manifest.json").read_bytes() == before
-    changed = command(timed, "--only", "float16", code=WITHOUT_TENSORFLOW)
-    assert changed.returncode == 1
-    assert "TensorFlow" in changed.stderr
+    changed = command(timed, "--only", "float16", "--out", "other", code=WITHOUT_TENSORFLOW)
+    (missing,) = json.loads(changed.stdout)["missing"]
+    assert missing["name"] == "float16"
+    assert "TensorFlow is not to be loaded" in missing["reason"]
 
 
 def test_the_envelope_tells_what_the_class_of_this_machine_can_expect(timed: Path) -> None:
@@ -196,7 +197,7 @@ def test_the_envelope_tells_what_the_class_of_this_machine_can_expect(timed: Pat
 
 def test_the_report_lies_beside_the_release_and_names_every_variant(timed: Path) -> None:
     page = (timed / "release-report.html").read_text(encoding="utf-8")
-    assert all(f">{name}<" in page for name in ("float32", "int8"))
+    assert all(name in page for name in ("float32", "int8"))
     assert "<svg" in page
 
 
@@ -211,17 +212,17 @@ def test_rows_have_what_a_choice_is_made_by(timed: Path) -> None:
 
 
 def test_a_target_that_holds_names_the_smallest_and_one_that_cannot_says_by_how_much(timed: Path) -> None:
-    held = command(timed, "--only", "int8", "--target", "size_kb<=100, accuracy_drop<=0.5")
+    held = command(timed, "--only", "int8", "--out", "other", "--target", "size_kb<=100, accuracy_drop<=0.5")
     assert held.returncode == 0, held.stderr
     told = json.loads(held.stdout)["target"]
     assert told["holds"]
-    missed = command(timed, "--only", "int8", "--target", "size_bytes<=10, accuracy_drop<=0.5", "--seeds", "0")
+    missed = command(timed, "--only", "int8", "--out", "other", "--target", "size_bytes<=10, accuracy_drop<=0.5")
     assert missed.returncode == 4, missed.stderr
     told = json.loads(missed.stdout)["target"]
     assert not told["holds"]
     assert told["unmet"][0]["shortfall"]["missed_by"] > 100.0
     assert "no variant holds: size_bytes<=10" in told["words"][0]
-    manifest.verify(timed / "release")
+    manifest.verify(timed / "other")
 
 
 def test_a_target_of_time_without_timing_is_refused_before_any_work(blobs: LabelledData, tmp_path: Path) -> None:
