@@ -1,14 +1,16 @@
 """Magnitude pruning: the smallest weights of each kernel become zero while the rest is fine-tuned.
 
 By masks in a Keras callback: tensorflow-model-optimization does not work with Keras 3. The last kernel, which makes
-the scores, is left alone. Zeros in scattered places make a file smaller when it is compressed; whether they make a
+the scores, is left alone, and so are kernels so small that their zeros save nothing and cost accuracy, such as a first
+convolution's. Zeros in scattered places make a file smaller when it is compressed; whether they make a
 device faster is for the device to measure.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,9 @@ import numpy.typing as npt
 from evenfleet_collector.optimize import training
 from evenfleet_collector.optimize.technique import Form, Material, Rate, Ratio, Stage, Steps, Technique
 from evenfleet_shared.errors import ModelRefusedError
+
+# A kernel with a smaller share of all their weights is left alone.
+_LEAST_SHARE: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +99,7 @@ def keep_mask(weights: npt.NDArray[np.float32], sparsity_ratio: float, block: in
 
 
 def prunable(model: Any, block: int = 1) -> list[Any]:
-    """Return the kernels to prune: of dense and convolution layers, all but the last.
+    """Return the kernels to prune: of dense and convolution layers, all but the last and the very small.
 
     Args:
         model: A Keras model.
@@ -116,7 +121,8 @@ def prunable(model: Any, block: int = 1) -> list[Any]:
             f"prune-blocks: no layer before the last has inputs in blocks of {block}; "
             f"they have {', '.join(str(kernel.shape[-2]) for kernel in kernels[:-1])}"
         )
-    return fitting
+    least = _LEAST_SHARE * sum(math.prod(kernel.shape) for kernel in fitting)
+    return [kernel for kernel in fitting if math.prod(kernel.shape) >= least]
 
 
 def _mask_callback(kernels: list[Any], final_ratio: float, ramp_steps: int, block: int) -> Any:

@@ -83,7 +83,13 @@ class RescuedInt8(Technique):
             )
         named = ", ".join(f"{layer.kind} {layer.name}" for layer in worst[:kept])
         note = f"kept in float: {named}" if kept else "kept in float: no operator, int8 holds the floor as it is"
-        return replace(form, stage="tflite", tflite=files[kept], notes=(*form.notes, note))
+        return replace(
+            form,
+            stage="tflite",
+            tflite=files[kept],
+            notes=(*form.notes, note),
+            calibration=material.calibration_record(calibration.size),
+        )
 
 
 def fewest(most: int, holds: Callable[[int], bool]) -> int | None:

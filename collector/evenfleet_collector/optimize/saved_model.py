@@ -86,12 +86,13 @@ def _save(
     """
     import tensorflow as tf
 
-    @tf.function(autograph=False)  # type: ignore[untyped-decorator]  # tensorflow has no types
     def serve(input: Any) -> dict[str, Any]:  # noqa: A002 - the signature's word
         return {"output": call(input)}
 
     for batch, path in paths.items():
-        concrete = serve.get_concrete_function(tf.TensorSpec((batch, *sample_shape), tf.float32, name="input"))
+        # Made anew for each: a function that has been traced for any size is not traced again for one.
+        function = tf.function(serve, autograph=False)
+        concrete = function.get_concrete_function(tf.TensorSpec((batch, *sample_shape), tf.float32, name="input"))
         read = [one for one in variables if any(one.handle is taken for taken in concrete.captured_inputs)]
         if read:
             module.read = read

@@ -54,4 +54,6 @@ def test_a_technique_that_calibrates_leaves_the_record_and_the_others_none(
     made = technique.apply(exported, material)
 
     assert made.calibration == material.calibration_record(200)
+    rescued = variants.technique("int8-rescue").apply(variants.technique("float32").apply(exported, material), material)
+    assert rescued.calibration == material.calibration_record(len(blobs.x_train) // 2)
     assert variants.technique("dynamic-range").apply(exported, material).calibration is None

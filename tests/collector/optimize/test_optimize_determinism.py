@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evenfleet_collector.optimize import LabelledData, archive, build_release, read_recipe, saved_model, variants
+from evenfleet_collector.optimize import (
+    BuildReport,
+    LabelledData,
+    archive,
+    build_release,
+    read_recipe,
+    saved_model,
+    variants,
+)
 from evenfleet_collector.optimize.models import import_tensorflow
 from evenfleet_collector.optimize.technique import Form, Material, Technique
 from evenfleet_shared import manifest
@@ -22,6 +30,8 @@ pytestmark = pytest.mark.tensorflow
 
 # Enough to move every weight.
 QUICK = {"steps": 12, "clusters": 4, "calibration_samples": 20}
+# What is measured is never the same twice.
+ANEW = ("--seeds", "0", "--no-cache", "--no-timing", "--no-report")
 # Their Keras 2 process takes ten seconds to start.
 IN_A_PROCESS_OF_THEIR_OWN = ("cluster", "qat")
 EVERY_TECHNIQUE = [
@@ -178,26 +188,28 @@ def test_a_layer_that_draws_while_it_is_served_is_written_and_draws_the_same_eac
     assert np.array_equal(signature(input=x)["output"].numpy(), signature(input=x)["output"].numpy())
 
 
-def test_a_build_of_some_variants_gives_the_files_that_a_build_of_all_gave(
+def test_a_build_of_some_and_one_that_goes_on_from_it_give_the_files_of_a_build_of_all(
     wide_blobs: LabelledData, wide_file: Path, tmp_path: Path
 ) -> None:
     recipes = [
-        variants.Recipe(name, tuple(replace(step, steps=12) if hasattr(step, "steps") else step for step in one.chain))
-        for name, one in ((one.name, one) for one in variants.DEFAULT)
+        variants.Recipe(
+            one.name, tuple(replace(step, steps=12) if hasattr(step, "steps") else step for step in one.chain)
+        )
+        for one in variants.DEFAULT
     ]
-    everything = build_release(wide_file, wide_blobs, tmp_path / "all", recipes=recipes, seeds=1)
-    some = build_release(
-        wide_file,
-        wide_blobs,
-        tmp_path / "some",
-        recipes=recipes,
-        seeds=0,
-        only=["distilled-saved-model", "pruned-int8"],
-    )
+    only = ["distilled-saved-model", "pruned-int8"]
+
+    def build(name: str, *, seeds: int, **more: Any) -> BuildReport:
+        return build_release(wide_file, wide_blobs, tmp_path / name, recipes=recipes, seeds=seeds, **more)
+
+    everything = build("all", seeds=1)
+    some = build("some", seeds=0, only=only, cache_folder=tmp_path / "cache")
+    resumed = build("resumed", seeds=0, cache_folder=tmp_path / "cache")
 
     assert len(some.manifest.variants) == 3
     for variant in some.manifest.variants:
         assert variant == everything.manifest.variant(variant.name)
+    assert resumed.digest == everything.digest
 
 
 @pytest.mark.slow
@@ -220,7 +232,7 @@ def test_another_process_with_another_hash_seed_gives_the_same_release(
     here = build_release(wide_file, data, tmp_path / "here", recipes=recipes, seeds=0)
     command = [sys.executable, "-m", "evenfleet_collector", "optimize", str(wide_file), "--data", str(data)]
     subprocess.run(
-        [*command, "--recipe", str(recipe), "--seeds", "0", "--out", str(tmp_path / "there")],
+        [*command, "--recipe", str(recipe), "--out", str(tmp_path / "there"), *ANEW],
         env={**os.environ, "PYTHONHASHSEED": "77"},
         check=True,
         capture_output=True,

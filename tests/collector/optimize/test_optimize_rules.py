@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +22,15 @@ def test_mask_drops_the_asked_share_and_nothing_larger_than_it_keeps(weights: np
     assert int((mask == 0).sum()) == round(weights.size * ratio)
     dropped, kept = np.abs(weights[mask == 0]), np.abs(weights[mask == 1])
     assert not dropped.size or not kept.size or dropped.max() <= kept.min()
+
+
+def test_last_kernel_and_those_too_small_to_save_anything_are_left_alone() -> None:
+    shapes = {"first/kernel": (3, 3, 1, 16), "first/bias": (16,), "large/kernel": (800, 64), "last/kernel": (64, 10)}
+    variables = [SimpleNamespace(path=path, shape=shape) for path, shape in shapes.items()]
+
+    kernels = prune.prunable(SimpleNamespace(trainable_variables=variables))
+
+    assert [kernel.path for kernel in kernels] == ["large/kernel"]
 
 
 def test_sparsity_never_falls_and_ends_where_it_should() -> None:

@@ -166,6 +166,21 @@ def test_fewer_bits_make_a_smaller_file(digits_release: BuildReport, tmp_path: P
     assert all(row.accuracy_ratio >= report.variants[0].accuracy_ratio - 0.02 for row in report.variants)
 
 
+def test_a_file_for_devices_works_out_no_shapes(blobs: LabelledData, tmp_path: Path) -> None:
+    """Flatten asks for the batch size where it is free, by operators that accelerators do not take."""
+    import keras
+
+    given = keras.Input((2, 2))
+    keras.Model(given, keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.Dense(4)(given)))).save(
+        tmp_path / "flat.keras"
+    )
+    square = LabelledData(blobs.x_train.reshape(-1, 2, 2), blobs.y_train, blobs.x_test.reshape(-1, 2, 2), blobs.y_test)
+    report = built(square, tmp_path / "flat.keras", tmp_path, [variants.DEFAULT[0], variants.recipe("int8", "int8")])
+
+    for variant in report.manifest.variants:
+        assert {operator.split()[0] for operator in variant.operators} <= {"FULLY_CONNECTED", "RESHAPE"}
+
+
 def test_a_model_that_keras_2_does_not_know_misses_those_variants_alone(blobs: LabelledData, tmp_path: Path) -> None:
     import keras
 
