@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -246,3 +247,26 @@ def test_words_that_cannot_be_meant_end_at_once_in_one_line(timed: Path, words: 
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_ctrl_c_ends_in_a_line_that_says_what_is_kept_and_leaves_no_release(timed: Path) -> None:
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "evenfleet_collector", "optimize", "blobs.keras", "--data", "blobs.npz"),
+            *("--out", "interrupted", "--cache", "fresh"),
+        ],
+        cwd=timed,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "dynamic" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.strip().splitlines()[-1].endswith("in the cache, and the same command goes on from there")
+    assert "Traceback" not in said
+    assert [path.name for path in timed.iterdir() if "interrupted" in path.name] == []
