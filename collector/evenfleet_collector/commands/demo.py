@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from evenfleet_collector import demo as demos
-from evenfleet_collector.commands.asking import new_console, put
 from evenfleet_collector.commands.flags import render_flags
 from evenfleet_collector.commands.parity import render_parity
+from evenfleet_collector.commands.printing import new_console, put
 from evenfleet_collector.demo import Outcome, Show
 from evenfleet_shared.errors import EXIT_DONE, EXIT_OUTSIDE
 

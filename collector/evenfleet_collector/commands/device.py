@@ -14,9 +14,10 @@ from rich.text import Text
 
 from evenfleet_collector import figures
 from evenfleet_collector.client import Collector
-from evenfleet_collector.commands.asking import CONTEXT, json_option, print_json, show, url_option
+from evenfleet_collector.commands.asking import json_option, url_option
 from evenfleet_collector.commands.flags import render_flags
 from evenfleet_collector.commands.parity import STYLES, render_parity
+from evenfleet_collector.commands.printing import CONTEXT, print_json, show
 from evenfleet_collector.store.rows import DeviceRow
 from evenfleet_shared.errors import ConfigError
 from evenfleet_shared.topics import DEVICE_ID_RULE, is_device_id

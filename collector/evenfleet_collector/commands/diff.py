@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from evenfleet_collector.commands.asking import CONTEXT, print_json, show
+from evenfleet_collector.commands.printing import CONTEXT, print_json, show
 from evenfleet_shared.errors import EXIT_OUTSIDE
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _rendered(report: DiffReport) -> Iterator[RenderableType]:
     worst = max((layer for layer in report.layers if layer.sensitivity_ratio), key=_sensitivity, default=None)
     if worst is not None:
         yield Text(
-            f"The output minds {_called(worst)} most: with it alone from B, A's output moves by "
+            f"The output is most sensitive to {_called(worst)}: with it alone as in B, A's output moves by "
             f"{_percent(worst.sensitivity_ratio)}, and {worst.changed} of {report.samples} decisions change."
         )
     accuracy = (

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from evenfleet_collector import figures
 from evenfleet_collector.client import Collector
-from evenfleet_collector.commands.asking import CONTEXT, json_option, print_json, show, url_option
+from evenfleet_collector.commands.asking import json_option, url_option
+from evenfleet_collector.commands.printing import CONTEXT, print_json, show
 from evenfleet_collector.resources import Flag
 from evenfleet_collector.store.rows import FlagRow
 from evenfleet_shared.errors import EXIT_OUTSIDE

@@ -190,7 +190,7 @@ def optimize(
         preprocessing=declared.parse(preprocessing, "--preprocessing", plan.preprocessing),
     )
     page_file = None if no_report else _page_file(report_file, out)
-    with limits.memory_limit(limit_bytes), _progress() as report:
+    with _said_when_interrupted(kept=not no_cache), limits.memory_limit(limit_bytes), _progress() as report:
         built = build_release(
             model,
             data,
@@ -219,6 +219,18 @@ def optimize(
             click.echo(f"report with plots: {page_file}")
     if built.choice is not None and not built.choice.holds:
         sys.exit(EXIT_OUTSIDE)
+
+
+@contextlib.contextmanager
+def _said_when_interrupted(*, kept: bool) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        what = (
+            "what was finished is in the cache, and the same command goes on from there" if kept else "nothing was kept"
+        )
+        click.echo(f"evenfleet: interrupted; {what}", err=True)
+        raise
 
 
 def _page_file(given: Path | None, out: Path) -> Path:

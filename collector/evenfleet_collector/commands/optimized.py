@@ -8,7 +8,7 @@ import msgspec
 from rich.table import Table
 
 from evenfleet_collector import figures
-from evenfleet_collector.commands.asking import show
+from evenfleet_collector.commands.printing import show
 from evenfleet_collector.optimize import BuildReport, VariantReport
 from evenfleet_collector.optimize.remarks import worded
 

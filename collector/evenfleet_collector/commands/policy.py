@@ -11,7 +11,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from evenfleet_collector.client import Collector
-from evenfleet_collector.commands.asking import CONTEXT, json_option, print_json, show, url_option
+from evenfleet_collector.commands.asking import json_option, url_option
+from evenfleet_collector.commands.printing import CONTEXT, print_json, show
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import settings
 from evenfleet_shared.errors import ConfigError

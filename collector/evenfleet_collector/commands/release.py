@@ -17,12 +17,13 @@ from rich.text import Text
 
 from evenfleet_collector import figures
 from evenfleet_collector.client import Collector
-from evenfleet_collector.commands.asking import CONTEXT, check_release, json_option, print_json, show, url_option
+from evenfleet_collector.commands.asking import check_release, json_option, url_option
+from evenfleet_collector.commands.printing import CONTEXT, print_json, show
 from evenfleet_collector.commands.signing import Directory, checked_release, keygen, sign, verify
 from evenfleet_collector.resources import EVERY_DEVICE, TAG_RULE, is_tag
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ConfigError, ReleaseError
-from evenfleet_shared.manifest import FileRef, Manifest
+from evenfleet_shared.manifest import Envelope, FileRef, Manifest
 from evenfleet_shared.topics import DEVICE_ID_RULE, is_device_id
 
 _EXAMPLE = "\b\nExample:\n  evenfleet release push release/\n  evenfleet release assign 9f2c11 --all\n\n"
@@ -198,9 +199,10 @@ def assign(*, digest: str, devices: tuple[str, ...], every: bool, url: str, as_j
 
 
 def render_manifest(manifest: Manifest) -> Table:
-    """Return a release's variants as a table: file, size, and what each scored where the release was built."""
+    """Return a release's variants as a table: file, size, what each scored where the release was built, and its envelope."""
     table = Table(box=SIMPLE, header_style="bold", pad_edge=False)
-    for column in ("variant", "format", "size", "accuracy", "agreement"):
+    columns = ("variant", "format", "size", "accuracy", "agreement", *(("envelope",) if manifest.envelope else ()))
+    for column in columns:
         table.add_column(column, justify="right" if column in {"size", "accuracy"} else "left", overflow="fold")
     for variant in manifest.variants:
         reference = variant.reference
@@ -210,10 +212,20 @@ def render_manifest(manifest: Manifest) -> Table:
             figures.size(variant.artifact.size_bytes),
             figures.accuracy(1 - reference.errors / reference.n),
             reference.agreement.noise_class,
+            *(
+                ("\n".join(_expected(one) for one in manifest.envelope if one.variant == variant.name),)
+                if manifest.envelope
+                else ()
+            ),
         )
     for missing in manifest.missing:
         table.add_row(Text(missing.name, style="bright_black"), "not built", "", "", missing.reason)
     return table
+
+
+def _expected(envelope: Envelope) -> str:
+    latency, memory = figures.latency(envelope.p95_ms), figures.size(envelope.peak_rss_bytes)
+    return f"{envelope.device_class}: p95 {latency}, peak {memory}"
 
 
 def _manifest_bytes(directory: Path, digest: str) -> bytes:

@@ -10,7 +10,8 @@ from typing import Final
 import click
 
 from evenfleet_collector import figures
-from evenfleet_collector.commands.asking import json_option, print_json
+from evenfleet_collector.commands.asking import json_option
+from evenfleet_collector.commands.printing import print_json
 from evenfleet_shared import trust
 from evenfleet_shared.errors import ArtifactError, ConfigError
 from evenfleet_shared.signature import PublicKey

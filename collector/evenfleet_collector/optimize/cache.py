@@ -99,21 +99,21 @@ class Cache:
         Raises:
             ConfigError: The disk took it not.
         """
+        entry = self._folder / name
         with self._unfinished() as folder:
-            write(folder)
             try:
+                write(folder)
                 digests = {
                     path.relative_to(folder).as_posix(): file_digest(path)
                     for path in sorted(folder.rglob("*"))
                     if path.is_file()
                 }
                 (folder / _INDEX).write_bytes(msgspec.json.encode(digests))
-                entry = self._folder / name
+                folder.rename(entry)
+            except OSError as error:
                 # Another build may have been quicker: theirs is made from the same, and may be in use.
                 if not entry.exists():
-                    folder.rename(entry)
-            except OSError as error:
-                raise ConfigError(f"the cache {self._folder} cannot be written: {error.strerror}") from None
+                    raise ConfigError(f"the cache {self._folder} cannot be written: {error.strerror}") from None
         self._make_room(keep=entry)
         return entry
 

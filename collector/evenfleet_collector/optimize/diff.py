@@ -7,6 +7,7 @@ takes none but its own process down (`diff_worker`). Leaves the walk to `walk`, 
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -145,7 +146,7 @@ def _walked(folder: Path) -> DiffReport:
         return decoded((folder / REPORT_FILE).read_text(encoding="utf-8"))
     if done.returncode < 0:
         raise ModelRefusedError(
-            f"the interpreter crashed (signal {-done.returncode}) while A and B were walked; one of the files is damaged, or hostile"
+            f"the interpreter crashed ({signal.Signals(-done.returncode).name}) while A and B were walked; one of the files is damaged, or hostile"
         )
     said = (done.stdout.strip() or done.stderr.strip()).splitlines()
     raise ModelRefusedError(f"A and B cannot be compared: {said[-1][:300] if said else 'no reason given'}")

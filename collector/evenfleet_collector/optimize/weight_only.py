@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+from evenfleet_collector.optimize.dissect import with_signatures
 from evenfleet_collector.optimize.technique import Form, Material, Stage, Technique
 from evenfleet_shared.errors import ModelRefusedError, RuntimeMissingError
 
@@ -44,7 +45,7 @@ class Int4(Technique):
 def _quantized(name: str, recipe_name: str, form: Form, material: Material) -> Form:
     recipe, quantizer = _library()
     assert form.tflite is not None
-    made = quantizer.Quantizer(str(form.tflite), getattr(recipe, recipe_name)()).quantize()
+    made = quantizer.Quantizer(with_signatures(form.tflite.read_bytes()), getattr(recipe, recipe_name)()).quantize()
     path = material.new_path(f"{name}.tflite")
     path.write_bytes(made.quantized_model)
     if path.stat().st_size >= form.tflite.stat().st_size:

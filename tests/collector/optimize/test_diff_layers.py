@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,3 +111,12 @@ def test_error_that_is_no_number_exceeds_every_bound() -> None:
 def test_cause_is_told_of_what_exceeds_its_bound(changes: dict[str, Any], cause: str) -> None:
     assert layer(0.2, **changes).cause == cause
     assert layer(0.01, **changes).cause is None
+
+
+def test_page_grants_what_the_code_grants() -> None:
+    text = (Path(__file__).parents[3] / "docs/diff.md").read_text(encoding="utf-8")
+    granted = {int(bits): ratio for bits, ratio in re.findall(r"^\| (\d+) \| ([\d.]+) % \|$", text, re.MULTILINE)}
+    assert granted == {bits: f"{100 * layers.quantiser_ratio(bits):.3g}" for bits in (16, 8, 4)}
+    assert f"± {layers.PEAK_TO_RMS:g} times" in text
+    for ratio in (layers.FLOAT32_RATIO, layers.FLOAT16_RATIO):
+        assert f"{100 * ratio:.3g} %" in text

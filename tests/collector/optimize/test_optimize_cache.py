@@ -96,3 +96,14 @@ def test_a_folder_that_cannot_be_is_said_with_the_way_out(tmp_path: Path) -> Non
 def test_keys_tell_all_parts_apart() -> None:
     assert len({key("a", "b"), key("ab"), key("a", "b", ""), key("b", "a")}) == 4
     assert key("a", "b") == key("a", "b")
+
+
+def test_a_disk_that_takes_no_more_is_said_and_leaves_no_entry(tmp_path: Path) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    cache = Cache(tmp_path)
+    with pytest.raises(ConfigError, match=r"the cache .* cannot be written: No space left on device"):
+        cache.put("a", fill)
+    assert names(tmp_path) == set()

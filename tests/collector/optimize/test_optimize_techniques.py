@@ -13,6 +13,7 @@ import pytest
 from evenfleet_collector.optimize import BuildReport, LabelledData, build_release, variants
 from evenfleet_collector.optimize.technique import Form, Material, Stage, Technique
 from evenfleet_collector.optimize.variants import Recipe
+from fakes import tiny_models
 
 pytestmark = pytest.mark.tensorflow
 
@@ -193,3 +194,16 @@ def test_a_model_that_keras_2_does_not_know_misses_those_variants_alone(blobs: L
     assert missing.name == "qat"
     assert "RMSNormalization, which Keras 2 does not have" in missing.reason
     assert [row.name for row in report.variants] == ["float32"]
+
+
+@pytest.mark.parametrize("name", ["weight-only", "int4"])
+def test_file_without_signatures_gets_smaller_weights_too(tmp_path: Path, name: str) -> None:
+    """Converters of before 2020 wrote none, and the quantizer trips over that."""
+    square = np.eye(128, dtype=np.float32)
+    file = tiny_models.dense(tmp_path / "m.tflite", [(square, square[0])] * 2)
+    labels = np.arange(8, dtype=np.int64) % 2
+    data = LabelledData(square[:8], labels, square[:8], labels)
+    material = Material(data=data, classes=2, output_kind="logits", seed=0, folder=tmp_path)
+    made = variants.technique(name).apply(Form(stage="tflite", tflite=file), material)
+    assert made.tflite is not None
+    assert made.tflite.stat().st_size < 0.4 * file.stat().st_size
