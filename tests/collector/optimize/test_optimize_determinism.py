@@ -246,6 +246,28 @@ def test_another_process_with_another_hash_seed_gives_the_same_release(
     assert digest == here.digest
 
 
+@pytest.mark.slow
+def test_fewer_cores_give_the_same_release(tmp_path: Path) -> None:
+    """A sum is cut into as many parts as there are threads, which by itself are as many as cores."""
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[[variants]]\nname = "tuned"\nchain = ["fine-tune", "float32"]\nsettings.fine-tune.steps = 40\n')
+    source = ["examples.small_cnn:model", "--data", "examples.small_cnn:data"]
+    digests = set()
+    for name, words in (("all", []), ("one", ["--cores", "1"])):
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "evenfleet_collector", "optimize", *source, "--recipe", str(recipe), *ANEW),
+                *("--out", str(tmp_path / name), *words),
+            ],
+            cwd=Path(__file__).parents[3],
+            check=True,
+            capture_output=True,
+        )
+        digests.add(manifest.verify(tmp_path / name)[1])
+
+    assert len(digests) == 1
+
+
 def _settings(technique: Any) -> str:
     return "".join(f"{field.name} = {QUICK[field.name]}\n" for field in fields(technique) if field.name in QUICK)
 

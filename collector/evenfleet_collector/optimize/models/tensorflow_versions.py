@@ -41,6 +41,10 @@ def all_versions() -> dict[str, str]:
     return {**versions(), **{package: _version(package) or "none" for package in _OPTIONAL}}
 
 
+# More gain nothing on the small batches that we train with.
+_MOST_THREADS: Final = 8
+
+
 def import_tensorflow() -> None:
     """Import what building needs, and turn on op determinism for this process.
 
@@ -50,6 +54,9 @@ def import_tensorflow() -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    # By itself as many as the cores that the process may use, and a sum is cut into as many parts: --cores would train
+    # another model. Read when TensorFlow first computes, by children too.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(min(os.cpu_count() or 1, _MOST_THREADS)))
     try:
         import absl.logging
         import ai_edge_litert  # noqa: F401 - to fail here, and not in the middle
