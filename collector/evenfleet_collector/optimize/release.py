@@ -7,6 +7,8 @@ other ends the build and leaves nothing behind but what the cache keeps. Leaves 
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import os
 import platform
@@ -14,7 +16,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -49,7 +51,7 @@ from evenfleet_collector.optimize.target import Choice, Constraint
 from evenfleet_collector.optimize.technique import Material
 from evenfleet_collector.optimize.variants import Recipe
 from evenfleet_collector.optimize.worth import ForecastErrors, ReportDocument, Timing, VariantReport
-from evenfleet_shared import __version__, manifest, trust
+from evenfleet_shared import __version__, disk, manifest, trust
 from evenfleet_shared.errors import ConfigError, EvenfleetError, ModelRefusedError
 from evenfleet_shared.manifest import Envelope, Golden, Manifest, MissingVariant, Variant
 from evenfleet_shared.messages import Name
@@ -61,6 +63,8 @@ DEFAULT_CLASS: Final = "build-machine"
 # Where the variant that should be the reference was not built.
 _OTHER_REFERENCES: Final = ("float32", "saved-model")
 _MAX_REASON: Final = 480
+_LOCK: Final = "lock"
+_EARLIER: Final = "earlier"
 _OURS: Final = frozenset({manifest.MANIFEST_NAME, "artifacts", "golden", trust.FOLDER})
 _SUFFIX: Final = {"tflite": ".tflite", "saved_model": ".tar"}
 
@@ -201,14 +205,11 @@ def build_release(
         rescue_drop_ratio=rescue_drop_ratio,
         target=tuple(target),
     )
-    staging = _make_staging(out)
-    try:
+    with _staging(out) as staging:
         build = _Build(order, staging, Cache(cache_folder or staging / "cache"), _Steps(report))
         manifest_bytes, rows, labelled = build.run(parsed_model, parsed_data)
         built = manifest.decode(manifest_bytes, str(out))
         _move_into_place(staging / "release", out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return BuildReport(
         directory=out,
         digest=manifest.digest(manifest_bytes),
@@ -546,16 +547,33 @@ def _check_target(out: Path) -> None:
         )
 
 
-def _make_staging(out: Path) -> Path:
-    try:
-        return Path(tempfile.mkdtemp(prefix=f".{out.name or 'release'}-building-", dir=out.parent))
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot write in {out.parent}: {error.strerror}") from None
+@contextlib.contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """Give a folder beside `out` until the block ends, and remove those of builds that were killed."""
+    prefix = f".{out.name or 'release'}-building-"
+    with contextlib.ExitStack() as stack:
+        try:
+            for left in out.parent.glob(f"{glob.escape(prefix)}*"):
+                _remove_abandoned(left)
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.enter_context(disk.held(folder / _LOCK))
+        except OSError as error:
+            raise ConfigError(f"--out {out}: cannot write in {out.parent}: {error.strerror}") from None
+        yield folder
+
+
+def _remove_abandoned(staging: Path) -> None:
+    # One without a lock may be about to get it; one that was killed while moving holds the only earlier release.
+    if not (staging / _LOCK).is_file() or (staging / _EARLIER).exists():
+        return
+    with contextlib.suppress(OSError), disk.held(staging / _LOCK):  # another build's, which goes on
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _move_into_place(finished: Path, out: Path) -> None:
     _check_target(out)  # it may have been filled while we worked
-    earlier = finished.parent / "earlier"
+    earlier = finished.parent / _EARLIER
     try:
         if out.exists():
             out.rename(earlier)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from evenfleet_collector.optimize import DEFAULT, BuildReport, LabelledData, Progress, build_release, variants
-from evenfleet_shared import manifest, trust
+from evenfleet_shared import disk, manifest, trust
 from evenfleet_shared.errors import ConfigError, ModelRefusedError
 from evenfleet_shared.signature import PrivateKey
 
@@ -235,6 +235,22 @@ def test_interrupted_build_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         build_release(blob_keras_file, blobs, tmp_path / "r", only=["int8"], report=interrupt)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_build_left_is_removed_and_what_another_writes_is_not(
+    tmp_path: Path, blobs: LabelledData, blob_keras_file: Path
+) -> None:
+    left = [tmp_path / f".r-building-{word}" for word in ("killed", "alive", "moving", "young")]
+    for folder in left:
+        folder.mkdir()
+    for folder in left[:3]:
+        (folder / "lock").touch()
+    (tmp_path / ".r-building-moving" / "earlier").mkdir()
+    with disk.held(tmp_path / ".r-building-alive" / "lock"):
+        build_release(blob_keras_file, blobs, tmp_path / "r", only=["float32"])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "r", ".r-building-alive", ".r-building-moving", ".r-building-young"
+    }  # fmt: skip
 
 
 def test_saved_model_gives_the_variants_that_need_no_training_and_says_why_not_the_others(
