@@ -23,6 +23,7 @@ from evenfleet_shared.messages import Agreement, Count, Digest, Milliseconds, Na
 
 MANIFEST_NAME: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
+MAX_VARIANTS: Final = 64
 _CHUNK_BYTES: Final = 1 << 20
 
 # One known folder, one plain name: never a path that could leave the release.
@@ -177,7 +178,7 @@ class Manifest:
     model: Name
     task: Literal["classification"] = "classification"
     reference_variant: Name
-    variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=64)]
+    variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=MAX_VARIANTS)]
     golden: Golden
     preprocessing: dict[str, str]
     lineage: dict[str, str]

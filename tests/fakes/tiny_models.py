@@ -51,6 +51,17 @@ def classifier(path: Path, *, version: int = 1, dynamic_batch: bool = False) -> 
     return graph.write(path, inputs=(x,), outputs=(y,))
 
 
+def as_before_2_4(path: Path) -> Path:
+    """Rewrite a file as converters before TensorFlow 2.4 wrote it: operators by the one byte of the deprecated field."""
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    for code in model.operatorCodes:
+        code.builtinCode = 0
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+    return path
+
+
 def dense(path: Path, layers: Sequence[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]) -> Path:
     """Write FULLY_CONNECTED layers in float32, named ``dense0`` and so on, with RELU in all but the last.
 

@@ -2,7 +2,7 @@
 
 An entry is a directory: files, and `entry.json` with the sha256 of each. It appears complete, by one rename, or not at all;
 one whose files are not those that it names is thrown away and made again. Entries that were not used for longest go
-first when the cache is full.
+first when the cache is full, but for those that this build has found or made: it reads them to its end.
 
 Decides nothing about what makes two things the same: that is in the key. Leaves to `builder` and `timing` what is kept.
 """
@@ -60,6 +60,7 @@ class Cache:
         """
         self._folder = folder
         self._max_bytes = max_bytes
+        self._in_use: set[Path] = set()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK | os.X_OK):
@@ -87,6 +88,7 @@ class Cache:
             return None
         with contextlib.suppress(OSError):  # another build may be making room
             os.utime(entry)
+        self._in_use.add(entry)
         return entry
 
     def put(self, name: str, write: Callable[[Path], None]) -> Path:
@@ -114,7 +116,8 @@ class Cache:
                 # Another build may have been quicker: theirs is made from the same, and may be in use.
                 if not entry.exists():
                     raise ConfigError(f"the cache {self._folder} cannot be written: {error.strerror}") from None
-        self._make_room(keep=entry)
+        self._in_use.add(entry)
+        self._make_room()
         return entry
 
     @contextlib.contextmanager
@@ -128,7 +131,7 @@ class Cache:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _make_room(self, keep: Path) -> None:
+    def _make_room(self) -> None:
         entries = []
         for path in self._folder.iterdir():
             with contextlib.suppress(OSError):  # another build may be making room
@@ -138,6 +141,6 @@ class Cache:
                 entries.append((used_s, sum(file.stat().st_size for file in path.rglob("*") if file.is_file()), path))
         excess = sum(size_bytes for _, size_bytes, _ in entries) - self._max_bytes
         for _, size_bytes, path in sorted(entries):
-            if path.name.startswith(_UNFINISHED) or (excess > 0 and path != keep):
+            if path.name.startswith(_UNFINISHED) or (excess > 0 and path not in self._in_use):
                 shutil.rmtree(path, ignore_errors=True)
                 excess -= size_bytes

@@ -22,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from evenfleet_collector.optimize import graph
 from evenfleet_collector.optimize.layers import Operator, Weights
 
 Array = npt.NDArray[Any]
@@ -88,13 +89,13 @@ class Graph:
         from ai_edge_litert import schema_py_generated as schema
 
         self._model = schema.ModelT.InitFromPackedBuf(payload, 0)
-        graph = self._model.subgraphs[0]
-        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-            raise ValueError(f"has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs, expected one of each")
-        self.input, self.output = int(graph.inputs[0]), int(graph.outputs[0])
-        self._tensors = graph.tensors
+        main = self._model.subgraphs[0]
+        if len(main.inputs) != 1 or len(main.outputs) != 1:
+            raise ValueError(f"has {len(main.inputs)} inputs and {len(main.outputs)} outputs, expected one of each")
+        self.input, self.output = int(main.inputs[0]), int(main.outputs[0])
+        self._tensors = main.tensors
         self._constant_of: dict[int, int] = {}  # a tensor, and the stored one that it is made of
-        self._raw = [operator for operator in graph.operators if not self._is_of_constants(operator)]
+        self._raw = [operator for operator in main.operators if not self._is_of_constants(operator)]
         self.operators = tuple(self._operator(position) for position in range(len(self._raw)))
         self.producer = {int(tensor): place for place, raw in enumerate(self._raw) for tensor in raw.outputs}
 
@@ -227,7 +228,7 @@ class Graph:
         number = self._weights_of(position)
         return Operator(
             position=position,
-            kind=_kinds()[self._model.operatorCodes[raw.opcodeIndex].builtinCode],
+            kind=graph.kind(self._model.operatorCodes[raw.opcodeIndex]),
             name=_text(self._tensors[output].name) if output >= 0 else "",
             shape=self.shape(output) if output >= 0 else (),
             type=_types()[self._tensors[output].type] if output >= 0 else "",
@@ -328,10 +329,3 @@ def _types() -> dict[int, str]:
     from ai_edge_litert import schema_py_generated as schema
 
     return {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
-
-
-@cache
-def _kinds() -> dict[int, str]:
-    from ai_edge_litert import schema_py_generated as schema
-
-    return {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}

@@ -31,12 +31,11 @@ class GraphFacts:
 
 
 def read(payload: bytes) -> GraphFacts:
-    """Read a flatbuffer that the converter just wrote."""
+    """Read a file, of this or of an old converter; whatever its reader trips over is raised as it is."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(payload, 0)
-    names = _names("BuiltinOperator")
-    codes = [(names[code.builtinCode], code.version) for code in model.operatorCodes]
+    codes = [(kind(code), code.version) for code in model.operatorCodes]
     return GraphFacts(
         operators=tuple(sorted({f"{name} v{version}" for name, version in codes})),
         parameters=sum(_parameters(model, graph) for graph in model.subgraphs),
@@ -58,6 +57,18 @@ def read(payload: bytes) -> GraphFacts:
         ),
         min_runtime_version=_metadata(model, b"min_runtime_version"),
     )
+
+
+def kind(code: Any) -> str:
+    """Return what an operator is called, such as ``CONV_2D``, by its entry in the file's list of operators.
+
+    Converters before TensorFlow 2.4 wrote the number into the one byte of the deprecated field alone, later ones into
+    both where it fits.
+
+    Source:
+        tensorflow/lite/schema/schema_utils.cc, GetBuiltinCode.
+    """
+    return _names("BuiltinOperator")[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
 
 def _parameters(model: Any, graph: Any) -> int:

@@ -82,6 +82,8 @@ class _Watch(threading.Thread):
         self._limit_bytes = limit_bytes
         self._ended = threading.Event()
         self.exceeded_bytes: int | None = None
+        # Descriptor 2 leads to a log while TensorFlow talks (`quiet`), which is when an interruption is not seen.
+        self._terminal = os.dup(2)
 
     def run(self) -> None:
         while not self._ended.wait(_LOOK_EVERY_S):
@@ -91,13 +93,14 @@ class _Watch(threading.Thread):
                 # A real signal: the main thread may be waiting for a child.
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             if used_bytes > self._limit_bytes * _AT_MOST_OVER:
-                os.write(2, f"evenfleet: {self.message()}\n".encode())
+                os.write(self._terminal, f"evenfleet: {self.message()}\n".encode())
                 os._exit(1)  # children are bound to this process and go with it
 
     def end(self) -> None:
         """Look no more."""
         self._ended.set()
         self.join()
+        os.close(self._terminal)
 
     def message(self) -> str:
         """Say what happened."""

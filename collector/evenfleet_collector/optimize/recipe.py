@@ -28,7 +28,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -39,9 +39,8 @@ from evenfleet_collector.optimize.technique import Technique
 from evenfleet_collector.optimize.variants import Recipe
 from evenfleet_shared import settings
 from evenfleet_shared.errors import ConfigError
+from evenfleet_shared.manifest import MAX_VARIANTS
 from evenfleet_shared.messages import Name
-
-MAX_VARIANTS: Final = 64
 
 _Settings = dict[str, dict[str, Any]]
 

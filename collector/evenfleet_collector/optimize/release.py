@@ -7,6 +7,8 @@ other ends the build and leaves nothing behind but what the cache keeps. Leaves 
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import os
 import platform
@@ -14,11 +16,12 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from evenfleet_collector.optimize import (
@@ -48,16 +51,20 @@ from evenfleet_collector.optimize.target import Choice, Constraint
 from evenfleet_collector.optimize.technique import Material
 from evenfleet_collector.optimize.variants import Recipe
 from evenfleet_collector.optimize.worth import ForecastErrors, ReportDocument, Timing, VariantReport
-from evenfleet_shared import __version__, manifest, trust
+from evenfleet_shared import __version__, disk, manifest, trust
 from evenfleet_shared.errors import ConfigError, EvenfleetError, ModelRefusedError
 from evenfleet_shared.manifest import Envelope, Golden, Manifest, MissingVariant, Variant
+from evenfleet_shared.messages import Name
 
 DEFAULT_GOLDEN: Final = 300
 DEFAULT_SEED: Final = 0
 DEFAULT_CLASS: Final = "build-machine"
 
-_REFERENCES: Final = ("float32", "saved-model")
+# Where the variant that should be the reference was not built.
+_OTHER_REFERENCES: Final = ("float32", "saved-model")
 _MAX_REASON: Final = 480
+_LOCK: Final = "lock"
+_EARLIER: Final = "earlier"
 _OURS: Final = frozenset({manifest.MANIFEST_NAME, "artifacts", "golden", trust.FOLDER})
 _SUFFIX: Final = {"tflite": ".tflite", "saved_model": ".tar"}
 
@@ -104,6 +111,7 @@ class BuildReport:
             missing=self.missing,
             lineage=self.manifest.lineage,
             preprocessing=self.manifest.preprocessing,
+            class_names=self.class_names,
             forecast_errors=self.forecast_errors,
             target=tuple(said_of_target),
             chosen=self.choice.row.name if self.choice else None,
@@ -153,7 +161,7 @@ def build_release(
         model_source: What `models.parse` takes: a file, a directory, or ``module:function`` returning a Keras model.
         data_source: What `datasets.parse` takes, or data already read.
         out: The directory to make. An earlier release there is replaced, anything else refused.
-        recipes: The variants; the first is the reference.
+        recipes: The variants; the first is the reference, or float32 where it cannot be built.
         seed: Decides splits, the golden set and training.
         golden_n: Test samples in the golden set; all of them where there are fewer.
         only: Variants to build beside the reference; empty for all.
@@ -183,6 +191,7 @@ def build_release(
         raise ConfigError(f"--target {untimed[0]}: variants have to be timed for that; leave --no-timing out")
     if golden_n < 1:
         raise ConfigError(f"the golden set needs at least 1 sample, found {golden_n}")
+    _check_device_class(device_class)
     out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that is to be refused
     _check_target(out)
     order = _Order(
@@ -196,14 +205,11 @@ def build_release(
         rescue_drop_ratio=rescue_drop_ratio,
         target=tuple(target),
     )
-    staging = _make_staging(out)
-    try:
+    with _staging(out) as staging:
         build = _Build(order, staging, Cache(cache_folder or staging / "cache"), _Steps(report))
         manifest_bytes, rows, labelled = build.run(parsed_model, parsed_data)
+        built = manifest.decode(manifest_bytes, str(out))
         _move_into_place(staging / "release", out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    built = manifest.decode(manifest_bytes, str(out))
     return BuildReport(
         directory=out,
         digest=manifest.digest(manifest_bytes),
@@ -298,7 +304,7 @@ class _Build:
         recipes = order.recipes
         if facts.own_name is not None:
             recipes = variants.starting_from_file(recipes, facts.own_name)
-
+        self._references = (recipes[0].name, *_OTHER_REFERENCES)
         self._add(recipes)
         if not self._built:
             raise ModelRefusedError(f"no variant could be built; {self._missing[0].name}: {self._missing[0].reason}")
@@ -349,9 +355,13 @@ class _Build:
         recipes = list(recipes)
         trained = sum(variants.control(one.chain) is not None for one in recipes)
         self._steps.expect(len(recipes) + trained * max(0, 2 * self._order.seeds - 1))
-        built = []
+        built: list[Built] = []
         for one in recipes:
             self._steps.begin(one.name)
+            if len(self._built) + len(built) == manifest.MAX_VARIANTS:
+                reason = f"a release holds at most {manifest.MAX_VARIANTS} variants"
+                self._missing.append(MissingVariant(name=one.name, reason=reason))
+                continue
             try:
                 built.append(self._builder.build(one, self._order.seed))
             except EvenfleetError as error:
@@ -363,8 +373,8 @@ class _Build:
             self._timings |= self._timed(entries.values())
 
     def _reference(self) -> Built:
-        """Return what the others are compared with: float32, or what comes closest of those that were built first."""
-        for name in _REFERENCES:
+        """Return what the others are compared with: the recipe's first, or what comes closest of those that were built."""
+        for name in self._references:
             for each in self._built:
                 if each.recipe.name == name:
                     return each
@@ -511,6 +521,15 @@ def _name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]", "-", text).lstrip("._+-")[:64] or "model"
 
 
+def _check_device_class(name: str) -> None:
+    try:
+        msgspec.convert(name, Name)
+    except msgspec.ValidationError:
+        raise ConfigError(
+            f"--device-class {name!r}: expected 1 to 64 letters, digits, '.', '_', '+' and '-', the first a letter or digit"
+        ) from None
+
+
 def _check_target(out: Path) -> None:
     """Refuse a target that holds anything but an earlier release, before any work is done."""
     try:
@@ -528,21 +547,40 @@ def _check_target(out: Path) -> None:
         )
 
 
-def _make_staging(out: Path) -> Path:
-    try:
-        return Path(tempfile.mkdtemp(prefix=f".{out.name or 'release'}-building-", dir=out.parent))
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot write in {out.parent}: {error.strerror}") from None
+@contextlib.contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """Give a folder beside `out` until the block ends, and remove those of builds that were killed."""
+    prefix = f".{out.name or 'release'}-building-"
+    with contextlib.ExitStack() as stack:
+        try:
+            for left in out.parent.glob(f"{glob.escape(prefix)}*"):
+                _remove_abandoned(left)
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.enter_context(disk.held(folder / _LOCK))
+        except OSError as error:
+            raise ConfigError(f"--out {out}: cannot write in {out.parent}: {error.strerror}") from None
+        yield folder
+
+
+def _remove_abandoned(staging: Path) -> None:
+    # One without a lock may be about to get it; one that was killed while moving holds the only earlier release.
+    if not (staging / _LOCK).is_file() or (staging / _EARLIER).exists():
+        return
+    with contextlib.suppress(OSError), disk.held(staging / _LOCK):  # another build's, which goes on
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _move_into_place(finished: Path, out: Path) -> None:
     _check_target(out)  # it may have been filled while we worked
-    earlier = finished.parent / "earlier"
+    earlier = finished.parent / _EARLIER
     try:
         if out.exists():
             out.rename(earlier)
         finished.rename(out)
     except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written: {error.strerror}; nothing was changed") from None
+    finally:
+        # Also when interrupted between the two: the earlier release would go with the staging folder.
         if earlier.exists() and not out.exists():
             earlier.rename(out)
-        raise ConfigError(f"--out {out} cannot be written: {error.strerror}; nothing was changed") from None

@@ -7,6 +7,7 @@ a device; and to `worth` what is made of them.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import platform
@@ -30,6 +31,7 @@ from evenfleet_shared.errors import EvenfleetError, RunnerError, RuntimeMissingE
 from evenfleet_shared.manifest import Format
 
 _AGENT: Final = "evenfleet_agent"
+_SHARED: Final = "evenfleet_shared"
 _TIMING_FILE: Final = "timing.json"
 # TensorFlow takes seconds to start, so its rounds are fewer.
 ROUNDS: Final[dict[Format, int]] = {"tflite": 3, "saved_model": 2}
@@ -79,7 +81,7 @@ def machine_facts() -> dict[str, str]:
     """Return what a report says of this machine."""
     return {
         "cpu": machine(),
-        "cores in use": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores in use": str(_cores()),
         "memory": figures.size(psutil.virtual_memory().total),
         "system": f"{platform.system()} {platform.release()}",
     }
@@ -94,6 +96,20 @@ def machine() -> str:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
     return f"{models[0]} ({name})" if models else name
+
+
+def conditions() -> str:
+    """Return what stands for all that figures depend on beside the artifact and the versions of packages.
+
+    The agent that measures, the machine, and how many of its cores may be used: SavedModels take as many as there are.
+    """
+    code = hashlib.sha256()
+    for package in (_AGENT, _SHARED):
+        found = importlib.util.find_spec(package)
+        for folder in (found.submodule_search_locations or ()) if found is not None else ():
+            for file in sorted(Path(folder).rglob("*.py")):
+                code.update(file.read_bytes())
+    return cache.key(code.hexdigest(), machine(), platform.node(), str(_cores()))
 
 
 def rounds(candidates: Sequence[Candidate]) -> int:
@@ -121,7 +137,8 @@ def take(
     Returns:
         By name the timing, or why there is none.
     """
-    names = {one.name: cache.key("timing", salt, one.sha256, machine(), platform.node()) for one in candidates}
+    here = conditions()
+    names = {one.name: cache.key("timing", salt, one.sha256, here) for one in candidates}
     outcomes: dict[str, Outcome] = {}
     for one in candidates:
         entry = kept.find(names[one.name])
@@ -146,6 +163,10 @@ def take(
             outcomes[name] = timing = _over_rounds(found)
             kept.put(names[name], partial(_write, timing))
     return outcomes
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _measured(one: Candidate, data: Path | None) -> _Result:

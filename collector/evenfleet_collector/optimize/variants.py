@@ -6,6 +6,7 @@ Pure: decides whether a chain fits the model that was given. `release` performs 
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -154,14 +155,15 @@ def rescued(
     >>> [(one.name, one.words) for one in rescued([recipe("a", "prune", "int8"), recipe("b", "int8")], ["a"], 0.01)]
     [('a-rescued', ('prune', 'int8-rescue'))]
     """
-    made = []
+    made: list[Recipe] = []
     for one in recipes:
         last = one.chain[-1] if one.chain else None
         if one.name in below_floor and isinstance(last, FullInt8):
             rescue = RescuedInt8(
                 max_accuracy_drop_ratio=max_accuracy_drop_ratio, calibration_samples=last.calibration_samples
             )
-            made.append(Recipe(f"{one.name}-rescued", (*one.chain[:-1], rescue)))
+            taken = [other.name for other in (*recipes, *made)]
+            made.append(Recipe(_rescued_name(one.name, taken), (*one.chain[:-1], rescue)))
     return tuple(made)
 
 
@@ -224,6 +226,12 @@ def last_idea(chain: Sequence[Technique]) -> int | None:
     (1, None)
     """
     return max((place for place, step in enumerate(chain) if step.control() is not None), default=None)
+
+
+def _rescued_name(name: str, taken: Collection[str]) -> str:
+    """Return a name that a manifest takes, of 64 letters at most, and that a recipe has not given away."""
+    words = itertools.chain(("rescued",), (f"rescued-{number}" for number in itertools.count(2)))
+    return next(free for word in words if (free := f"{name[: 63 - len(word)]}-{word}") not in taken)
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

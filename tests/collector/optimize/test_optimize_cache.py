@@ -69,14 +69,24 @@ def test_the_first_of_two_builds_that_make_the_same_stays(tmp_path: Path) -> Non
 
 
 def test_what_was_not_used_for_longest_goes_first_and_the_newest_stays(tmp_path: Path) -> None:
-    cache = Cache(tmp_path, max_bytes=700)
     for age_s, name in ((300, "old"), (200, "used"), (100, "young")):
-        os.utime(put(cache, name, "x" * 200), (1e9 - age_s, 1e9 - age_s))
+        os.utime(put(Cache(tmp_path), name, "x" * 200), (1e9 - age_s, 1e9 - age_s))
+    cache = Cache(tmp_path, max_bytes=700)
     assert cache.find("used") is not None
     put(cache, "new", "x" * 200)
     assert names(tmp_path) == {"used", "new"}
     put(Cache(tmp_path, max_bytes=1), "large", "x" * 200)
     assert names(tmp_path) == {"large"}
+
+
+def test_what_a_build_has_found_or_made_stays_for_it_however_full_the_cache_is(tmp_path: Path) -> None:
+    """Variants are read again after the last was built; of 50,000 samples and 1,000 classes each is 200 MB."""
+    put(Cache(tmp_path), "found")
+    cache = Cache(tmp_path, max_bytes=1)
+    assert cache.find("found") is not None
+    put(cache, "first")
+    put(cache, "second")
+    assert names(tmp_path) == {"found", "first", "second"}
 
 
 def test_what_a_killed_build_left_is_cleared_and_what_another_writes_is_not(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,17 @@ try:
                 pass
 except ResourceError as error:
     print(error)
+"""
+
+DEAF = """
+import signal, sys, time
+from pathlib import Path
+from evenfleet_collector.optimize import limits
+from evenfleet_collector.optimize.quiet import NoiseLog
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+with limits.memory_limit(limits.held_bytes() + 30_000_000), NoiseLog(Path(sys.argv[1])).taking():
+    kept = b"x" * 90_000_000
+    time.sleep(60)
 """
 
 
@@ -62,6 +74,15 @@ def test_who_holds_more_memory_than_given_is_interrupted_and_told(who: str, slow
     assert "--memory allows" in done.stdout + done.stderr
     assert "goes on from there" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_who_does_not_see_the_interruption_is_ended_with_the_reason_on_the_terminal(tmp_path: Path) -> None:
+    """As in a conversion: it runs in C++, and what is printed meanwhile goes to a log."""
+    done = subprocess.run(
+        [sys.executable, "-c", DEAF, tmp_path / "log"], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 1
+    assert "--memory allows" in done.stderr
 
 
 def test_who_stays_below_is_left_alone() -> None:

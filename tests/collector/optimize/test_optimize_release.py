@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from evenfleet_collector.optimize import DEFAULT, BuildReport, LabelledData, Progress, build_release
-from evenfleet_shared import manifest, trust
-from evenfleet_shared.errors import ModelRefusedError
+from evenfleet_collector.optimize import DEFAULT, BuildReport, LabelledData, Progress, build_release, variants
+from evenfleet_shared import disk, manifest, trust
+from evenfleet_shared.errors import ConfigError, ModelRefusedError
 from evenfleet_shared.signature import PrivateKey
 
 pytestmark = pytest.mark.tensorflow
@@ -167,6 +169,46 @@ def test_only_named_variants_and_the_reference_are_built_and_steps_are_told_in_o
     assert built.manifest.golden.n == len(blobs.x_test)
 
 
+def test_the_recipes_first_variant_is_the_reference_whatever_it_is_called(
+    tmp_path: Path, blobs: LabelledData, blob_keras_file: Path
+) -> None:
+    recipes = [
+        variants.recipe("base", "float32"),
+        variants.recipe("saved-model", "saved-model"),
+        variants.recipe("float32", "float16"),
+    ]
+    built = build_release(blob_keras_file, blobs, tmp_path / "r", recipes=recipes)
+    assert built.manifest.reference_variant == "base"
+    assert built.manifest.variant("base").reference.agreement.noise_class == "bit-exact"
+
+
+def test_report_has_the_names_of_the_classes(tmp_path: Path, blobs: LabelledData, blob_keras_file: Path) -> None:
+    named = replace(blobs, class_names=("apple", "fig", "pear"))
+    built = build_release(blob_keras_file, named, tmp_path / "r", only=["float32"])
+    assert built.document().class_names == ("apple", "fig", "pear")
+    assert json.loads(built.manifest.lineage["class_names"]) == ["apple", "fig", "pear"]
+
+
+@pytest.mark.parametrize("name", ["Raspberry Pi 4", "", "-x", "x" * 65])
+def test_device_class_that_no_manifest_takes_is_refused_before_any_work(
+    tmp_path: Path, blobs: LabelledData, blob_keras_file: Path, name: str
+) -> None:
+    told: list[Progress] = []
+    with pytest.raises(ConfigError, match=r"--device-class .*expected 1 to 64 letters"):
+        build_release(blob_keras_file, blobs, tmp_path / "r", timed=True, device_class=name, report=told.append)
+    assert told == []
+
+
+def test_release_that_would_hold_too_many_variants_holds_the_first_and_names_the_others(
+    tmp_path: Path, blobs: LabelledData, blob_keras_file: Path
+) -> None:
+    recipes = [variants.recipe(f"v{number}", "float32") for number in range(66)]
+    built = build_release(blob_keras_file, blobs, tmp_path / "r", recipes=recipes)
+    assert [each.name for each in built.manifest.variants] == [f"v{number}" for number in range(64)]
+    assert [each.name for each in built.missing] == ["v64", "v65"]
+    assert built.missing[0].reason == "a release holds at most 64 variants"
+
+
 def test_earlier_release_is_replaced_signatures_and_all_and_nothing_else_appears(
     tmp_path: Path, blobs: LabelledData, blob_keras_file: Path
 ) -> None:
@@ -193,6 +235,22 @@ def test_interrupted_build_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         build_release(blob_keras_file, blobs, tmp_path / "r", only=["int8"], report=interrupt)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_build_left_is_removed_and_what_another_writes_is_not(
+    tmp_path: Path, blobs: LabelledData, blob_keras_file: Path
+) -> None:
+    left = [tmp_path / f".r-building-{word}" for word in ("killed", "alive", "moving", "young")]
+    for folder in left:
+        folder.mkdir()
+    for folder in left[:3]:
+        (folder / "lock").touch()
+    (tmp_path / ".r-building-moving" / "earlier").mkdir()
+    with disk.held(tmp_path / ".r-building-alive" / "lock"):
+        build_release(blob_keras_file, blobs, tmp_path / "r", only=["float32"])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "r", ".r-building-alive", ".r-building-moving", ".r-building-young"
+    }  # fmt: skip
 
 
 def test_saved_model_gives_the_variants_that_need_no_training_and_says_why_not_the_others(

@@ -122,6 +122,13 @@ def test_only_int8_variants_below_the_floor_get_a_rescue_with_the_settings_of_th
     assert all(variants.misfit(one.chain, "keras") is None for one in found)
 
 
+def test_rescue_is_called_what_a_manifest_takes_and_no_other_variant_is_called() -> None:
+    named = [("int8", "int8"), ("int8-rescued", "float16"), ("x" * 64, "int8"), ("x" * 63 + "y", "int8")]
+    recipes = [variants.recipe(name, word) for name, word in named]
+    found = [one.name for one in variants.rescued(recipes, {name for name, _ in named}, 0.02)]
+    assert found == ["int8-rescued-2", "x" * 56 + "-rescued", "x" * 54 + "-rescued-2"]
+
+
 @pytest.mark.tensorflow
 def test_release_of_a_tflite_file_holds_its_rescue(tmp_path: Path) -> None:
     path = tiny_models.dense(tmp_path / "m.tflite", with_large_weight(rotations(), 2))

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evenfleet_collector.optimize import LabelledData, build_release, models
+from evenfleet_collector.optimize import LabelledData, build_release, graph, models
+from evenfleet_collector.optimize.dissect import Graph
 from evenfleet_collector.optimize.models import OpenedModel
 from evenfleet_collector.optimize.models.tflite_file import type_name
 from evenfleet_collector.optimize.variants import recipe
@@ -35,6 +36,14 @@ def test_integer_classifier_is_taken_with_its_scales(tmp_path: Path) -> None:
     opened = open_file(tiny_models.quantised_classifier(tmp_path / "m.tflite"))
     assert opened.own_name == "int8"
     assert np.argmax(opened.run(np.array([[0.0, 2.0, 1.0]], dtype=np.float32))) == 1
+
+
+def test_file_of_an_old_converter_is_read_as_what_it_is(tmp_path: Path) -> None:
+    path = tiny_models.as_before_2_4(tiny_models.classifier(tmp_path / "m.tflite"))
+    assert np.argmax(open_file(path).run(np.array([[0.0, 2.0, 1.0, 0.0]], dtype=np.float32))) == 1
+    found = graph.read(path.read_bytes())
+    assert (found.operators, found.macs) == (("FULLY_CONNECTED v1", "SOFTMAX v1"), 12)
+    assert [one.kind for one in Graph(path.read_bytes()).operators] == ["FULLY_CONNECTED", "SOFTMAX"]
 
 
 def test_mixture_of_types_is_called_original(tmp_path: Path) -> None:
