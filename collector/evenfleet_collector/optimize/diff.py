@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from evenfleet_collector.child import bound
-from evenfleet_collector.optimize import datasets, strata
+from evenfleet_collector.optimize import datasets, sources, strata
 from evenfleet_collector.optimize.data import LabelledData
 from evenfleet_collector.optimize.datasets import DataOptions, Wanted
 from evenfleet_collector.optimize.layers import DiffReport
@@ -66,14 +66,14 @@ def parse(text: str, role: str) -> Named:
         ConfigError: There is no such file, release or variant.
         ArtifactError: The release is damaged.
     """
-    path = Path(text).expanduser()
-    if path.is_file():
+    path = sources.existing(text, role)
+    if path is not None and path.is_dir():
+        raise ConfigError(f"{role} {text} is a directory; {_choices(path)}")
+    if path is not None and path.is_file():
         return Named(text, path)
-    if path.is_dir():
-        raise ConfigError(f"{role} {text} is a directory; {_choices(role, path)}")
     directory, colon, name = text.rpartition(":")
-    folder = Path(directory).expanduser()
-    if not colon or not (folder / manifest.MANIFEST_NAME).is_file():
+    folder = sources.existing(directory, role) if colon else None
+    if folder is None or not (folder / manifest.MANIFEST_NAME).is_file():
         raise ConfigError(f"{role} {text} does not exist; expected a .tflite file, or RELEASE_DIR:VARIANT")
     found, _ = manifest.verify(folder)
     walkable = [variant.name for variant in found.variants if variant.format == "tflite"]
@@ -183,7 +183,7 @@ def _array(release: Path, name: str) -> Any:
         raise DataError(f"{release / name} cannot be read: {error}") from None
 
 
-def _choices(role: str, folder: Path) -> str:
+def _choices(folder: Path) -> str:
     if not (folder / manifest.MANIFEST_NAME).is_file():
         return "expected a .tflite file, or RELEASE_DIR:VARIANT"
     found: Manifest = manifest.load(folder)[0]
