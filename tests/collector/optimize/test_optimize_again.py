@@ -269,6 +269,7 @@ def test_a_target_of_time_without_timing_is_refused_before_any_work(blobs: Label
         (("--cache", "x", "--no-cache"), "contradict"),
         (("--no-report", "--report", "x.html"), "contradict"),
         (("--report", "nowhere/x.html"), "its folder is not there"),
+        (("--report", "release/x.html"), "is in the release release, which holds nothing else"),
         (("--memory", "lots"), "expected a size"),
         (("--target", "p95ms<=5"), "did you mean p95_ms"),
         (("--cores", "4096"), "may use"),
