@@ -21,7 +21,7 @@ import numpy as np
 from evenfleet_collector.child import bound
 from evenfleet_collector.optimize import datasets, sources, strata
 from evenfleet_collector.optimize.data import LabelledData
-from evenfleet_collector.optimize.datasets import DataOptions, Wanted
+from evenfleet_collector.optimize.datasets import DataOptions, Wanted, npy
 from evenfleet_collector.optimize.layers import DiffReport
 from evenfleet_collector.optimize.models import tflite_file
 from evenfleet_collector.optimize.models.interface import OpenedModel
@@ -173,14 +173,22 @@ def _labelled(
         raise ConfigError("--data is missing: A and B are files, and files have no samples of their own")
     found, _ = manifest.load(release)
     x, y = (_array(release, ref.file) for ref in (found.golden.inputs, found.golden.labels))
+    if x.dtype != np.float32 or x.ndim < 2 or y.dtype != np.int64 or not x.shape[:1] == y.shape == (found.golden.n,):
+        raise DataError(
+            f"the golden set of {release} has {x.dtype} inputs of shape {x.shape} and {y.dtype} labels of shape {y.shape}; "
+            f"expected {found.golden.n} float32 samples and as many int64 classes"
+        )
     return LabelledData(x, y, x, y)
 
 
 def _array(release: Path, name: str) -> Any:
+    path = release / name
     try:
-        return np.load(release / name, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{release / name} cannot be read: {error}") from None
+        with path.open("rb") as file:
+            npy.check_header(file, path.stat().st_size, str(path))
+        return np.load(path, allow_pickle=False)
+    except npy.UNREADABLE as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
 
 
 def _choices(folder: Path) -> str:

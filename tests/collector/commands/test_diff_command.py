@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from evenfleet_collector.commands import diff as command
 from evenfleet_collector.optimize import walk
+from evenfleet_shared import manifest
 from fakes import tiny_models, tiny_release
 from fakes.rotations import in_int8, rotations, samples, with_large_weight
 
@@ -70,6 +72,18 @@ def test_variants_of_a_release_are_fed_its_golden_set(evenfleet: Run, tmp_path: 
     outcome = evenfleet("diff", f"{release}:float32", f"{release}:float32", "--json")
     assert outcome.code == 0
     assert json.loads(outcome.out)["samples"] == 3
+
+
+@pytest.mark.parametrize("labels", [np.arange(50) % 3, np.zeros((3, 1), np.int64), np.array(["a", "b", "c"])])
+def test_golden_set_that_is_none_is_one_line(evenfleet: Run, tmp_path: Path, labels: np.ndarray) -> None:
+    release = tiny_release.write_release(tmp_path)
+    np.save(release / "golden" / "labels.npy", labels)
+    described, _ = manifest.load(release)
+    golden = replace(described.golden, labels=manifest.file_ref(release, "golden/labels.npy"))
+    (release / manifest.MANIFEST_NAME).write_bytes(manifest.encode(replace(described, golden=golden)))
+    outcome = evenfleet("diff", f"{release}:float32", f"{release}:float32")
+    assert outcome.code == 2
+    assert f"the golden set of {release} has float32 inputs of shape (3, 4) and " in outcome.err
 
 
 @pytest.mark.parametrize(
