@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from evenfleet_collector.commands.printing import CONTEXT
 from evenfleet_shared.errors import EXIT_OUTSIDE, ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ On failure, and on Ctrl-C, nothing is left behind but what is in the cache: the 
 """
 
 
-@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(epilog=_EPILOG, context_settings=CONTEXT)
 @click.argument("model")
 @click.option("--data", required=True, help="Labelled samples, in one of the forms below.")
 @click.option(
@@ -212,7 +213,7 @@ def optimize(
     if page_file is not None:
         _write_page(page_file, built, said)
     if as_json:
-        click.echo(optimized.as_json(built, said))
+        optimized.show_json(built, said)
     else:
         optimized.show_table(built, said)
         if page_file is not None:
@@ -242,6 +243,9 @@ def _page_file(given: Path | None, out: Path) -> Path:
             f"--report {file} cannot be written: {'it' if file.is_dir() else 'its folder'} "
             f"is {'a directory' if file.is_dir() else 'not there'}; name a file in a folder that exists"
         )
+    # `release verify` refuses what the manifest does not name, and the next build would take it for something else.
+    if file.resolve().is_relative_to(absolute.resolve()):
+        raise ConfigError(f"--report {file} is in the release {out}, which holds nothing else; name a file beside it")
     return file
 
 

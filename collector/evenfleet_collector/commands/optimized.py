@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import msgspec
 from rich.table import Table
 
 from evenfleet_collector import figures
-from evenfleet_collector.commands.printing import show
+from evenfleet_collector.commands.printing import print_json, show
 from evenfleet_collector.optimize import BuildReport, VariantReport
 from evenfleet_collector.optimize.remarks import worded
 
 
-def as_json(built: BuildReport, said: Sequence[str]) -> str:
-    """Return everything as JSON; `said` is what becomes of the target, in words."""
+def show_json(built: BuildReport, said: Sequence[str]) -> None:
+    """Print everything as JSON; `said` is what becomes of the target, in words."""
     choice = built.choice
     document = {
         "release": built.digest,
@@ -38,7 +37,7 @@ def as_json(built: BuildReport, said: Sequence[str]) -> str:
             "words": said,
         },
     }
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    print_json(document)
 
 
 def show_table(built: BuildReport, said: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 from evenfleet_collector.optimize import archive, built, cache, evaluate, graph, models, saved_model, sources, variants
 from evenfleet_collector.optimize.built import Built, Facts
 from evenfleet_collector.optimize.quiet import NoiseLog
-from evenfleet_collector.optimize.subject import ModelFacts, Subject
+from evenfleet_collector.optimize.subject import Fit, ModelFacts, Subject
 from evenfleet_collector.optimize.technique import Form, Material, Stage, Technique
 from evenfleet_collector.optimize.variants import Recipe
 from evenfleet_shared import agreement, manifest, metrics
@@ -59,6 +59,7 @@ class Builder:
         self,
         subject: Subject,
         facts: ModelFacts,
+        fit: Fit,
         material: Material,
         *,
         salt: str,
@@ -72,7 +73,8 @@ class Builder:
         self._kept = kept
         self._noise = noise
         self._say = say
-        self._made_from = (salt, facts.digest, material.data.digest, str(material.classes), material.output_kind)
+        model = (facts.digest, fit.answers_sha256 or "", str(fit.classes), fit.output_kind)
+        self._made_from = (salt, *model, material.data.digest)
         self._start: Form | None = None
         self._forms: dict[_Key, Form | EvenfleetError] = {}
         self._exports: dict[_Key, Form] = {}

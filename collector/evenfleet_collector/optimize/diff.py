@@ -19,9 +19,9 @@ import msgspec
 import numpy as np
 
 from evenfleet_collector.child import bound
-from evenfleet_collector.optimize import datasets, strata
+from evenfleet_collector.optimize import datasets, sources, strata
 from evenfleet_collector.optimize.data import LabelledData
-from evenfleet_collector.optimize.datasets import DataOptions, Wanted
+from evenfleet_collector.optimize.datasets import DataOptions, Wanted, npy
 from evenfleet_collector.optimize.layers import DiffReport
 from evenfleet_collector.optimize.models import tflite_file
 from evenfleet_collector.optimize.models.interface import OpenedModel
@@ -66,14 +66,14 @@ def parse(text: str, role: str) -> Named:
         ConfigError: There is no such file, release or variant.
         ArtifactError: The release is damaged.
     """
-    path = Path(text).expanduser()
-    if path.is_file():
+    path = sources.existing(text, role)
+    if path is not None and path.is_dir():
+        raise ConfigError(f"{role} {text} is a directory; {_choices(path)}")
+    if path is not None and path.is_file():
         return Named(text, path)
-    if path.is_dir():
-        raise ConfigError(f"{role} {text} is a directory; {_choices(role, path)}")
     directory, colon, name = text.rpartition(":")
-    folder = Path(directory).expanduser()
-    if not colon or not (folder / manifest.MANIFEST_NAME).is_file():
+    folder = sources.existing(directory, role) if colon else None
+    if folder is None or not (folder / manifest.MANIFEST_NAME).is_file():
         raise ConfigError(f"{role} {text} does not exist; expected a .tflite file, or RELEASE_DIR:VARIANT")
     found, _ = manifest.verify(folder)
     walkable = [variant.name for variant in found.variants if variant.format == "tflite"]
@@ -173,17 +173,25 @@ def _labelled(
         raise ConfigError("--data is missing: A and B are files, and files have no samples of their own")
     found, _ = manifest.load(release)
     x, y = (_array(release, ref.file) for ref in (found.golden.inputs, found.golden.labels))
+    if x.dtype != np.float32 or x.ndim < 2 or y.dtype != np.int64 or not x.shape[:1] == y.shape == (found.golden.n,):
+        raise DataError(
+            f"the golden set of {release} has {x.dtype} inputs of shape {x.shape} and {y.dtype} labels of shape {y.shape}; "
+            f"expected {found.golden.n} float32 samples and as many int64 classes"
+        )
     return LabelledData(x, y, x, y)
 
 
 def _array(release: Path, name: str) -> Any:
+    path = release / name
     try:
-        return np.load(release / name, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{release / name} cannot be read: {error}") from None
+        with path.open("rb") as file:
+            npy.check_header(file, path.stat().st_size, str(path))
+        return np.load(path, allow_pickle=False)
+    except npy.UNREADABLE as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
 
 
-def _choices(role: str, folder: Path) -> str:
+def _choices(folder: Path) -> str:
     if not (folder / manifest.MANIFEST_NAME).is_file():
         return "expected a .tflite file, or RELEASE_DIR:VARIANT"
     found: Manifest = manifest.load(folder)[0]

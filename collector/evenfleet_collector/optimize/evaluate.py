@@ -29,8 +29,8 @@ class TFLiteArtifact:
     def outputs(self, x: Samples) -> Samples:
         """Return dequantised outputs, shape ``(n, classes)``."""
         rows = np.empty((len(x), self.output.shape[-1]), dtype=np.float32)
-        for row, sample in zip(rows, self._encode(x), strict=True):
-            self._interpreter.set_tensor(self._input["index"], sample[np.newaxis])
+        for row, sample in zip(rows, x, strict=True):
+            self._interpreter.set_tensor(self._input["index"], self._encode(sample[np.newaxis]))
             self._interpreter.invoke()
             row[:] = self._decode(self._interpreter.get_tensor(self._output["index"]).reshape(-1))
         return rows

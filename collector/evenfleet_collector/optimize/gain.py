@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from evenfleet_shared import metrics
+
 CONFIDENCE_RATIO: Final = 0.95
 
 Brought = Literal["more", "less", "nothing shown"]
@@ -71,7 +73,7 @@ def of(
     (0.0, 'nothing shown', True)
     """
     deltas = [float(variant.mean() - other.mean()) for variant, other in pairs]
-    low, high = over_samples(*pairs[0]) if len(pairs) == 1 else over_seeds(deltas)
+    low, high = over_samples(*pairs[0]) if len(pairs) == 1 else over_seeds(deltas, 1.0 / len(pairs[0][0]))
     return Gain(
         technique=technique,
         control=tuple(control),
@@ -97,9 +99,10 @@ def over_samples(
     (0.001, 0.111)
     """
     n = len(a)
+    z = NormalDist().inv_cdf((1.0 + confidence_ratio) / 2.0)
     p_a, p_b = float(a.mean()), float(b.mean())
     both, only_a, only_b, neither = (int(np.count_nonzero(mask)) for mask in (a & b, a & ~b, ~a & b, ~a & ~b))
-    (low_a, high_a), (low_b, high_b) = (_wilson(p, n, confidence_ratio) for p in (p_a, p_b))
+    (low_a, high_a), (low_b, high_b) = (metrics.wilson_interval(int(each.sum()), n, z) for each in (a, b))
     margins = math.sqrt((both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither))
     product = both * neither - only_a * only_b
     # A correlation that is taken for positive is corrected for the counts being whole.
@@ -110,23 +113,27 @@ def over_samples(
     return low, high
 
 
-def over_seeds(deltas: Sequence[float], confidence_ratio: float = CONFIDENCE_RATIO) -> tuple[float, float]:
+def over_seeds(
+    deltas: Sequence[float], step_ratio: float, confidence_ratio: float = CONFIDENCE_RATIO
+) -> tuple[float, float]:
     """Return Student's interval of the mean of at least two differences.
 
-    >>> low, high = over_seeds([0.01, 0.02, 0.03])
+    Args:
+        deltas: The differences, one for each seed.
+        step_ratio: What one sample more is worth. Differences come in such steps, so few seeds may agree by chance and
+            show no spread at all; the spread is taken for that of rounding at the least, step/√12.
+        confidence_ratio: How often the interval is to hold the truth.
+
+    >>> low, high = over_seeds([0.01, 0.02, 0.03], 0.001)
     >>> round(low, 4), round(high, 4)
     (-0.0048, 0.0448)
+    >>> low, high = over_seeds([0.01, 0.01], 0.01)
+    >>> round(low, 4), round(high, 4)
+    (-0.0159, 0.0359)
     """
-    mean, spread = fmean(deltas), stdev(deltas)
+    mean, spread = fmean(deltas), max(stdev(deltas), step_ratio / math.sqrt(12.0))
     reach = float(stats.t.ppf((1.0 + confidence_ratio) / 2.0, len(deltas) - 1)) * spread / math.sqrt(len(deltas))
     return mean - reach, mean + reach
-
-
-def _wilson(p: float, n: int, confidence_ratio: float) -> tuple[float, float]:
-    z = NormalDist().inv_cdf((1.0 + confidence_ratio) / 2.0)
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
 def _joined(first: float, second: float, phi: float) -> float:

@@ -51,7 +51,10 @@ def use_cores(cores: int) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     if cores > len(allowed):
         raise ConfigError(f"--cores {cores}: this process may use {len(allowed)}; give at most that")
-    os.sched_setaffinity(0, allowed[:cores])
+    # Threads that numpy's BLAS started when it was imported are not bound by what binds the one that asks.
+    for thread in psutil.Process().threads():
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(thread.id, allowed[:cores])
 
 
 @contextlib.contextmanager

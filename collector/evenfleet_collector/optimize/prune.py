@@ -8,6 +8,7 @@ device faster is for the device to measure.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -19,7 +20,8 @@ from evenfleet_collector.optimize import training
 from evenfleet_collector.optimize.technique import Form, Material, Rate, Ratio, Stage, Steps, Technique
 from evenfleet_shared.errors import ModelRefusedError
 
-# A kernel with a smaller share of all their weights is left alone.
+# The smallest kernels are left alone as long as they hold a smaller share of all weights, all of them together: in a deep
+# network every kernel may hold less than that.
 _LEAST_SHARE: Final = 0.01
 
 
@@ -121,8 +123,11 @@ def prunable(model: Any, block: int = 1) -> list[Any]:
             f"prune-blocks: no layer before the last has inputs in blocks of {block}; "
             f"they have {', '.join(str(kernel.shape[-2]) for kernel in kernels[:-1])}"
         )
-    least = _LEAST_SHARE * sum(math.prod(kernel.shape) for kernel in fitting)
-    return [kernel for kernel in fitting if math.prod(kernel.shape) >= least]
+    sizes = [math.prod(kernel.shape) for kernel in fitting]
+    smallest_first = sorted(range(len(sizes)), key=sizes.__getitem__)
+    sums = itertools.accumulate(sizes[place] for place in smallest_first)
+    large = {place for place, held in zip(smallest_first, sums, strict=True) if held >= _LEAST_SHARE * sum(sizes)}
+    return [kernel for place, kernel in enumerate(fitting) if place in large]
 
 
 def _mask_callback(kernels: list[Any], final_ratio: float, ramp_steps: int, block: int) -> Any:

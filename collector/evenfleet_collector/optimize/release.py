@@ -289,6 +289,7 @@ class _Build:
         self._builder = Builder(
             subject,
             facts,
+            fit,
             Material(
                 data=labelled,
                 classes=fit.classes,

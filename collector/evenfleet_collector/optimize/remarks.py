@@ -44,6 +44,8 @@ def _pruned(row: VariantReport, reference: VariantReport, rows: Sequence[Variant
         return None
     plain = tuple(step for step in row.techniques if step not in _MASKED)
     other = next((each for each in rows if (each.techniques, each.format) == (plain, row.format)), reference)
+    if other.name == row.name:  # the reference itself
+        return None
     smaller = row.size_bytes < other.size_bytes * (1.0 - SAME_SIZE_RATIO)
     sizes = f"{figures.count(row.size_bytes)} against {figures.count(other.size_bytes)} bytes"
     share = f"compressed it is {row.compressed_bytes / other.compressed_bytes * 100:.0f} % of it"

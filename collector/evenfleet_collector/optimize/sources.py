@@ -89,16 +89,26 @@ def parse(text: str | Path, what: str, forms: str) -> ModelSource:
     >>> parse("examples.small_cnn:model", "MODEL", "a file").short_name
     'small_cnn'
     """
-    path = Path(text).expanduser()
-    try:
-        if path.exists():
-            return FileSource(path)
-    except (OSError, ValueError) as error:  # a name too long, a null byte
-        raise ConfigError(f"{what} {str(text)[:80]!r} cannot be a path: {one_line(error)}") from None
+    if (path := existing(text, what)) is not None:
+        return FileSource(path)
     if _FUNCTION.fullmatch(str(text)):
         module, _, function = str(text).partition(":")
         return FunctionSource(module, function)
     raise ConfigError(f"{what} {text} does not exist; expected {forms}")
+
+
+def existing(text: str | Path, what: str) -> Path | None:
+    """Return the file or directory of that name, ``~`` being a home directory; None where there is none.
+
+    Raises:
+        ConfigError: There can be none of that name.
+    """
+    try:
+        path = Path(text).expanduser()
+        return path if path.exists() else None
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a null byte, nobody's home
+        reason = one_line(error, with_type=False)
+        raise ConfigError(f"{what} {str(text)[:80]!r} cannot be a path: {reason}") from None
 
 
 def call(

@@ -7,6 +7,7 @@ knows what it gives.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,10 +38,15 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """What is known of a model once it was run on the data; see `CheckedModel`."""
+    """What is known of a model once it was run on the data; see `CheckedModel`.
+
+    `answers_sha256` is of the model that a function gave: its digest is of configuration and weights, and layers and
+    models of the user's own have code besides, which may change and leave both as they are.
+    """
 
     classes: int
     output_kind: OutputKind
+    answers_sha256: str | None = None
 
 
 class Subject:
@@ -103,6 +109,8 @@ class Subject:
             ModelRefusedError: It is no classifier.
             DataError: The data's samples or labels do not fit it.
         """
+        if self._digest is None:
+            return self._tried_on(data)
         name = cache.key("fit", self._salt, facts.digest, data.digest, *data.class_names)
         entry = self._kept.find(name) or self._kept.put(name, lambda folder: _write(folder, self._tried_on(data)))
         return msgspec.json.decode((entry / _FACTS).read_bytes(), type=Fit)
@@ -111,7 +119,8 @@ class Subject:
         opened = self.opened()
         with self._noise.taking():
             checked = opened.checked(data)
-        return Fit(classes=checked.classes, output_kind=checked.output_kind)
+        answers = hashlib.sha256(checked.scores.tobytes()).hexdigest() if self._digest is None else None
+        return Fit(classes=checked.classes, output_kind=checked.output_kind, answers_sha256=answers)
 
 
 def _facts(opened: OpenedModel) -> ModelFacts:

@@ -376,7 +376,7 @@ class _Sums:
         self._signal = self._signal + np.square(expected.reshape(-1, channels)).sum(axis=0)
         self._error = self._error + np.square(error.reshape(-1, channels)).sum(axis=0)
         self.values += expected.size
-        self.largest = max(self.largest, float(np.abs(error).max(initial=0.0)))
+        self.largest = float(np.maximum(self.largest, np.abs(error).max(initial=0.0)))  # `max` loses a NaN
         if held.scale is not None and held.limits is not None:
             at_end = np.isin(stored, held.limits).reshape(error.shape)
             # A softmax of 1.0 is one step beyond its range, and as it should be.

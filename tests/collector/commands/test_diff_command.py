@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from evenfleet_collector.commands import diff as command
 from evenfleet_collector.optimize import walk
+from evenfleet_shared import manifest
 from fakes import tiny_models, tiny_release
 from fakes.rotations import in_int8, rotations, samples, with_large_weight
 
@@ -72,6 +74,18 @@ def test_variants_of_a_release_are_fed_its_golden_set(evenfleet: Run, tmp_path: 
     assert json.loads(outcome.out)["samples"] == 3
 
 
+@pytest.mark.parametrize("labels", [np.arange(50) % 3, np.zeros((3, 1), np.int64), np.array(["a", "b", "c"])])
+def test_golden_set_that_is_none_is_one_line(evenfleet: Run, tmp_path: Path, labels: np.ndarray) -> None:
+    release = tiny_release.write_release(tmp_path)
+    np.save(release / "golden" / "labels.npy", labels)
+    described, _ = manifest.load(release)
+    golden = replace(described.golden, labels=manifest.file_ref(release, "golden/labels.npy"))
+    (release / manifest.MANIFEST_NAME).write_bytes(manifest.encode(replace(described, golden=golden)))
+    outcome = evenfleet("diff", f"{release}:float32", f"{release}:float32")
+    assert outcome.code == 2
+    assert f"the golden set of {release} has float32 inputs of shape (3, 4) and " in outcome.err
+
+
 @pytest.mark.parametrize(
     ("a", "b", "more", "code", "message"),
     [
@@ -82,6 +96,14 @@ def test_variants_of_a_release_are_fed_its_golden_set(evenfleet: Run, tmp_path: 
             2,
             "A gone.tflite does not exist; expected a .tflite file, or RELEASE_DIR:",
         ),
+        (
+            "~nosuchuser/a.tflite",
+            "sound.tflite",
+            (),
+            2,
+            "A '~nosuchuser/a.tflite' cannot be a path: Could not determine home",
+        ),
+        ("sound.tflite", "x" * 5000, (), 2, "cannot be a path"),
         ("sound.tflite", "sound-int8.tflite", (), 2, "--data is missing: A and B are files"),
         ("release", "sound.tflite", (), 2, "A release is a directory; name the variant as release:float32; it has fl"),
         ("release:int9", "sound.tflite", (), 2, "release release has no .tflite variant 'int9'; it has float32"),

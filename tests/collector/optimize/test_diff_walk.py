@@ -50,6 +50,16 @@ def test_file_does_not_differ_from_itself_in_any_runtime(tmp_path: Path, runtime
         assert report.output_ratio < 0.02
 
 
+def test_operator_that_gives_nan_is_the_first_and_its_figures_say_so(tmp_path: Path) -> None:
+    sound = rotations()
+    matrix, bias = sound[1]
+    layers = [sound[0], (np.where(np.arange(matrix.size).reshape(matrix.shape) == 0, np.nan, matrix), bias), *sound[2:]]
+    report = walk.walk(file(tmp_path, "a", sound), file(tmp_path, "b", layers), samples(4)[0])
+    assert named(report) == "dense1"
+    assert report.first is not None
+    assert np.isnan([report.first.introduced_ratio, report.first.introduced_max]).all()
+
+
 def test_same_run_twice_differs_in_nothing(tmp_path: Path) -> None:
     payload = in_int8(tmp_path, rotations())
     report = walk.walk(payload, payload, samples(16)[0])

@@ -133,6 +133,39 @@ def test_what_was_made_from_something_else_is_not_taken(
     assert "pruned-int8: prune" in told.labels
 
 
+SUBCLASSED = """
+import keras
+
+class Net(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3, kernel_initializer="identity")
+
+    def call(self, x):
+        return keras.ops.softmax({sign} * self.dense(x))
+
+def model():
+    net = Net()
+    net.build((None, 4))
+    return net
+"""
+
+
+def test_a_functions_model_with_the_same_weights_and_other_code_is_another(
+    blobs: LabelledData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    labels = []
+    for name, sign in (("ef_plus", 1), ("ef_same", 1), ("ef_minus", -1)):
+        (tmp_path / f"{name}.py").write_text(SUBCLASSED.format(sign=sign))
+        told = Told()
+        build_release(
+            f"{name}:model", blobs, tmp_path / "r", only=["float32"], cache_folder=tmp_path / "cache", report=told
+        )
+        labels.append(told.labels)
+    assert ["float32: from the cache" in each for each in labels] == [False, True, False]
+
+
 def test_a_damaged_entry_is_made_again(build: Callable[..., BuildReport], tmp_path: Path) -> None:
     first = build("a", Told())
     for file in (tmp_path / "cache").rglob("artifact.tflite"):
@@ -237,6 +270,7 @@ def test_a_target_of_time_without_timing_is_refused_before_any_work(blobs: Label
         (("--cache", "x", "--no-cache"), "contradict"),
         (("--no-report", "--report", "x.html"), "contradict"),
         (("--report", "nowhere/x.html"), "its folder is not there"),
+        (("--report", "release/x.html"), "is in the release release, which holds nothing else"),
         (("--memory", "lots"), "expected a size"),
         (("--target", "p95ms<=5"), "did you mean p95_ms"),
         (("--cores", "4096"), "may use"),

@@ -36,8 +36,15 @@ def test_a_technique_that_changes_nothing_brings_nothing() -> None:
     right = np.random.default_rng(2).random(1000) < 0.9
     found = gain.of("prune", ["fine-tune"], [(right, right)] * 3)
 
-    assert (found.delta_ratio, found.low_ratio, found.high_ratio) == (0.0, 0.0, 0.0)
+    assert found.delta_ratio == 0.0
+    assert found.low_ratio < 0.0 < found.high_ratio
     assert found.brought == "nothing shown"
+
+
+def test_seeds_that_agree_on_one_sample_show_nothing_and_on_many_they_do() -> None:
+    right = np.ones(360, dtype=np.bool_)
+    one, many = (gain.of("prune", ["fine-tune"], [(right, np.arange(360) >= wrong)] * 2) for wrong in (1, 9))
+    assert (one.brought, many.brought) == ("nothing shown", "more")
 
 
 def test_a_difference_that_every_seed_shows_is_credited() -> None:

@@ -60,6 +60,13 @@ def test_cores_are_those_that_were_given_for_children_too() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
 
 
+def test_cores_bind_threads_that_were_started_before() -> None:
+    code = "import os, threading; from evenfleet_collector.optimize import limits; wait = threading.Event(); "
+    code += "threading.Thread(target=wait.wait).start(); limits.use_cores(1); "
+    code += "print({len(os.sched_getaffinity(int(each))) for each in os.listdir('/proc/self/task')}); wait.set()"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "{1}\n"
+
+
 def test_more_cores_than_there_are_are_refused() -> None:
     there = len(os.sched_getaffinity(0))
     with pytest.raises(ConfigError, match=rf"--cores {there + 1}: this process may use {there}"):

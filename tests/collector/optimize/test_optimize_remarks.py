@@ -53,6 +53,11 @@ def test_pruned_variant_without_its_counterpart_is_held_against_the_reference() 
     assert "smaller and faster than float32" in of(FLOAT, INT8, row)[0]
 
 
+def test_pruned_reference_is_not_held_against_itself() -> None:
+    base = variant_row("base", techniques=("prune", "float32"), p50_ms=0.010)
+    assert remarks.remarks([base, INT8], "base")["base"] == ()
+
+
 def test_counterpart_of_another_format_is_none() -> None:
     saved = variant_row("saved", techniques=("prune", "int8"), format="saved_model", size_bytes=99_900)
     assert "not smaller than float32 (99,900 against 100,000 bytes)" in of(FLOAT, INT8, saved)[0]

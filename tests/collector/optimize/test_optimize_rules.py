@@ -33,6 +33,14 @@ def test_last_kernel_and_those_too_small_to_save_anything_are_left_alone() -> No
     assert [kernel.path for kernel in kernels] == ["large/kernel"]
 
 
+def test_kernels_of_a_deep_network_are_pruned_although_each_is_a_small_part() -> None:
+    variables = [SimpleNamespace(path=f"layer{number}/kernel", shape=(10, 10)) for number in range(121)]
+
+    kernels = prune.prunable(SimpleNamespace(trainable_variables=variables))
+
+    assert [kernel.path for kernel in kernels] == [f"layer{number}/kernel" for number in range(1, 120)]
+
+
 def test_sparsity_never_falls_and_ends_where_it_should() -> None:
     ratios = [prune.sparsity_at(step, 50, 0.6) for step in range(80)]
     assert ratios == sorted(ratios)

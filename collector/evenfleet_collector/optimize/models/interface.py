@@ -60,16 +60,17 @@ class OpenedModel:
         _check_samples(self.what, self.sample_shape, data)
         scores = _scores(self, data)
         classes = _classes(scores, data, self.what)
-        return CheckedModel(opened=self, classes=classes, output_kind=output_kind(scores))
+        return CheckedModel(opened=self, classes=classes, output_kind=output_kind(scores), scores=scores)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedModel:
-    """A classifier that fits the data."""
+    """A classifier that fits the data; `scores` are those of the first test samples, shape ``(n, classes)``."""
 
     opened: OpenedModel
     classes: int
     output_kind: OutputKind
+    scores: Samples
 
 
 class ModelFormat(Protocol):
