@@ -283,3 +283,22 @@ def test_a_layer_that_cannot_be_trained_quantization_aware_is_named(tmp_path: Pa
     assert missing.reason == (
         "qat: layer gru is a GRU, which tensorflow-model-optimization cannot train quantization-aware"
     )
+
+
+@pytest.mark.parametrize(("unroll", "missing"), [(False, ["int8", "int16x8"]), (True, [])])
+def test_a_loop_is_refused_by_what_calibrates_and_does_not_end_the_build(
+    tmp_path: Path, unroll: bool, missing: list[str]
+) -> None:
+    """TensorFlow's calibrator ends the process with a segmentation fault."""
+    import keras
+
+    layers = [keras.Input((8, 8)), keras.layers.GRU(16, unroll=unroll), keras.layers.Dense(3)]
+    keras.Sequential(layers).save(tmp_path / "loop.keras")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 8, 8)).astype(np.float32), np.arange(90) % 3
+    data = LabelledData(x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    recipes = [variants.DEFAULT[0], variants.recipe("int8", "int8"), variants.recipe("int16x8", "int16x8")]
+    report = built(data, tmp_path / "loop.keras", tmp_path, recipes)
+
+    assert [one.name for one in report.missing] == missing
+    assert all("unroll=True" in one.reason for one in report.missing)
