@@ -174,14 +174,13 @@ def _use_up_names(tf_keras: Any, taken: Collection[str]) -> None:
     The library makes two layers of a SeparableConv2D, and gives them no names; one with the name of a layer of the model
     would be given its weights.
     """
-    layers = tf_keras.layers
-    for word, make in (
-        ("conv2d", lambda: layers.Conv2D(1, 1)),
-        ("depthwise_conv2d", lambda: layers.DepthwiseConv2D(1)),
+    for word, layer_type, settings in (
+        ("conv2d", tf_keras.layers.Conv2D, {"filters": 1, "kernel_size": 1}),
+        ("depthwise_conv2d", tf_keras.layers.DepthwiseConv2D, {"kernel_size": 1}),
     ):
         numbers = [re.fullmatch(rf"{word}(?:_(\d{{1,5}}))?", name) for name in taken]
         for _ in range(max((int(number[1] or 0) for number in numbers if number), default=-1) + 1):
-            make()
+            layer_type(**settings)
 
 
 def _explained(said: str) -> str:
