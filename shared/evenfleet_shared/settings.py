@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -49,6 +49,9 @@ _BOUNDS = {
 _MAX_FOUND = 120
 
 ENVIRONMENT_PREFIX = "EVENFLEET_"
+
+# One step of a path: a name, or the number of an element.
+_STEP = re.compile(r"([^.\[\]]+)(?=[.\[]|$)|\[(\d+)\]")
 
 # Where msgspec says that a value is wrong.
 _PLACE = re.compile(r"at `\$\.([\w.]+)")
@@ -125,9 +128,12 @@ def explain(error: Exception, values: Any) -> str:
         if wrong["bound"].startswith(sign):
             expected += f"{words} {wrong['bound'].removeprefix(sign)}"
     found = values
-    for name in path.split("."):
-        # As deep as there are names: of a list's elements the message does not say which.
-        found = found.get(name.partition("[")[0], wrong["found"]) if isinstance(found, dict) else found
+    for name, number in _STEP.findall(path):
+        # As deep as there are names and numbers.
+        if name and isinstance(found, dict):
+            found = found.get(name, wrong["found"])
+        elif number and isinstance(found, list | tuple):
+            found = found[int(number)]
     return f"{path + ': ' if said else ''}expected {expected}, found {_short(found)}"
 
 
@@ -182,7 +188,7 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
 
 def _refuse_unknown(settings_type: type[Any], values: dict[str, Any], source: str, prefix: str) -> None:
     names = [field.name for field in dataclasses.fields(settings_type)]
-    tables = _tables(settings_type)
+    tables, lists = _tables(settings_type), _lists_of_tables(settings_type)
     for key, value in values.items():
         if key not in names:
             near = difflib.get_close_matches(key, names, n=1)
@@ -193,6 +199,10 @@ def _refuse_unknown(settings_type: type[Any], values: dict[str, Any], source: st
                 inside = ", ".join(f"{prefix}{key}.{field.name}" for field in dataclasses.fields(tables[key]))
                 raise ConfigError(f"{source}: {prefix}{key} must be a table, found {value!r}; it holds {inside}")
             _refuse_unknown(tables[key], value, source, f"{prefix}{key}.")
+        if key in lists and isinstance(value, list):
+            for number, element in enumerate(value):
+                if isinstance(element, dict):
+                    _refuse_unknown(lists[key], element, source, f"{prefix}{key}[{number}].")
 
 
 def _allowed(settings_type: type[Any], path: list[str]) -> tuple[Any, ...]:
@@ -205,6 +215,16 @@ def _allowed(settings_type: type[Any], path: list[str]) -> tuple[Any, ...]:
 def _tables(settings_type: type[Any]) -> dict[str, type[Any]]:
     hints = get_type_hints(settings_type)
     return {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint) and isinstance(hint, type)}
+
+
+def _lists_of_tables(settings_type: type[Any]) -> dict[str, type[Any]]:
+    """Return what the elements of a setting are, of those that are lists of tables."""
+    found = {}
+    for name, hint in get_type_hints(settings_type).items():
+        element = next(iter(get_args(hint)), None)
+        if get_origin(hint) in {tuple, list} and isinstance(element, type) and dataclasses.is_dataclass(element):
+            found[name] = element
+    return found
 
 
 def _example_lines(settings_type: type[Any], comments: Mapping[str, str], prefix: str) -> list[str]:

@@ -25,6 +25,7 @@ class Root:
     xnnpack: bool = True
     python: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    further: tuple[Window, ...] = ()
     window: Window = field(default_factory=Window)
 
 
@@ -59,6 +60,14 @@ def test_variable_that_is_no_setting_is_left_alone():
         ('device = "a"\nwindow = 3', "window must be a table, found 3"),
         ('device = "a"\n[window]\nlength_s = 0', r"window.length_s: expected a number of at least 1.0, found 0"),
         ('device = "a"\nthreads = "many"', "threads: expected a whole number, found .many."),
+        (
+            'device = "a"\n[[further]]\n[[further]]\nlenght_s = 5',
+            r"further\[1\]\.lenght_s; did you mean further\[1\]\.length_s",
+        ),
+        (
+            'device = "a"\n[[further]]\n[[further]]\nlength_s = 0',
+            r"further\[1\]\.length_s: expected a number of at least 1.0, found 0",
+        ),
         ("threads = 2", "device"),
         ("device = ", "is not TOML"),
     ],

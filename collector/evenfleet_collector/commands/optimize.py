@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from evenfleet_collector.commands.printing import CONTEXT
 from evenfleet_shared.errors import EXIT_OUTSIDE, ConfigError
@@ -36,7 +38,7 @@ The smallest variant that is quick and good enough, built if need be:
 \b
 Exit codes: 0 done; 1 the model was refused, no variant could be built, or --memory was not enough; 2 bad arguments or
 data; 4 no variant holds the --target (the release is there all the same).
-On failure, and on Ctrl-C, nothing is left behind but what is in the cache: the same command goes on from there.
+On failure, and on Ctrl-C or SIGTERM, nothing is left behind but what is in the cache: the same command goes on from there.
 """
 
 
@@ -177,7 +179,9 @@ def optimize(
     from evenfleet_collector.optimize import target as targets
     from evenfleet_collector.optimize.datasets import DataOptions, declared
 
-    if no_cache and cache_folder is not None:
+    # One that the environment names is what --no-cache is there to do without.
+    typed = click.get_current_context().get_parameter_source("cache_folder") is ParameterSource.COMMANDLINE
+    if no_cache and typed:
         raise ConfigError("--cache and --no-cache contradict each other; give one")
     if no_report and report_file is not None:
         raise ConfigError("--report and --no-report contradict each other; give one")
@@ -224,6 +228,12 @@ def optimize(
 
 @contextlib.contextmanager
 def _said_when_interrupted(*, kept: bool) -> Iterator[None]:
+    """Let SIGTERM, with which services and pipelines end, be as Ctrl-C, and say what is kept."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     except KeyboardInterrupt:
@@ -232,6 +242,8 @@ def _said_when_interrupted(*, kept: bool) -> Iterator[None]:
         )
         click.echo(f"evenfleet: interrupted; {what}", err=True)
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _page_file(given: Path | None, out: Path) -> Path:

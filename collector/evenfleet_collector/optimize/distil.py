@@ -107,8 +107,6 @@ def narrower(model: Any, width_ratio: float) -> Any:
     Raises:
         ModelRefusedError: There is no layer to narrow, or the narrower layers do not fit together.
     """
-    import keras
-
     wide = [layer for layer in _layers(model) if _width_of(layer) and getattr(layer, "kernel", None) is not None]
     hidden = {layer.name for layer in wide[:-1]}
     if not hidden:
@@ -122,7 +120,7 @@ def narrower(model: Any, width_ratio: float) -> Any:
         return layer.__class__.from_config(config)
 
     try:
-        return keras.models.clone_model(model, clone_function=copy, recursive=True)
+        return training.rebuilt(model, clone_function=copy, recursive=True)
     except (ValueError, TypeError) as error:
         # Skip connections past a layer of fixed width, reshapes to a written-out size.
         raise ModelRefusedError(f"distil: a narrower student does not fit together: {str(error)[:200]}") from None

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -150,11 +151,12 @@ def _points(layer: Any) -> int:
 
 def _quantization_aware(tf: Any, tf_keras: Any, tfmot: Any, model: Any, job: Mapping[str, Any]) -> bytes:
     shape = model.input_shape[1:]
+    _use_up_names(tf_keras, {layer.name for layer in model.layers})
     try:
         annotated = tfmot.quantization.keras.quantize_annotate_model(model)
         quantized = tfmot.quantization.keras.quantize_apply(annotated, *_scheme(tfmot, job))
     except (ValueError, RuntimeError) as error:
-        raise ModelRefusedError(" ".join(str(error).split())[:250]) from None
+        raise ModelRefusedError(_explained(str(error))) from None
     _train(tf_keras, quantized, job)
     function = tf.function(lambda x: quantized(x, training=False), autograph=False)
     concrete = function.get_concrete_function(tf.TensorSpec((1, *shape), tf.float32, name="input"))
@@ -164,6 +166,28 @@ def _quantization_aware(tf: Any, tf_keras: Any, tfmot: Any, model: Any, job: Map
     lite.inference_output_type = tf.int8
     written: bytes = lite.convert()
     return written
+
+
+def _use_up_names(tf_keras: Any, taken: Collection[str]) -> None:
+    """Let Keras name no further layer as one of those is called.
+
+    The library makes two layers of a SeparableConv2D, and gives them no names; one with the name of a layer of the model
+    would be given its weights.
+    """
+    for word, layer_type, settings in (
+        ("conv2d", tf_keras.layers.Conv2D, {"filters": 1, "kernel_size": 1}),
+        ("depthwise_conv2d", tf_keras.layers.DepthwiseConv2D, {"kernel_size": 1}),
+    ):
+        numbers = [re.fullmatch(rf"{word}(?:_(\d{{1,5}}))?", name) for name in taken]
+        for _ in range(max((int(number[1] or 0) for number in numbers if number), default=-1) + 1):
+            layer_type(**settings)
+
+
+def _explained(said: str) -> str:
+    layer = re.match(r"Layer (\S+):<class '[\w.]*?(\w+)'> is not supported", said)
+    if layer is not None:
+        return f"layer {layer[1]} is a {layer[2]}, which tensorflow-model-optimization cannot train quantization-aware"
+    return " ".join(said.split())[:250]
 
 
 def _scheme(tfmot: Any, job: Mapping[str, Any]) -> tuple[Any, ...]:

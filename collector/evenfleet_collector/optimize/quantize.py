@@ -8,6 +8,7 @@ file is refused here: integer-only hardware would refuse it, or run it on anothe
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from evenfleet_collector.optimize import graph
@@ -25,8 +26,14 @@ class _Calibrated(Conversion):
         """Convert with the integer operators alone.
 
         Raises:
-            ModelRefusedError: An operator stayed in float.
+            ModelRefusedError: An operator stayed in float, or the model has a loop.
         """
+        if form.batch_of_one is not None and _has_loop(form.batch_of_one):
+            # Not a refusal of TensorFlow's: its calibrator ends the process with a segmentation fault (2.21, Keras's GRU).
+            raise ModelRefusedError(
+                f"{self.name}: the model has a loop, as LSTM and GRU layers do, on which TensorFlow's calibration crashes; "
+                "the same layers with unroll=True, and the same weights, have none"
+            )
         # Not super(): a slotted dataclass is made anew, and the class that super() would look up is the first one.
         made = only_integers(self.name, Conversion.apply(self, form, material))
         return replace(made, calibration=material.calibration_record(self.calibration_samples))
@@ -69,6 +76,15 @@ class Int16x8(_Calibrated):
         lite.target_spec.supported_ops = [tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8]
         lite.inference_input_type = tf.int16
         lite.inference_output_type = tf.int16
+
+
+def _has_loop(saved_model: Path) -> bool:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString((saved_model / "saved_model.pb").read_bytes())
+    graphs = [one.graph_def for one in saved.meta_graphs]
+    nodes = [one.node for one in graphs] + [function.node_def for one in graphs for function in one.library.function]
+    return any(node.op in {"While", "StatelessWhile"} for some in nodes for node in some)
 
 
 def only_integers(name: str, form: Form) -> Form:

@@ -34,9 +34,24 @@ def clone(model: Any, seed: int) -> Any:
     import keras
 
     keras.utils.set_random_seed(seed)
-    copy = keras.models.clone_model(model)
+    copy = rebuilt(model)
     copy.set_weights(model.get_weights())
     return copy
+
+
+def rebuilt(model: Any, **how: Any) -> Any:
+    """Return what ``keras.models.clone_model`` makes of `model`, ready to be compiled anew.
+
+    That function compiles the clone as the model was, with the name of the loss; one that is a function of its own (a
+    user's, or that of `distil`) is not found by it.
+    """
+    import keras
+
+    compiled, model.compiled = model.compiled, False
+    try:
+        return keras.models.clone_model(model, **how)
+    finally:
+        model.compiled = compiled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

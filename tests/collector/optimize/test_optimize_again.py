@@ -283,11 +283,28 @@ def test_words_that_cannot_be_meant_end_at_once_in_one_line(timed: Path, words: 
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_ctrl_c_ends_in_a_line_that_says_what_is_kept_and_leaves_no_release(timed: Path) -> None:
+def test_no_cache_goes_before_the_environments(timed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVENFLEET_OPTIMIZE_CACHE", "of-the-environment")
+    given = ["blobs.keras", "--data", "blobs.npz", "--out", "again", "--no-cache", "--target", "p95ms<=5"]
+    done = subprocess.run(
+        [sys.executable, "-m", "evenfleet_collector", "optimize", *given],
+        cwd=timed,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "contradict" not in done.stderr
+    assert "did you mean p95_ms" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_in_a_line_that_says_what_is_kept_and_leaves_no_release(
+    timed: Path, number: signal.Signals
+) -> None:
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "evenfleet_collector", "optimize", "blobs.keras", "--data", "blobs.npz"),
-            *("--out", "interrupted", "--cache", "fresh"),
+            *("--out", "interrupted", "--cache", f"fresh-{number.name}"),
         ],
         cwd=timed,
         stdout=subprocess.PIPE,
@@ -298,7 +315,7 @@ def test_ctrl_c_ends_in_a_line_that_says_what_is_kept_and_leaves_no_release(time
     for line in process.stderr:
         if "dynamic" in line:
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.strip().splitlines()[-1].endswith("in the cache, and the same command goes on from there")

@@ -78,6 +78,17 @@ def test_keras_file_with_a_lambda_is_refused_with_what_to_do(tmp_path: Path, blo
     assert "Python code (a Lambda layer), which is never loaded" in str(refusal(tmp_path / "m.keras", blobs, tmp_path))
 
 
+def test_keras_file_with_a_layer_of_ones_own_is_refused_by_the_layers_name(tmp_path: Path, blobs: LabelledData) -> None:
+    import keras
+
+    class Doubled(keras.layers.Layer):  # type: ignore[misc]  # keras has no types
+        def call(self, x: Any) -> Any:
+            return x * 2
+
+    keras.Sequential([keras.Input((4,)), Doubled(), keras.layers.Dense(3)]).save(tmp_path / "m.keras")
+    assert "holds Doubled, a class that is not Keras's own" in str(refusal(tmp_path / "m.keras", blobs, tmp_path))
+
+
 def test_saved_model_of_random_bytes_is_refused(tmp_path: Path, blobs: LabelledData) -> None:
     (tmp_path / "sm").mkdir()
     (tmp_path / "sm" / "saved_model.pb").write_bytes(b"\xff" * 100)

@@ -63,7 +63,9 @@ def test_a_variants_own_settings_go_before_the_files(tmp_path: Path) -> None:
         ('[[variants]]\nname = "a"\nchain = ["prune"]', "variant a ends with prune, which leaves a Keras model"),
         ('[[variants]]\nname = "a"\nchain = []', "at least 1"),
         ('[[variants]]\nname = "a"\nchain = ["int9"]', "no technique is called 'int9'; did you mean int8"),
-        ('[[variants]]\nname = "a b"\nchain = ["int8"]', "name"),
+        ('[[variants]]\nname = "a b"\nchain = ["int8"]', "variants[0].name: expected a text that matches"),
+        ('[[variants]]\nname = "a b"\nchain = ["int8"]', "found 'a b'"),
+        ('[[variants]]\nname = "a"\nchain = ["int8"]\nchains = 1', "unknown setting variants[0].chains; did you mean"),
         (
             '[[variants]]\nname = "a"\nchain = ["int8"]\nsettings.prune.steps = 1',
             "settings of prune, which is not in its chain",

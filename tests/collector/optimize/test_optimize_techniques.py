@@ -207,3 +207,98 @@ def test_file_without_signatures_gets_smaller_weights_too(tmp_path: Path, name: 
     made = variants.technique(name).apply(Form(stage="tflite", tflite=file), material)
     assert made.tflite is not None
     assert made.tflite.stat().st_size < 0.4 * file.stat().st_size
+
+
+def test_a_student_can_be_pruned_and_a_compiled_model_may_have_a_loss_of_its_own(
+    blobs: LabelledData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        """
+import keras
+
+def own_loss(labels, scores):
+    return keras.ops.mean(scores)
+
+def model():
+    made = keras.Sequential([keras.Input((4,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(3)])
+    made.compile(loss=own_loss)
+    return made
+""",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    report = build_release(
+        "mine:model",
+        blobs,
+        tmp_path / "release",
+        recipes=[
+            variants.DEFAULT[0],
+            variants.recipe("pruned", "prune", "int8"),
+            variants.recipe("student", "distil", "prune", "int8"),
+        ],
+        golden_n=20,
+        seeds=0,
+    )
+
+    assert report.missing == ()
+    assert [row.name for row in report.variants] == ["float32", "pruned", "student"]
+
+
+def test_quantization_aware_training_takes_a_separable_convolution_beside_others(tmp_path: Path) -> None:
+    """The library splits it into layers that name themselves: as conv2d, which there is."""
+    import keras
+
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(4, 3, name="conv2d"),
+            layers.Conv2D(6, 1, name="conv2d_1"),
+            layers.DepthwiseConv2D(3, name="depthwise_conv2d"),
+            layers.SeparableConv2D(8, 3),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+    model.save(tmp_path / "separable.keras")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 8, 8, 1)).astype(np.float32), np.arange(90) % 3
+    data = LabelledData(x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    report = built(data, tmp_path / "separable.keras", tmp_path, [variants.DEFAULT[0], variants.recipe("qat", "qat")])
+
+    assert report.missing == ()
+
+
+def test_a_layer_that_cannot_be_trained_quantization_aware_is_named(tmp_path: Path) -> None:
+    import keras
+
+    model = keras.Sequential([keras.Input((4, 2)), keras.layers.GRU(4, unroll=True), keras.layers.Dense(3)])
+    model.save(tmp_path / "recurrent.keras")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 4, 2)).astype(np.float32), np.arange(90) % 3
+    data = LabelledData(x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    report = built(data, tmp_path / "recurrent.keras", tmp_path, [variants.DEFAULT[0], variants.recipe("qat", "qat")])
+
+    (missing,) = report.missing
+    assert missing.reason == (
+        "qat: layer gru is a GRU, which tensorflow-model-optimization cannot train quantization-aware"
+    )
+
+
+@pytest.mark.parametrize(("unroll", "missing"), [(False, ["int8", "int16x8"]), (True, [])])
+def test_a_loop_is_refused_by_what_calibrates_and_does_not_end_the_build(
+    tmp_path: Path, unroll: bool, missing: list[str]
+) -> None:
+    """TensorFlow's calibrator ends the process with a segmentation fault."""
+    import keras
+
+    layers = [keras.Input((8, 8)), keras.layers.GRU(16, unroll=unroll), keras.layers.Dense(3)]
+    keras.Sequential(layers).save(tmp_path / "loop.keras")
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 8, 8)).astype(np.float32), np.arange(90) % 3
+    data = LabelledData(x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    recipes = [variants.DEFAULT[0], variants.recipe("int8", "int8"), variants.recipe("int16x8", "int16x8")]
+    report = built(data, tmp_path / "loop.keras", tmp_path, recipes)
+
+    assert [one.name for one in report.missing] == missing
+    assert all("unroll=True" in one.reason for one in report.missing)

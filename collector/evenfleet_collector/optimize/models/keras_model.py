@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,8 @@ from evenfleet_collector.optimize.technique import Form
 from evenfleet_shared.errors import ModelRefusedError
 from evenfleet_shared.manifest import file_digest
 
+# How Keras says that a layer, or an activation, is a user's.
+_NOT_LOCATED: Final = re.compile(r"Could not locate (class|function) '([^']{1,100})'")
 _MEMBERS: Final = ("metadata.json", "config.json", "model.weights.h5")
 
 
@@ -97,6 +100,12 @@ def _load(path: Path) -> Any:
             raise ModelRefusedError(
                 f"MODEL {path} holds Python code (a Lambda layer), which is never loaded from a file; "
                 "replace the layer, or give the model as module:function"
+            ) from None
+        own = _NOT_LOCATED.search(text)
+        if own is not None:
+            raise ModelRefusedError(
+                f"MODEL {path} holds {own[2]}, a {own[1]} that is not Keras's own and is not in the file; "
+                "give the model as module:function"
             ) from None
         raise ModelRefusedError(
             f"MODEL {path} cannot be loaded by Keras {keras.__version__}: {one_line(error)}"
