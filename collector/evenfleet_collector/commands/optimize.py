@@ -250,6 +250,8 @@ def _page_file(given: Path | None, out: Path) -> Path:
     """Return where the report goes; what cannot be written there is said before any work is done."""
     absolute = Path(os.path.abspath(out))  # noqa: PTH100 - a release that is a link is refused, and not followed
     file = given or absolute.with_name(f"{absolute.name}-report.html")
+    if given is None and not absolute.parent.is_dir():
+        return file  # that is said of --out, which was given
     if file.is_dir() or not file.absolute().parent.is_dir():
         raise ConfigError(
             f"--report {file} cannot be written: {'it' if file.is_dir() else 'its folder'} "

@@ -12,6 +12,7 @@
     subject.py      the model that was given               builder.py      make a variant, or find it
     built.py        a variant that was made and run        cache.py        what was made and measured, by digest
     timing.py       time variants on this machine          limits.py       cores and memory
+    describe.py     what the manifest says                 place.py        where a release goes
     float_lite.py quantize.py weight_only.py rescue.py prune.py distil.py legacy.py saved_model.py    a family of techniques each
     canonical.py    take the process's counters out of a SavedModel
     legacy_worker.py    the process that clusters and trains quantization-aware, in Keras 2

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import platform
 import shutil
 from collections.abc import Callable
@@ -48,7 +47,7 @@ def salt() -> str:
     folder = Path(__file__).parent
     for file in (*sorted(folder.rglob("*.py")), *(Path(str(each.__file__)) for each in (agreement, manifest, metrics))):
         code.update(file.read_bytes())
-    machine = (platform.machine(), platform.python_version(), os.environ.get(models.ONNX_PYTHON_VARIABLE, ""))
+    machine = (platform.machine(), platform.python_version(), models.onnx_environment())
     return cache.key(code.hexdigest(), *machine, *(f"{name} {it}" for name, it in models.all_versions().items()))
 
 

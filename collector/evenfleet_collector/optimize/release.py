@@ -2,24 +2,18 @@
 
 Decides the order and what a failure costs: one that is about a single variant lands in the manifest's `missing`, any
 other ends the build and leaves nothing behind but what the cache keeps. Leaves making variants to `builder`, timing to
-`timing`, and what they are worth to `worth`.
+`timing`, what they are worth to `appraise`, what the manifest says to `describe`, and the directory to `place`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import glob
-import json
 import os
 import platform
-import re
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -27,11 +21,12 @@ import numpy as np
 from evenfleet_collector.optimize import (
     appraise,
     datasets,
-    evaluate,
+    describe,
     forecast,
     gain,
     ladder,
     models,
+    place,
     recipe,
     strata,
     timing,
@@ -51,9 +46,9 @@ from evenfleet_collector.optimize.target import Choice, Constraint
 from evenfleet_collector.optimize.technique import Material
 from evenfleet_collector.optimize.variants import Recipe
 from evenfleet_collector.optimize.worth import ForecastErrors, ReportDocument, Timing, VariantReport
-from evenfleet_shared import __version__, disk, manifest, trust
+from evenfleet_shared import __version__, manifest
 from evenfleet_shared.errors import ConfigError, EvenfleetError, ModelRefusedError
-from evenfleet_shared.manifest import Envelope, Golden, Manifest, MissingVariant, Variant
+from evenfleet_shared.manifest import Manifest, MissingVariant, Variant
 from evenfleet_shared.messages import Name
 
 DEFAULT_GOLDEN: Final = 300
@@ -63,10 +58,6 @@ DEFAULT_CLASS: Final = "build-machine"
 # Where the variant that should be the reference was not built.
 _OTHER_REFERENCES: Final = ("float32", "saved-model")
 _MAX_REASON: Final = 480
-_LOCK: Final = "lock"
-_EARLIER: Final = "earlier"
-_OURS: Final = frozenset({manifest.MANIFEST_NAME, "artifacts", "golden", trust.FOLDER})
-_SUFFIX: Final = {"tflite": ".tflite", "saved_model": ".tar"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +162,8 @@ def build_release(
         cache_folder: Where results are kept and found again; None keeps nothing.
         timed: Measure latency and memory here, for the report and the envelope.
         device_class: What the envelope calls this machine.
-        rescue_drop_ratio: An int8 variant that loses more accuracy than this against the reference is built once more,
-            with its worst operators in float (`rescue`); None rescues none.
+        rescue_drop_ratio: A full int8 variant that loses more accuracy than this against its own form in float is built
+            once more, with its worst operators in float (`rescue`); None rescues none.
         target: What a variant is to hold. Where none does, others that could are built too, until one does.
         report: Told before every step.
 
@@ -193,7 +184,7 @@ def build_release(
         raise ConfigError(f"the golden set needs at least 1 sample, found {golden_n}")
     _check_device_class(device_class)
     out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that is to be refused
-    _check_target(out)
+    place.check(out)
     order = _Order(
         recipes=chosen,
         seed=seed,
@@ -205,11 +196,11 @@ def build_release(
         rescue_drop_ratio=rescue_drop_ratio,
         target=tuple(target),
     )
-    with _staging(out) as staging:
+    with place.staging(out) as staging:
         build = _Build(order, staging, Cache(cache_folder or staging / "cache"), _Steps(report))
         manifest_bytes, rows, labelled = build.run(parsed_model, parsed_data)
         built = manifest.decode(manifest_bytes, str(out))
-        _move_into_place(staging / "release", out)
+        place.move(staging / "release", out)
     return BuildReport(
         directory=out,
         digest=manifest.digest(manifest_bytes),
@@ -310,7 +301,7 @@ class _Build:
         if not self._built:
             raise ModelRefusedError(f"no variant could be built; {self._missing[0].name}: {self._missing[0].reason}")
         if order.rescue_drop_ratio is not None:
-            below = {row.name for row in self._rows() if -row.delta_ratio > order.rescue_drop_ratio}
+            below = {one.recipe.name for one in self._built if self._lost_to_int8(one) > order.rescue_drop_ratio}
             self._add(variants.rescued(recipes, below, order.rescue_drop_ratio))
         while more := self._wanted_for_target(facts):
             self._add(more[:1])
@@ -319,11 +310,11 @@ class _Build:
         self._steps.begin("writing the manifest")
         rows = list(appraise.beside_each_other(rows, reference.recipe.name))
         written = Manifest(
-            model=_name(model_source.short_name),
+            model=describe.model_name(model_source.short_name),
             reference_variant=reference.recipe.name,
             variants=tuple(self._entries.values()),
-            golden=self._write_golden(reference),
-            preprocessing=_preprocessing(labelled),
+            golden=describe.write_golden(self._release, reference, labelled, self._golden, classes=fit.classes),
+            preprocessing=describe.preprocessing(labelled),
             lineage={
                 "model": model_source.name,
                 "model_sha256": facts.digest,
@@ -333,14 +324,24 @@ class _Build:
                 "evenfleet": __version__,
                 "python": platform.python_version(),
                 "machine": platform.machine(),
-                **_class_names(labelled),
+                **describe.class_names(labelled),
                 **models.versions(),
                 **facts.lineage,
                 **recipe.lineage([each.recipe for each in self._built]),
                 **({"target": ", ".join(map(str, order.target))} if order.target else {}),
             },
             missing=tuple(self._missing),
-            envelope=tuple(self._envelope(row) for row in rows if row.timing is not None),
+            envelope=tuple(
+                describe.envelope(
+                    row,
+                    row.timing,
+                    device_class=order.device_class,
+                    machine=timing.machine(),
+                    test_n=len(labelled.x_test),
+                )
+                for row in rows
+                if row.timing is not None
+            ),
         )
         payload = manifest.encode(written)
         (self._release / manifest.MANIFEST_NAME).write_bytes(payload)
@@ -368,7 +369,10 @@ class _Build:
             except EvenfleetError as error:
                 self._missing.append(MissingVariant(name=one.name, reason=str(error)[:_MAX_REASON]))
         self._built += built
-        entries = {each.recipe.name: self._entry(each, self._reference()) for each in built}
+        entries = {
+            each.recipe.name: describe.entry(self._release, each, self._reference(), self._data, self._golden)
+            for each in built
+        }
         self._entries |= entries
         if self._order.timed and entries:
             self._timings |= self._timed(entries.values())
@@ -384,6 +388,19 @@ class _Build:
     def _rows(self) -> list[VariantReport]:
         reference = self._reference()
         return [self._row(each, self._entries[each.recipe.name], reference) for each in self._built]
+
+    def _lost_to_int8(self, built: Built) -> float:
+        """Return how much accuracy a full int8 variant lost against its own form in float; what training lost is no part."""
+        plain = variants.in_float(built.recipe)
+        if plain is None:
+            return 0.0
+        self._steps.say(f"{built.recipe.name}: against its float form")
+        try:
+            other = self._builder.build(plain, self._order.seed)
+        except EvenfleetError:  # then there is nothing to hold it against
+            return 0.0
+        labels = self._data.y_test
+        return (int(other.correct(labels).sum()) - int(built.correct(labels).sum())) / len(labels)
 
     def _wanted_for_target(self, facts: ModelFacts) -> tuple[Recipe, ...]:
         """Return what is worth building because nothing holds the target yet, and was not tried."""
@@ -425,40 +442,6 @@ class _Build:
             return replace(row, timing=timed)
         return row if timed is None else replace(row, no_timing=str(timed)[:_MAX_REASON])
 
-    def _entry(self, built: Built, reference: Built) -> Variant:
-        """Copy the artifact into the release, and describe it."""
-        facts, golden = built.facts, self._golden
-        file = f"artifacts/{built.recipe.name}{_SUFFIX[facts.format]}"
-        shutil.copyfile(built.artifact, self._release / file)
-        return Variant(
-            name=built.recipe.name,
-            format=facts.format,
-            artifact=manifest.file_ref(self._release, file),
-            techniques=built.recipe.words,
-            input=facts.input,
-            output=facts.output,
-            parameters=facts.parameters,
-            macs=facts.macs,
-            operators=facts.operators,
-            min_runtime_version=facts.min_runtime_version,
-            calibration=facts.calibration,
-            reference=evaluate.reference_result(
-                built.outputs[golden], self._data.y_test[golden], reference.outputs[golden], facts.output.scale
-            ),
-        )
-
-    def _write_golden(self, reference: Built) -> Golden:
-        data, golden = self._data, self._golden
-        arrays: dict[str, Any] = {
-            "inputs": data.x_test[golden].astype("<f4"),
-            "labels": data.y_test[golden].astype("<i8"),
-            "outputs": reference.outputs[golden].astype("<f4"),
-        }
-        for name, array in arrays.items():
-            np.save(self._release / "golden" / f"{name}.npy", array, allow_pickle=False)
-        inputs, labels, outputs = (manifest.file_ref(self._release, f"golden/{name}.npy") for name in arrays)
-        return Golden(n=len(golden), classes=self._classes, inputs=inputs, labels=labels, outputs=outputs)
-
     def _timed(self, entries: Iterable[Variant]) -> dict[str, timing.Outcome]:
         candidates = [
             timing.Candidate(
@@ -475,52 +458,6 @@ class _Build:
         self._steps.expect(timing.rounds(candidates))
         return timing.take(candidates, salt=self._salt, kept=self._kept, data=samples, begin=self._steps.begin)
 
-    def _envelope(self, row: VariantReport) -> Envelope:
-        taken = row.timing
-        assert taken is not None
-        return Envelope(
-            variant=row.name,
-            device_class=self._order.device_class,
-            machine=timing.machine(),
-            runtime=taken.runtime,
-            runtime_version=taken.runtime_version,
-            threads=taken.threads,
-            test_n=len(self._data.x_test),
-            accuracy_ratio=row.accuracy_ratio,
-            accuracy_low_ratio=row.accuracy_interval[0],
-            accuracy_high_ratio=row.accuracy_interval[1],
-            n=taken.n,
-            rounds=taken.rounds,
-            p50_ms=taken.p50_ms,
-            p50_low_ms=taken.p50_low_ms,
-            p50_high_ms=taken.p50_high_ms,
-            p95_ms=taken.p95_ms,
-            p95_low_ms=taken.p95_low_ms,
-            p95_high_ms=taken.p95_high_ms,
-            peak_rss_bytes=taken.peak_rss_bytes,
-        )
-
-
-def _preprocessing(labelled: LabelledData) -> dict[str, str]:
-    """Say what the model is fed, so that a device that feeds something else can be told."""
-    x = labelled.x_train
-    return {
-        **labelled.preprocessing.wire(),
-        "minimum": f"{x.min():.6g}",
-        "maximum": f"{x.max():.6g}",
-        "mean": f"{x.mean(dtype=np.float64):.6g}",
-        "note": "inputs are as the float32 model takes them; nothing is scaled after",
-    }
-
-
-def _class_names(labelled: LabelledData) -> dict[str, str]:
-    """Return the names of the classes as JSON text, where the data has them: lineage is text throughout."""
-    return {"class_names": json.dumps(labelled.class_names, ensure_ascii=False)} if labelled.class_names else {}
-
-
-def _name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+-]", "-", text).lstrip("._+-")[:64] or "model"
-
 
 def _check_device_class(name: str) -> None:
     try:
@@ -529,59 +466,3 @@ def _check_device_class(name: str) -> None:
         raise ConfigError(
             f"--device-class {name!r}: expected 1 to 64 letters, digits, '.', '_', '+' and '-', the first a letter or digit"
         ) from None
-
-
-def _check_target(out: Path) -> None:
-    """Refuse a target that holds anything but an earlier release, before any work is done."""
-    try:
-        if not out.exists() and not out.is_symlink():
-            return
-        if out.is_symlink() or not out.is_dir():
-            raise ConfigError(f"--out {out} is not a directory; give one that is new, empty, or an earlier release")
-        entries = {entry.name for entry in out.iterdir()}
-    except OSError as error:
-        raise ConfigError(f"--out {out} cannot be read: {error.strerror}") from None
-    if entries and not (manifest.MANIFEST_NAME in entries and entries <= _OURS):
-        found = ", ".join(sorted(entries - _OURS)[:3]) or "no manifest"
-        raise ConfigError(
-            f"--out {out} already holds something else ({found}); give a directory that is new, empty, or an earlier release"
-        )
-
-
-@contextlib.contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """Give a folder beside `out` until the block ends, and remove those of builds that were killed."""
-    prefix = f".{out.name or 'release'}-building-"
-    with contextlib.ExitStack() as stack:
-        try:
-            for left in out.parent.glob(f"{glob.escape(prefix)}*"):
-                _remove_abandoned(left)
-            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            stack.enter_context(disk.held(folder / _LOCK))
-        except OSError as error:
-            raise ConfigError(f"--out {out}: cannot write in {out.parent}: {error.strerror}") from None
-        yield folder
-
-
-def _remove_abandoned(staging: Path) -> None:
-    # One without a lock may be about to get it; one that was killed while moving holds the only earlier release.
-    if not (staging / _LOCK).is_file() or (staging / _EARLIER).exists():
-        return
-    with contextlib.suppress(OSError), disk.held(staging / _LOCK):  # another build's, which goes on
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _move_into_place(finished: Path, out: Path) -> None:
-    _check_target(out)  # it may have been filled while we worked
-    earlier = finished.parent / _EARLIER
-    try:
-        if out.exists():
-            out.rename(earlier)
-        finished.rename(out)
-    except OSError as error:
-        raise ConfigError(f"--out {out} cannot be written: {error.strerror}; nothing was changed") from None
-    finally:
-        # Also when interrupted between the two: the earlier release would go with the staging folder.
-        if earlier.exists() and not out.exists():
-            earlier.rename(out)

@@ -72,6 +72,13 @@ class _Result(msgspec.Struct):
     latency: _Latency
     memory: list[_Memory]
 
+    def __post_init__(self) -> None:
+        if self.bytes_of("peak_rss") is None:
+            raise ValueError("it tells no peak memory")
+
+    def bytes_of(self, kind: str) -> int | None:
+        return next((reading.bytes for reading in self.memory if reading.kind == kind), None)
+
 
 class _Answer(msgspec.Struct):
     results: list[_Result]
@@ -216,13 +223,9 @@ def _over_rounds(results: Sequence[_Result]) -> Timing:
         p95_low_ms=min(p95s),
         p95_high_ms=max(p95s),
         init_ms=median(one.latency.init_ms for one in results),
-        peak_rss_bytes=max(_memory(one, "peak_rss") or 0 for one in results),
-        after_load_bytes=_memory(first, "after_load"),
+        peak_rss_bytes=max(one.bytes_of("peak_rss") or 0 for one in results),
+        after_load_bytes=first.bytes_of("after_load"),
     )
-
-
-def _memory(result: _Result, kind: str) -> int | None:
-    return next((reading.bytes for reading in result.memory if reading.kind == kind), None)
 
 
 def _write(timing: Timing, folder: Path) -> None:

@@ -142,6 +142,17 @@ def starting_from_file(recipes: Sequence[Recipe], own_name: str) -> tuple[Recipe
     return (Recipe(own_name, ()), *others)
 
 
+def in_float(one: Recipe) -> Recipe | None:
+    """Return what a full int8 variant would be in float32; None for any other.
+
+    >>> in_float(recipe("a", "prune", "int8")).words, in_float(recipe("b", "float16"))
+    (('prune', 'float32'), None)
+    """
+    if not one.chain or not isinstance(one.chain[-1], FullInt8):
+        return None
+    return Recipe(f"{one.name} in float", (*one.chain[:-1], _FLOAT32))
+
+
 def rescued(
     recipes: Sequence[Recipe], below_floor: Collection[str], max_accuracy_drop_ratio: float
 ) -> tuple[Recipe, ...]:

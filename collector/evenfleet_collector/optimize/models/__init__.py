@@ -16,8 +16,8 @@ from typing import Final
 from evenfleet_collector.optimize import sources
 from evenfleet_collector.optimize.models.interface import CheckedModel, ModelFormat, OpenedModel
 from evenfleet_collector.optimize.models.keras_model import KerasFile, KerasFunction
-from evenfleet_collector.optimize.models.onnx_file import PYTHON_VARIABLE as ONNX_PYTHON_VARIABLE
 from evenfleet_collector.optimize.models.onnx_file import OnnxFile
+from evenfleet_collector.optimize.models.onnx_file import other_environment as onnx_environment
 from evenfleet_collector.optimize.models.saved_model_files import SavedModelFiles, digest_of_files
 from evenfleet_collector.optimize.models.tensorflow_versions import all_versions, import_tensorflow, versions
 from evenfleet_collector.optimize.models.tflite_file import TFLiteFile
@@ -47,13 +47,13 @@ _HINTS: Final = {
 __all__ = [
     "FORMS",
     "MODEL_FORMATS",
-    "ONNX_PYTHON_VARIABLE",
     "CheckedModel",
     "ModelFormat",
     "OpenedModel",
     "all_versions",
     "digest",
     "import_tensorflow",
+    "onnx_environment",
     "open_model",
     "parse",
     "versions",

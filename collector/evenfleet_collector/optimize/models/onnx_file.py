@@ -7,6 +7,7 @@ What comes back is held against ONNX's own reference evaluator: converters of la
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -31,6 +32,7 @@ INSTALL: Final = (
     "pip install --no-deps onnx2tf==1.29.24 onnx==1.19.1 onnx-graphsurgeon==0.5.8 sne4onnx==2.0.1 sng4onnx==2.0.1 "
     "tf-keras==2.21.0"
 )
+_INSTALLED: Final = "from importlib import metadata; print(sorted(f\"{one.metadata['Name']} {one.version}\" for one in metadata.distributions()))"
 _LIMIT_S: Final = 1800
 # Sums in another order; a wrong layout is off by far more.
 _TOLERANCE_RATIO: Final = 1e-3
@@ -61,6 +63,26 @@ class OnnxFile:
         _compare(opened, folder / "probe.npz")
         lineage = {"converter": ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))}
         return replace(opened, digest=file_digest(source.path), lineage=lineage)
+
+
+def other_environment() -> str:
+    """Return what the environment that `PYTHON_VARIABLE` names has installed; empty where none is named.
+
+    What an .onnx becomes depends on it, so what is kept of a build does too.
+    """
+    python = os.environ.get(PYTHON_VARIABLE)
+    if not python:
+        return ""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(
+            bound([python, "-I", "-c", _INSTALLED]),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+    return python  # opening the model says what is wrong with it
 
 
 def _converted(path: Path, folder: Path, what: str) -> dict[str, str]:
