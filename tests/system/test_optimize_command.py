@@ -36,7 +36,8 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "evenfleet_collector", "optimize", *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(folder / ".cache")},
+        env=os.environ
+        | {"PYTHONDONTWRITEBYTECODE": "1", "XDG_CACHE_HOME": str(folder.with_name(f"{folder.name}-cache"))},
         capture_output=True,
         text=True,
         timeout=120,
