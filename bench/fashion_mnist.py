@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -75,6 +76,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", type=Path, help="A folder for the model, the releases and the cache, to go on from.")
     given = parser.parse_args()
+    data = Path(os.environ.get("EVENFLEET_FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
+    if not data.is_dir():
+        print(
+            f"Fashion-MNIST is not installed (expected {data}); on Debian: apt-get install dataset-fashion-mnist",
+            file=sys.stderr,
+        )
+        return 1
     with contextlib.ExitStack() as stack:
         folder = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
