@@ -25,7 +25,7 @@ PINNED = PIP_CONSTRAINT=$(1) PIP_BUILD_CONSTRAINT=$(1)
 PIP_INSTALL := -m pip install --quiet
 WITHOUT_DEPENDENCIES := ai-edge-quantizer immutabledict tf-keras tensorflow-model-optimization dm-tree \
 	onnx2tf onnx onnx-graphsurgeon sne4onnx sng4onnx
-PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadfile --durations=12
 # A missed target ends in exit code 4, which is told; any other code is a failure.
 BENCH = code=0; $(VENV)/bin/python $(1) || code=$$?; \
 	if [ $$code -eq 4 ]; then echo "$(1): a target is missed"; elif [ $$code -ne 0 ]; then exit $$code; fi

@@ -449,7 +449,11 @@ def _weights_error(a: Graph, b: Graph, twin: Operator | None, row: int) -> float
 
 def _tensor(graph: Graph, number: int) -> Tensor:
     found = graph.tensor(number)
-    assert found is not None  # only tensors of numbers are asked for
+    if found is None:
+        raise ValueError(
+            f"tensor {graph.name(number)} holds neither float32 nor integers with one scale; graphs with loops (WHILE, as LSTM "
+            "and GRU layers make) or per-channel activations are not walked"
+        )
     return found
 
 
