@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from evenfleet_collector.child import bound
+from evenfleet_collector.child import bound, last_line
 from evenfleet_collector.client import Collector
 from evenfleet_collector.resources import EVERY_DEVICE, Flag
 from evenfleet_collector.store.rows import CellRow
@@ -534,5 +534,4 @@ def _ended(child: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else "it said nothing"
+    return last_line(log.read_text(encoding="utf-8", errors="replace") if log.exists() else "", limit=None)

@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from evenfleet_collector.child import bound
+from evenfleet_collector.child import bound, last_line
 from evenfleet_collector.optimize import datasets, sources, strata
 from evenfleet_collector.optimize.data import LabelledData
 from evenfleet_collector.optimize.datasets import DataOptions, Wanted, npy
@@ -148,8 +148,8 @@ def _walked(folder: Path) -> DiffReport:
         raise ModelRefusedError(
             f"the interpreter crashed ({signal.Signals(-done.returncode).name}) while A and B were walked; one of the files is damaged, or hostile"
         )
-    said = (done.stdout.strip() or done.stderr.strip()).splitlines()
-    raise ModelRefusedError(f"A and B cannot be compared: {said[-1][:300] if said else 'no reason given'}")
+    said = last_line(done.stdout.strip() or done.stderr, "no reason given")
+    raise ModelRefusedError(f"A and B cannot be compared: {said}")
 
 
 def encoded(report: DiffReport) -> str:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Final
 import numpy as np
 from msgspec import Meta
 
-from evenfleet_collector.child import bound
+from evenfleet_collector.child import bound, last_line
 from evenfleet_collector.optimize import quantize, training
 from evenfleet_collector.optimize.technique import CalibrationSamples, Form, Material, Rate, Stage, Steps, Technique
 from evenfleet_shared.errors import ModelRefusedError, RuntimeMissingError
@@ -148,8 +148,8 @@ def _run(name: str, job: Mapping[str, Any], model: Any, material: Material) -> P
         )
     if done.returncode == 0:
         return folder
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    said = lines[-1][:300] if lines else f"its process ended with code {done.returncode} and no word"
+    printed = log.read_text(encoding="utf-8", errors="replace")
+    said = last_line(printed, f"its process ended with code {done.returncode} and no word")
     if done.returncode == MISSING:
         raise RuntimeMissingError(f"{name}: {said}")
     raise ModelRefusedError(f"{name}: {said}")

@@ -24,7 +24,7 @@ import msgspec
 import psutil
 
 from evenfleet_collector import figures
-from evenfleet_collector.child import bound
+from evenfleet_collector.child import bound, last_line
 from evenfleet_collector.optimize import cache
 from evenfleet_collector.optimize.worth import Timing
 from evenfleet_shared.errors import EvenfleetError, RunnerError, RuntimeMissingError
@@ -199,8 +199,7 @@ def _measured(one: Candidate, data: Path | None) -> _Result:
     except subprocess.TimeoutExpired:
         raise RunnerError(f"not timed: no figure after {_GIVEN_UP_S:.0f} s") from None
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise RunnerError(f"not timed: {said[-1][:300] if said else f'the agent ended with code {done.returncode}'}")
+        raise RunnerError(f"not timed: {last_line(done.stderr, f'the agent ended with code {done.returncode}')}")
     try:
         return msgspec.json.decode(done.stdout, type=_Answer).results[0]
     except (msgspec.MsgspecError, IndexError) as error:

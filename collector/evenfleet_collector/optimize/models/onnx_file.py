@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from evenfleet_collector.child import bound
+from evenfleet_collector.child import bound, last_line
 from evenfleet_collector.optimize.models import onnx_child
 from evenfleet_collector.optimize.models.interface import MAX_MODEL_BYTES, OpenedModel
 from evenfleet_collector.optimize.models.saved_model_files import open_directory
@@ -106,8 +106,9 @@ def _converted(path: Path, folder: Path, what: str) -> dict[str, str]:
     except subprocess.TimeoutExpired:
         raise ModelRefusedError(f"{what} was not converted within {_LIMIT_S} s") from None
     except (OSError, ValueError):
+        printed = log.read_bytes()[-4096:].decode("utf-8", "replace")
         raise ModelRefusedError(
-            f"{what} cannot be converted: onnx2tf ended with code {code} ({_last_line(log)})"
+            f"{what} cannot be converted: onnx2tf ended with code {code} ({last_line(printed, limit=200)})"
         ) from None
     if "absent" in result:
         raise RuntimeMissingError(
@@ -141,8 +142,3 @@ def _compare(opened: OpenedModel, probe: Path) -> None:
             f"{opened.what} was converted wrongly: its outputs differ from ONNX's own by {largest:.3g}, "
             f"expected at most {allowed:.3g}"
         )
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_bytes()[-4096:].decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][:200] if lines else "it said nothing"
