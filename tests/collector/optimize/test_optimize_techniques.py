@@ -289,10 +289,13 @@ def test_a_layer_that_cannot_be_trained_quantization_aware_is_named(tmp_path: Pa
 def test_a_loop_is_refused_by_what_calibrates_and_does_not_end_the_build(
     tmp_path: Path, unroll: bool, missing: list[str]
 ) -> None:
-    """TensorFlow's calibrator ends the process with a segmentation fault."""
+    """TensorFlow's calibrator ends the process with a segmentation fault.
+
+    Not a GRU: of an unrolled one the converter leaves SPLIT in float32 in some runs and not in others, which is refused too.
+    """
     import keras
 
-    layers = [keras.Input((8, 8)), keras.layers.GRU(16, unroll=unroll), keras.layers.Dense(3)]
+    layers = [keras.Input((8, 8)), keras.layers.SimpleRNN(16, unroll=unroll), keras.layers.Dense(3)]
     keras.Sequential(layers).save(tmp_path / "loop.keras")
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(90, 8, 8)).astype(np.float32), np.arange(90) % 3
