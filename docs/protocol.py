@@ -25,6 +25,8 @@ _CARRIES: Final = {
     "event": ("installed, refused, failed, lost", "1", "no"),
     "desired": ("the release and the variants to run", "1, subscribed at 0", "yes"),
     "receipt": ("what the collector has on disk", "0", "no"),
+    "command": ("something to do once, with an expiry", "1, subscribed at 0", "no"),
+    "reply": ("the answer to a command", "1", "no"),
 }
 
 _HEAD: Final = """\
@@ -121,7 +123,7 @@ def _topics(kinds: list[str]) -> str:
         known = ", ".join(f"`{schema}`" for schema in messages.SCHEMAS[kind])
         rows.append(f"| `{kind}` | {direction} | {carries} | {known} | {qos} | {retained} |")
     reserved = ", ".join(f"`{kind}`" for kind in topics.KINDS if kind not in kinds)
-    return "\n".join(rows) + f"\n\nReserved and not used yet: {reserved}."
+    return "\n".join(rows) + (f"\n\nReserved and not used yet: {reserved}." if reserved else "")
 
 
 def _referred(schema: dict[str, Any]) -> str:

@@ -28,10 +28,10 @@ from evenfleet_collector.detect import baseline as baselines
 from evenfleet_collector.detect import betting, fixed_set
 from evenfleet_collector.detect.betting import BetState
 from evenfleet_collector.detect.fixed_set import FixedSetState, FixedSetWhy
-from evenfleet_collector.tolerance import ExceedanceTolerance, Policy, Verdict, comparability_key, differing_keys, log_a
+from evenfleet_collector.tolerance import ExceedanceTolerance, Policy, Verdict, differing_keys, log_a
 from evenfleet_shared import sketch
 from evenfleet_shared.manifest import Manifest, Variant
-from evenfleet_shared.messages import Accuracy, Exceedance, Limit, RunContext, Window
+from evenfleet_shared.messages import Accuracy, Exceedance, Limit, RunContext, Window, comparability_key
 
 Metric = Literal["accuracy", "latency", "memory"]
 Phase = Literal["burn-in", "calibrating", "judged"]

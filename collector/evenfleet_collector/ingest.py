@@ -24,7 +24,7 @@ from evenfleet_collector.store import IngestRows, Writer
 from evenfleet_collector.store.rows import UNEXPLAINED, IncarnationRow, LossRow, NewWindow
 from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import MessageError, StoreError
-from evenfleet_shared.messages import Context, Header, Incarnation, Numbered, Refusal, State, Window
+from evenfleet_shared.messages import Context, Header, Incarnation, Numbered, Refusal, Reply, State, Window
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,8 @@ class _Batch:
             return
         if isinstance(message, State):
             self._tx.put_state(message, self._now_s)
+        elif isinstance(message, Reply):
+            self._tx.tally("replies", 1)
         else:
             self._take(message, backfill=topic.kind == "backfill")
         self.life(message.device, message.incarnation).hear(message)
@@ -155,7 +157,7 @@ class _Batch:
 
     def _refuse(self, arrival: Arrival, topic: topics.Topic, header: Header | None, error: MessageError) -> None:
         self._dead_letter(arrival, error)
-        if header is not None and topic.kind != "state":
+        if header is not None and topic.kind not in ("state", "reply"):
             self.life(header.device, header.incarnation).refuse(header.seq, error.reason)
 
     def _dead_letter(self, arrival: Arrival, error: MessageError) -> None:
@@ -234,5 +236,5 @@ def _own_header(topic: topics.Topic, payload: bytes) -> Header:
 
 
 def _check_numbers(message: Header) -> None:
-    if message.floor > message.seq + isinstance(message, State):
+    if message.floor > message.seq + isinstance(message, State | Reply):
         raise MessageError("invalid", f"floor is {message.floor}, above seq {message.seq}, which is still held")

@@ -17,21 +17,12 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from evenfleet_shared.messages import RunContext
+from evenfleet_shared.messages import COMPARABILITY_KEYS, RunContext
 
 Verdict = Literal["within", "outside", "undetermined", "incomparable", "silent"]
 
 # The worst first: what a cell of several metrics is called.
 SEVERITY: Final[tuple[Verdict, ...]] = ("outside", "incomparable", "silent", "undetermined", "within")
-
-COMPARABILITY_KEYS: Final = (
-    "runtime",
-    "runtime_version",
-    "accelerator_executed",
-    "threads",
-    "governor",
-    "power_mode",
-)
 
 MONTH_S: Final = 30 * 24 * 3600
 
@@ -149,11 +140,6 @@ def combine(verdicts: Iterable[Verdict]) -> Verdict:
     'undetermined'
     """
     return min(verdicts, key=SEVERITY.index, default="undetermined")
-
-
-def comparability_key(run: RunContext) -> dict[str, str | int | None]:
-    """Return what must be equal for two runs to be compared. An unknown value (None) equals only another unknown."""
-    return {key: getattr(run, key) for key in COMPARABILITY_KEYS}
 
 
 def differing_keys(a: RunContext, b: RunContext) -> tuple[str, ...]:

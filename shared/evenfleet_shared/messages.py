@@ -32,6 +32,7 @@ Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)", description="sha25
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$(?!\n)")]
 Text = Annotated[str, Meta(max_length=500)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
+ComparabilityKey = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$(?!\n)")]
 Seq = Annotated[int, Meta(ge=1, le=2**53)]
 Milliseconds = Annotated[float, Meta(ge=0.0, le=MAX_MS)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e12)]
@@ -41,6 +42,9 @@ Finite = Annotated[float, Meta(ge=-1e300, le=1e300)]
 LatencyMetric = Literal["latency"]
 NoiseClass = Literal["bit-exact", "within-rounding", "same-decision", "divergent"]
 MemoryKind = Literal["after_load", "peak_rss", "arena", "gpu"]
+Task = Literal["classification", "multi-label", "regression", "detection", "segmentation", "embedding", "agreement"]
+CommandName = Literal["measure", "restart-runner", "layers"]
+CorrelationId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\n)")]
 
 
 class Incarnation(NamedTuple):
@@ -156,26 +160,37 @@ class Agreement:
 class Accuracy:
     """Outcome of one pass over the golden set.
 
-    `tp`, `fp`, `fn` hold one count per class (true negatives follow from n). `discordant_b` counts samples that the
-    reference got right and this run wrong, `discordant_c` the reverse. `hamming` is the number of samples whose
-    correctness differs from the pass before, none at the first pass of a runner.
+    A sample is right or wrong whatever the task, which says by what (`evenfleet_agent.runner.tasks`): so `errors`,
+    `discordant_b` (samples that the reference got right and this run wrong), `discordant_c` (the reverse) and `hamming`
+    (samples whose correctness differs from the pass before, none at the first pass of a runner) mean the same for all.
+    `tp`, `fp`, `fn` hold one count per class (true negatives follow from n); tasks without classes leave them empty.
+    `score` is the task's own metric by its usual name, where that is not the share of right samples: `mAP`, for example.
     """
 
     golden: Digest
+    task: Task = "classification"
     n: Seq
     errors: Count
-    tp: Annotated[tuple[Count, ...], Meta(min_length=2, max_length=1001)]
-    fp: Annotated[tuple[Count, ...], Meta(min_length=2, max_length=1001)]
-    fn: Annotated[tuple[Count, ...], Meta(min_length=2, max_length=1001)]
+    tp: Annotated[tuple[Count, ...], Meta(max_length=1001)] = ()
+    fp: Annotated[tuple[Count, ...], Meta(max_length=1001)] = ()
+    fn: Annotated[tuple[Count, ...], Meta(max_length=1001)] = ()
     discordant_b: Count
     discordant_c: Count
     hamming: Count | None
     prediction_digest: Digest
     agreement: Agreement
+    metric: Name | None = None
+    score: Finite | None = None
 
     def __post_init__(self) -> None:
+        if self.errors > self.n:
+            raise ValueError(f"errors is {self.errors}, more than n = {self.n}")
         if not len(self.tp) == len(self.fp) == len(self.fn):
             raise ValueError("tp, fp and fn must have one count per class each")
+        if self.task != "classification":
+            return
+        if len(self.tp) < 2:
+            raise ValueError("tp, fp and fn of a classification must have two classes at least")
         if not sum(self.fp) == sum(self.fn) == self.errors or sum(self.tp) + self.errors != self.n:
             raise ValueError("tp, fp and fn do not add up to n and errors")
 
@@ -190,11 +205,118 @@ class MemoryReading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One part of a request's way through the device, timed apart from `invoke`."""
+
+    name: Literal["preprocess", "queue", "postprocess"]
+    n: Seq
+    p50_ms: Milliseconds
+    p95_ms: Milliseconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """How the machine was while the window was measured. Absent (None) is not zero.
+
+    `steal_ratio` is the share of processor time that the hypervisor gave to others; the pressures are the kernel's (PSI,
+    `some`): the share of time in which something waited for processor, memory or disk. `frequency_mhz` is the mean over
+    the processors, `temperature_c` that of the hottest zone, both at the window's end.
+    """
+
+    steal_ratio: Ratio | None = None
+    cpu_pressure_ratio: Ratio | None = None
+    memory_pressure_ratio: Ratio | None = None
+    io_pressure_ratio: Ratio | None = None
+    frequency_mhz: Annotated[float, Meta(ge=0.0, le=1e6)] | None = None
+    temperature_c: Annotated[float, Meta(ge=-273.0, le=1000.0)] | None = None
+    under_voltage: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one inference takes beside its time.
+
+    `cpu_ms` is processor time of the whole runner per inference. `energy_mj` is of the machine's counter that
+    `energy_method` names, per inference, with what else ran. `macs` are the model's multiply-accumulates.
+    `predicted_ms` is what this device's other models let expect of the p50, from size and operations; `predicted_error_ratio`
+    is how far such a prediction is off for those (leave-one-out, median).
+    """
+
+    cpu_ms: Milliseconds | None = None
+    energy_mj: Annotated[float, Meta(ge=0.0, le=1e12)] | None = None
+    energy_method: Text | None = None
+    macs: Count | None = None
+    predicted_ms: Milliseconds | None = None
+    predicted_error_ratio: Annotated[float, Meta(ge=0.0, le=1e6)] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leak:
+    """How the runner's memory has grown since it was started: Theil–Sen's slope over the windows, 95 % interval."""
+
+    windows: Seq
+    bytes_per_hour: Finite
+    low_bytes_per_hour: Finite
+    high_bytes_per_hour: Finite
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sustained:
+    """The first minute of uninterrupted load against the last one; temperature and frequency at both ends."""
+
+    duration_s: Seconds
+    first_p50_ms: Milliseconds
+    last_p50_ms: Milliseconds
+    slowdown_ratio: Annotated[float, Meta(ge=0.0, le=1e6)]
+    first_temperature_c: float | None = None
+    last_temperature_c: float | None = None
+    first_frequency_mhz: float | None = None
+    last_frequency_mhz: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """The way to the broker since the window before: round trips of the acknowledgements, bytes at the socket.
+
+    `unacknowledged_ratio` is the share of publishes that had to be repeated or whose session died before they were
+    acknowledged.
+    """
+
+    round_trips: Count
+    rtt_p50_ms: Milliseconds | None = None
+    rtt_max_ms: Milliseconds | None = None
+    throughput_bytes_per_s: Annotated[float, Meta(ge=0.0, le=1e12)] | None = None
+    unacknowledged_ratio: Ratio | None = None
+    sent_bytes: Count = 0
+    received_bytes: Count = 0
+    sessions: Count = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overhead:
+    """What the agent itself took since the window before: supervisor and runners, measuring included.
+
+    `cpu_ratio` is the share of one processor; `budget_ratio` is what it may take, and `stretched_ratio` how many times the
+    window's length had to be stretched to hold it (1: not).
+    """
+
+    length_s: Seconds
+    supervisor_cpu_ratio: Annotated[float, Meta(ge=0.0, le=1e4)]
+    cpu_ratio: Annotated[float, Meta(ge=0.0, le=1e4)]
+    budget_ratio: Annotated[float, Meta(ge=0.0, le=1e4)]
+    stretched_ratio: Annotated[float, Meta(ge=1.0, le=1e6)] = 1.0
+    supervisor_rss_bytes: Count
+    outbox_bytes: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Window(Header):
     """One report of one device for one variant of a release.
 
     `ended_uptime_s` is the device's monotonic clock at the end of the window; `ended_wall_s` is its wall clock
-    (seconds since 1970), which may be wrong by any amount and orders nothing.
+    (seconds since 1970), which may be wrong by any amount and orders nothing. `comparability` is that of the run context
+    (see there), so that windows can be told apart before their context has arrived. `mode` is how inferences were called:
+    one after another, or one every so often (`cadence_ms`), for a processor that idles in between is another one.
     """
 
     schema: Literal["window/1"] = "window/1"
@@ -212,6 +334,16 @@ class Window(Header):
     exceedances: Annotated[tuple[Exceedance, ...], Meta(max_length=16)] = ()
     accuracy: Accuracy | None = None
     memory: Annotated[tuple[MemoryReading, ...], Meta(max_length=8)] = ()
+    comparability: ComparabilityKey | None = None
+    mode: Literal["steady", "cadence"] = "steady"
+    cadence_ms: Milliseconds | None = None
+    phases: Annotated[tuple[Phase, ...], Meta(max_length=3)] = ()
+    conditions: Conditions | None = None
+    cost: Cost | None = None
+    leak: Leak | None = None
+    sustained: Sustained | None = None
+    network: Network | None = None
+    overhead: Overhead | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +351,8 @@ class RunContext:
     """What a measurement depended on beside the model. Absent (None) is not zero.
 
     `delegated_ratio` is the share of the graph's operators that the accelerator took, read from the loaded graph.
+    Runs that differ in one of `COMPARABILITY_KEYS` are never compared; `comparability` names the values of all of them.
+    `transport` is how the device speaks to its broker, `mqtt/3.1.1` or `mqtt/5`, with `+tls`.
     """
 
     device_class: Name
@@ -239,6 +373,8 @@ class RunContext:
     memory_total_bytes: Count
     python: Text
     attributes: Annotated[dict[Name, Text], Meta(max_length=32)]
+    transport: Text | None = None
+    metered: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,7 +412,17 @@ class Event(Header):
 
     schema: Literal["event/1"] = "event/1"
     seq: Seq
-    event: Literal["release-installed", "release-refused", "variant-refused", "runner-failed", "loss"]
+    event: Literal[
+        "release-installed",
+        "release-refused",
+        "variant-refused",
+        "runner-failed",
+        "loss",
+        "outbox-damaged",
+        "clock-jumped",
+        "budget-reached",
+        "command-expired",
+    ]
     happened_uptime_s: Seconds
     happened_wall_s: Finite
     release: Digest | None = None
@@ -313,6 +459,14 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseSignature:
+    """A signature of the release's manifest, by a key that the device may or may not trust; see `signature.Signature`."""
+
+    key: Digest
+    signature: Annotated[str, Meta(max_length=200)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredVariant:
     """One variant to run, and the limits to count against."""
 
@@ -334,6 +488,40 @@ class Desired:
     variants: Annotated[tuple[DesiredVariant, ...], Meta(max_length=64)] = ()
     artifacts_url: Annotated[str, Meta(pattern=r"^https?://", max_length=500)]
     window_length_s: Annotated[float, Meta(ge=0.1, le=86_400.0)]
+    signatures: Annotated[tuple[ReleaseSignature, ...], Meta(max_length=8)] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """Something to do once, now; not retained. Sent again with the same `correlation_id` until it is answered or expired.
+
+    `ttl_s` counts from the arrival of the first copy at the device, whose wall clock may be wrong; `age_s` is how old the
+    command was when this copy was sent. A device answers a copy of what it has done already with the same reply.
+    """
+
+    schema: Literal["command/1"] = "command/1"
+    device: DeviceId
+    correlation_id: CorrelationId
+    command: CommandName
+    variant: Name | None = None
+    ttl_s: Annotated[float, Meta(gt=0.0, le=604_800.0)]
+    age_s: Seconds = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply(Header):
+    """The answer to a command: unnumbered, repeats the last seq, as `state` does.
+
+    `seqs` are the numbers of the windows that the command made; `result` is what else it found, for `layers`.
+    """
+
+    schema: Literal["reply/1"] = "reply/1"
+    correlation_id: CorrelationId
+    command: CommandName
+    status: Literal["done", "failed", "expired", "refused"]
+    detail: Text = ""
+    seqs: Annotated[tuple[Seq, ...], Meta(max_length=64)] = ()
+    result: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,9 +556,9 @@ class Receipt:
     incarnations: Annotated[tuple[IncarnationReceipt, ...], Meta(max_length=64)] = ()
 
 
-Uplink = Union[Window, Context, Event, State]
+Uplink = Union[Window, Context, Event, State, Reply]
 Numbered = Union[Window, Context, Event]
-Downlink = Union[Desired, Receipt]
+Downlink = Union[Desired, Receipt, Command]
 
 # Which types a topic's kind may carry, by schema.
 SCHEMAS: Final[dict[str, dict[str, type[Any]]]] = {
@@ -381,7 +569,19 @@ SCHEMAS: Final[dict[str, dict[str, type[Any]]]] = {
     "state": {"state/1": State},
     "desired": {"desired/1": Desired},
     "receipt": {"receipt/1": Receipt},
+    "command": {"command/1": Command},
+    "reply": {"reply/1": Reply},
 }
+
+# What must be equal for two runs to be compared. An unknown value (None) equals only another unknown.
+COMPARABILITY_KEYS: Final = (
+    "runtime",
+    "runtime_version",
+    "accelerator_executed",
+    "threads",
+    "governor",
+    "power_mode",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,8 +590,23 @@ class _SchemaOnly:
 
 
 def context_digest(run: RunContext) -> str:
-    """Return the name of a run context: the sha256 of its canonical JSON."""
-    return hashlib.sha256(msgspec.json.encode(run, order="sorted")).hexdigest()
+    """Return the name of a run context: the sha256 of its canonical JSON, without later fields that are not known."""
+    fields = msgspec.to_builtins(run)
+    # What an agent that does not know them says is still named as that agent names it.
+    for later in ("transport", "metered"):
+        if fields[later] is None:
+            del fields[later]
+    return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
+
+
+def comparability_key(run: RunContext) -> dict[str, str | int | None]:
+    """Return what must be equal for two runs to be compared, by name."""
+    return {key: getattr(run, key) for key in COMPARABILITY_KEYS}
+
+
+def comparability(run: RunContext) -> str:
+    """Return the short name of a run's comparability key: 16 digits of the sha256 of its canonical JSON."""
+    return hashlib.sha256(msgspec.json.encode(comparability_key(run), order="sorted")).hexdigest()[:16]
 
 
 def encode(message: Uplink | Downlink) -> bytes:

@@ -10,17 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenfleet_collector.tolerance import (
-    COMPARABILITY_KEYS,
     SEVERITY,
     ExceedanceTolerance,
     Policy,
     combine,
-    comparability_key,
     differing_keys,
     log_a,
     with_room_for,
 )
-from evenfleet_shared.messages import RunContext
+from evenfleet_shared.messages import COMPARABILITY_KEYS, RunContext, comparability_key
 
 RUN = RunContext(
     device_class="pi-4",
