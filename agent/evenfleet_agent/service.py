@@ -22,14 +22,17 @@ from typing import Final
 from evenfleet_agent import config
 from evenfleet_agent import outbox as outboxes
 from evenfleet_agent import standing as standings
+from evenfleet_agent.clock import SystemClock
 from evenfleet_agent.config import AgentSettings
-from evenfleet_agent.fetch import FetchProcess
+from evenfleet_agent.fetcher import FetchProcess
 from evenfleet_agent.link import MqttLink
+from evenfleet_agent.names import boot_word, new_word
 from evenfleet_agent.outbox import open_outbox
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
-from evenfleet_agent.supervisor import Supervisor, SystemClock, boot_word, new_word, run
+from evenfleet_agent.supervisor import Supervisor, run
+from evenfleet_agent.systemd import ServiceManager
 from evenfleet_shared.disk import held
 from evenfleet_shared.errors import ConfigError, EvenfleetError, StoreError
 from evenfleet_shared.messages import Incarnation, Loss
@@ -110,7 +113,7 @@ def serve(settings: AgentSettings) -> None:
             new_runner=RunnerProcess,
             clock=clock,
         )
-        run(supervisor, wake, lambda: stopping, clock)
+        run(supervisor, wake, lambda: stopping, clock, ServiceManager())
 
 
 def check(settings: AgentSettings) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from evenfleet_agent.fetch import FetchProcess, FetchResult, WrongContentError, fetch_release
+from evenfleet_agent.fetch import WrongContentError, fetch_release
+from evenfleet_agent.fetcher import FetchOrder, FetchProcess, FetchResult
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ArtifactError, ReleaseError
 from fakes.artifact_servers import ArtifactServer, answers, artifact_server, cuts_off, holds, serves
@@ -286,6 +287,10 @@ def test_bytes_that_are_no_manifest_are_refused(server: ArtifactServer, tmp_path
 # the child
 
 
+def order(url: str, release: str, variants: Sequence[str], directory: Path) -> FetchOrder:
+    return FetchOrder(url=url, release=release, variants=tuple(variants), directory=str(directory))
+
+
 def result_of(fetcher: FetchProcess, timeout_s: float = 20.0) -> FetchResult:
     deadline_s = time.monotonic() + timeout_s
     while (result := fetcher.result()) is None:
@@ -300,7 +305,7 @@ def test_the_child_brings_a_release_and_says_so(served: Served) -> None:
     fetcher = FetchProcess()
     assert (fetcher.fileno(), fetcher.result()) == (None, None)
 
-    fetcher.start(served.server.url, served.release, VARIANTS, served.slot)
+    fetcher.start(order(served.server.url, served.release, VARIANTS, served.slot))
 
     assert result_of(fetcher) == FetchResult(ok=True)
     assert served.is_whole()
@@ -317,7 +322,7 @@ def test_the_child_says_by_whose_fault_it_failed(served: Served, cause: str) -> 
     else:
         url = "http://[::1"  # no address at all
     fetcher = FetchProcess()
-    fetcher.start(url, release, VARIANTS, served.slot)
+    fetcher.start(order(url, release, VARIANTS, served.slot))
 
     result = result_of(fetcher)
 
@@ -329,7 +334,7 @@ def test_the_child_says_by_whose_fault_it_failed(served: Served, cause: str) -> 
 def test_a_child_that_is_killed_is_a_failure_to_be_tried_again(served: Served) -> None:
     served.server.faults = [serves(served.payload), holds(served.server, 100_000)]
     fetcher = FetchProcess()
-    fetcher.start(served.server.url, served.release, VARIANTS, served.slot)
+    fetcher.start(order(served.server.url, served.release, VARIANTS, served.slot))
     assert served.server.waiting.wait(timeout=20)
     assert fetcher._child is not None
     os.kill(fetcher._child.pid, signal.SIGKILL)
@@ -339,7 +344,7 @@ def test_a_child_that_is_killed_is_a_failure_to_be_tried_again(served: Served) -
     assert "-9" in result.reason
 
     served.server.go_on.set()
-    fetcher.start(served.server.url, served.release, VARIANTS, served.slot)
+    fetcher.start(order(served.server.url, served.release, VARIANTS, served.slot))
     assert result_of(fetcher).ok
     assert served.is_whole()
 
@@ -347,7 +352,7 @@ def test_a_child_that_is_killed_is_a_failure_to_be_tried_again(served: Served) -
 def test_a_download_that_is_given_up_leaves_no_child_and_no_result(served: Served) -> None:
     served.server.faults = [holds(served.server, 10)]
     fetcher = FetchProcess()
-    fetcher.start(served.server.url, served.release, VARIANTS, served.slot)
+    fetcher.start(order(served.server.url, served.release, VARIANTS, served.slot))
     assert served.server.waiting.wait(timeout=20)
     assert fetcher._child is not None
     pid = fetcher._child.pid
@@ -361,8 +366,8 @@ def test_a_download_that_is_given_up_leaves_no_child_and_no_result(served: Serve
 
 
 def test_a_child_that_cannot_be_started_leaves_nothing_under_way(tmp_path: Path) -> None:
-    fetcher = FetchProcess()
-    with pytest.raises(OSError, match="too long"):
-        fetcher.start("http://" + "x" * 1_000_000, "0" * 64, (), tmp_path)
+    fetcher = FetchProcess(str(tmp_path / "no-python"))
+    with pytest.raises(FileNotFoundError):
+        fetcher.start(order("http://x", "0" * 64, (), tmp_path))
 
     assert (fetcher.fileno(), fetcher.result()) == (None, None)

@@ -15,10 +15,10 @@ import pytest
 from evenfleet_agent import service
 from evenfleet_agent import standing as standings
 from evenfleet_agent.config import AgentSettings, BrokerSettings, RuntimeSettings
+from evenfleet_agent.names import boot_word
 from evenfleet_agent.outbox import open_outbox
 from evenfleet_agent.service import Status
 from evenfleet_agent.standing import StandingFile
-from evenfleet_agent.supervisor import boot_word
 from evenfleet_shared.errors import ConfigError, StoreError
 from evenfleet_shared.messages import Event, Incarnation
 
