@@ -40,6 +40,7 @@ class RuntimeSettings:
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     xnnpack: bool = True
     python: str | None = None
+    max_growth_bytes: Annotated[int, Meta(ge=1_048_576)] = 268_435_456
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +152,7 @@ COMMENTS: Final = {
     "runtime.name": "litert, tflite or tensorflow",
     "runtime.xnnpack": "false: plain kernels, for comparison",
     "runtime.python": "the Python that runs the models; this one by default",
+    "runtime.max_growth_bytes": "a runner that has grown by more since its first window leaks, and is started anew",
     "measure.samples": "latency samples per window and variant",
     "measure.min_sample_s": "a sample times as many inferences in a row as it takes to last so long; 0: one",
     "measure.max_duration_s": "a window's measuring stops after so long",

@@ -102,7 +102,7 @@ def check_signed(release: str, signatures: Sequence[ReleaseSignature], trusted: 
         key = next((key for key in trusted if key.id == offered.key), None)
         if key is None:
             continue
-        if not key.signed(release, Signature(release=release, key=offered.key, signature=offered.signature)):
+        if not _holds(key, Signature(release=release, key=offered.key, signature=offered.signature)):
             raise UntrustedError(
                 f"release {release[:12]}… comes with a signature of key {offered.key[:12]}… that does not hold; it is not run"
             )
@@ -137,6 +137,13 @@ def main() -> int:
         result = FetchResult(ok=False, reason=f"cannot fetch release {release[:12]}…: {error}")
     sys.stdout.write(json.dumps(asdict(result)) + "\n")
     return 0
+
+
+def _holds(key: PublicKey, signature: Signature) -> bool:
+    try:
+        return key.signed(signature.release, signature)
+    except ValueError:  # no base64, or not 64 bytes of it
+        return False
 
 
 def _fetch_file(url: str, reference: FileRef, directory: Path) -> None:

@@ -44,6 +44,9 @@ class Machine(Protocol):
     def taken(self, runners: Sequence[int]) -> Taken:
         """Return what this process, those runners and all children before them have taken."""
 
+    def resident_bytes(self, pid: int) -> int | None:
+        """Return the memory that a process has, None where it has ended."""
+
     def out_of_memory_kills(self) -> int | None:
         """Return how often the kernel has killed for want of memory since boot."""
 
@@ -72,6 +75,10 @@ class SystemMachine:
             supervisor_cpu_s=supervisor_cpu_s,
             supervisor_rss_bytes=own.rss_bytes if own else 0,
         )
+
+    def resident_bytes(self, pid: int) -> int | None:
+        found = usage.usage(pid, self._root)
+        return found.rss_bytes if found else None
 
     def out_of_memory_kills(self) -> int | None:
         return oom.kills(self._root)

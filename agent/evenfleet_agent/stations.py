@@ -92,6 +92,8 @@ class _Station:
     starts: int = 0
     failures: int = 0
     restart_s: float | None = None
+    # After its first window, when everything that a run needs is there.
+    settled_bytes: int | None = None
 
 
 @dataclass(slots=True)
@@ -261,6 +263,7 @@ class Stations:
                     station.runner.send(self._measure())
                 else:
                     station.starts += 1
+                    station.settled_bytes = None
                     station.runner.start(self._spec(station.variant))
             except RunnerError as error:
                 self._fail(station, str(error))
@@ -299,7 +302,7 @@ class Stations:
             except ValueError as error:
                 self._fail(station, f"answered nonsense: {error}")
             else:
-                station.failures = 0
+                self._watch_growth(station)
         elif isinstance(answer, Failed):
             self._fail(station, answer.reason)
 
@@ -318,6 +321,22 @@ class Stations:
             cpu_s=measured.cpu_s,
             order=turn.order,
         )
+
+    def _watch_growth(self, station: _Station) -> None:
+        """End a runner that has grown by more than it may; one that stays small has not failed."""
+        pid = station.runner.pid
+        now_bytes = self._machine.resident_bytes(pid) if pid is not None else None
+        if now_bytes is not None and station.settled_bytes is None:
+            station.settled_bytes = now_bytes
+        grown_bytes = (now_bytes or 0) - (station.settled_bytes or 0)
+        if grown_bytes > self._settings.runtime.max_growth_bytes:
+            self._fail(
+                station,
+                f"leaks: it has grown by {grown_bytes / 1e6:.0f} MB since its first window, to {(now_bytes or 0) / 1e6:.0f} MB; "
+                "ended before it takes the device's memory (runtime.max_growth_bytes)",
+            )
+        else:
+            station.failures = 0
 
     def _fail(self, station: _Station, reason: str) -> None:
         if self._turn and self._turn.ooms is not None and "SIGKILL" in reason:

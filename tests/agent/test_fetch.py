@@ -8,16 +8,19 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from evenfleet_agent.fetch import WrongContentError, fetch_release
+from evenfleet_agent.fetch import UntrustedError, WrongContentError, check_signed, fetch_release
 from evenfleet_agent.fetcher import FetchOrder, FetchProcess, FetchResult
 from evenfleet_shared import manifest as manifests
+from evenfleet_shared import trust
 from evenfleet_shared.errors import ArtifactError, ReleaseError
+from evenfleet_shared.messages import ReleaseSignature
+from evenfleet_shared.signature import PrivateKey
 from fakes.artifact_servers import ArtifactServer, answers, artifact_server, cuts_off, holds, serves
 from fakes.disks import SyncedDisk
 from fakes.stores import small_manifest
@@ -282,6 +285,67 @@ def test_bytes_that_are_no_manifest_are_refused(server: ArtifactServer, tmp_path
 
     with pytest.raises(ReleaseError):
         fetch_release(server.url, release, (), tmp_path)
+
+
+# who signed it
+
+
+def signed_by(key: PrivateKey, release: str) -> ReleaseSignature:
+    return ReleaseSignature(key=key.public.id, signature=key.sign(release).signature)
+
+
+OURS, THEIRS = PrivateKey(b"o" * 32), PrivateKey(b"t" * 32)
+RELEASE, OTHER = "1" * 64, "2" * 64
+
+
+def test_a_device_that_trusts_no_key_runs_what_it_is_told() -> None:
+    check_signed(RELEASE, (), ())
+
+
+def test_one_signature_of_a_trusted_key_among_others_is_enough() -> None:
+    check_signed(RELEASE, (signed_by(THEIRS, RELEASE), signed_by(OURS, RELEASE)), (OURS.public,))
+
+
+@pytest.mark.parametrize(
+    ("signatures", "why"),
+    [
+        ((), "none at all"),
+        ((signed_by(THEIRS, RELEASE),), "1 of other keys"),
+        ((signed_by(OURS, OTHER),), "does not hold"),
+        ((ReleaseSignature(key=OURS.public.id, signature=THEIRS.sign(RELEASE).signature),), "does not hold"),
+        ((ReleaseSignature(key=OURS.public.id, signature="not base64"),), "does not hold"),
+    ],
+)
+def test_a_release_that_no_trusted_key_has_signed_is_refused(
+    signatures: tuple[ReleaseSignature, ...], why: str
+) -> None:
+    with pytest.raises(UntrustedError, match=why):
+        check_signed(RELEASE, signatures, (OURS.public,))
+
+
+def test_nothing_is_asked_of_the_server_before_the_signature_holds(served: Served, tmp_path: Path) -> None:
+    public = trust.write_keys(tmp_path / "release.key", OURS)
+    fetcher = FetchProcess()
+    unsigned = order(served.server.url, served.release, VARIANTS, served.slot)
+    fetcher.start(replace(unsigned, trusted_keys=(str(public),)))
+
+    result = result_of(fetcher)
+    assert (result.ok, result.cause) == (False, "release")
+    assert "not signed by a key that this device trusts" in result.reason
+    assert served.server.asked == []
+
+    fetcher.start(replace(unsigned, trusted_keys=(str(public),), signatures=(signed_by(OURS, served.release),)))
+    assert result_of(fetcher) == FetchResult(ok=True)
+
+
+def test_a_key_file_that_cannot_be_read_is_not_held_against_the_release(served: Served, tmp_path: Path) -> None:
+    fetcher = FetchProcess()
+    wanted = order(served.server.url, served.release, VARIANTS, served.slot)
+    fetcher.start(replace(wanted, trusted_keys=(str(tmp_path / "missing.pub"),)))
+
+    result = result_of(fetcher)
+    assert (result.ok, result.cause) == (False, "link")
+    assert result.reason.startswith("release.trusted_keys: ")
 
 
 # the child

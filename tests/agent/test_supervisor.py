@@ -1435,3 +1435,52 @@ def test_the_fetch_is_told_which_keys_are_trusted_and_what_the_release_is_signed
 
     (order,) = board.fetcher.orders
     assert (order.signatures, order.trusted_keys) == ((signature,), ())
+
+
+def test_a_runner_that_leaks_is_ended_before_it_takes_the_devices_memory(board: Board) -> None:
+    board.measures()
+    board.windows(1)
+    leaking = next(runner for runner in board.bench.runners if runner.spec and "int8" in runner.spec.artifact)
+    assert leaking.pid is not None
+    board.machine.resident[leaking.pid] = 40_000_000
+    board.windows(1)
+    board.machine.resident[leaking.pid] += 300_000_000
+    board.clock.now_s += LENGTH_S
+    board.turn()
+
+    published = [one.message for one in board.link.take()]
+    (event,) = [one for one in published if isinstance(one, Event)]
+    assert (event.event, event.variant) == ("runner-failed", "int8")
+    assert "leaks: it has grown by 300 MB" in event.detail
+    # Its window is there all the same, and it is measured again after a pause.
+    assert [one.variant for one in published if isinstance(one, Window)] == ["float32", "int8"]
+    assert ["int8" in spec.artifact for spec in board.bench.running] == [False]
+    assert {window.variant for window in board.windows(2)} == {"float32", "int8"}
+
+
+def test_a_kernel_upgrade_while_offline_is_not_forgotten(board: Board) -> None:
+    board.measures()
+    board.receipted()
+    before = board.link.take()
+    board.link.disconnect()
+    for _ in range(2):
+        board.clock.now_s += LENGTH_S
+        board.turn()
+    board.machine.kernel = "6.6.0"
+    board.restart(reboot=True)
+    board.turn()
+    for _ in range(2):
+        board.clock.now_s += LENGTH_S
+        board.turn()
+
+    board.link.connect()
+    board.turn()
+    published = [one.message for one in [*before, *board.link.take()]]
+    kernels: dict[str, str] = {}
+    told = []
+    for message in published:
+        if message.schema == "context/1":
+            kernels[message.digest] = message.run.kernel
+        elif isinstance(message, Window):
+            told.append((message.incarnation.counter, kernels[message.context]))  # known before it is named
+    assert sorted(set(told)) == [(1, "6.1.0"), (2, "6.6.0")]

@@ -17,8 +17,10 @@ class FakeMachine:
     def __init__(self) -> None:
         self.cpu_s = 0.0
         self.supervisor_cpu_s = 0.0
+        self.resident: dict[int, int] = {}
         self.ooms: int | None = 0
         self.governor: str | None = None
+        self.kernel = "6.1.0"
         self.throttling = Throttling(flags=None, events=None)
 
     def look(self) -> Look:
@@ -26,6 +28,9 @@ class FakeMachine:
 
     def taken(self, runners: Sequence[int]) -> Taken:
         return Taken(cpu_s=self.cpu_s, supervisor_cpu_s=self.supervisor_cpu_s, supervisor_rss_bytes=26_000_000)
+
+    def resident_bytes(self, pid: int) -> int | None:
+        return self.resident.get(pid)
 
     def out_of_memory_kills(self) -> int | None:
         return self.ooms
@@ -43,7 +48,7 @@ class FakeMachine:
             governor=self.governor,
             power_mode=None,
             os="Debian GNU/Linux 12 (bookworm)",
-            kernel="6.1.0",
+            kernel=self.kernel,
             machine="x86_64",
             cpu_model="a processor",
             cpu_count=4,

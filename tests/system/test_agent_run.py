@@ -50,6 +50,8 @@ keepalive_s = 5
 samples = 20
 max_duration_s = 0.2
 warm_up_max_s = 0.1
+[schedule]
+max_cpu_ratio = 64.0
 """
         )
         self.process = self.start()
