@@ -94,6 +94,7 @@ class _Station:
     restart_s: float | None = None
     # After its first window, when everything that a run needs is there.
     settled_bytes: int | None = None
+    standing: str = "starting"
 
 
 @dataclass(slots=True)
@@ -206,7 +207,7 @@ class Stations:
             if self._turn and self._turn.station is station:
                 self._end_turn("its runner was restarted")
             station.runner.stop()
-            station.loaded, station.failures, station.restart_s = None, 0, None
+            station.loaded, station.failures, station.restart_s, station.standing = None, 0, None, "starting"
             self._queue = deque(turn for turn in self._queue if turn.station is not station or turn.measuring)
             self._queue.appendleft(_Turn(station))
         return len(wanted)
@@ -232,6 +233,11 @@ class Stations:
         if self._turn is not None:
             due.append(self._turn.station.runner.deadline_s)
         return min((at_s for at_s in due if at_s is not None), default=None)
+
+    @property
+    def standing(self) -> dict[str, str]:
+        """Return of each variant in a few words whether it can be measured, and why not."""
+        return {station.variant.name: station.standing for station in self._all()}
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -286,13 +292,13 @@ class Stations:
     def _hear(self, turn: _Turn, answer: Response) -> None:
         station = turn.station
         if isinstance(answer, Loaded):
-            station.loaded = answer
+            station.loaded, station.standing = answer, "ready"
             log.info(
                 "variant %s runs on %s %s", station.variant.name, self._settings.runtime.name, answer.runtime_version
             )
         elif isinstance(answer, Refused):
             station.runner.stop()
-            station.loaded = None
+            station.loaded, station.standing = None, f"refused: {answer.reason}"
             log.warning("variant %s is refused here: %s", station.variant.name, answer.reason)
             self._findings.append(VariantRefused(station.variant.name, answer.reason))
             self._end_turn(answer.reason)
@@ -344,7 +350,7 @@ class Stations:
             if now is not None and now > self._turn.ooms:
                 reason = f"{reason}; the kernel's out-of-memory killer struck meanwhile"
         station.runner.stop()
-        station.loaded = None
+        station.loaded, station.standing = None, f"failed, starting again: {reason}"
         wait_s = min(RESTART_MAX_S, RESTART_FIRST_S * 2**station.failures)
         station.failures = min(station.failures + 1, 30)
         station.restart_s = self._clock.monotonic_s() + wait_s

@@ -145,6 +145,7 @@ class Supervisor:
         self._end_overdue_orders(now_s)
         if self._begin_window(now_s):
             self._work(now_s)
+        self._standing.runs(self._stations.standing)
         self._post.exchange(now_s)
         return self._next_due_s(now_s)
 
@@ -431,6 +432,8 @@ class Supervisor:
         stretched = max(1.0, round((due_s - self._last_due_s) / length_s)) if self._last_due_s is not None else 1.0
         self._last_due_s, self._window_due_s = due_s, next_window_s(due_s, length_s, now_s)
         self._round = _Round(now_s, length_s * stretched, self._overhead(now_s, stretched), self._taken)
+        if self._round.overhead:
+            self._standing.took(self._round.overhead.cpu_ratio, self._allowance.ratio, now_s)
         return self._stations.measure_all() > 0
 
     def _pay(self, now_s: float) -> None:

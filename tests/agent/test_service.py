@@ -115,6 +115,8 @@ def test_the_command_says_all_of_it_to_a_person_and_to_a_program(tmp_path: Path)
     standing.disconnected("no broker answers at broker:1883", time.monotonic() - 400.0)
     standing.receipted(time.monotonic() - 400.0)
     standing.troubled("another client")
+    standing.runs({"int8": "ready", "float32": "refused: no such operator"})
+    standing.took(0.0213, 0.1, time.monotonic())
     lock = os.open(tmp_path / "agent.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
 
@@ -127,6 +129,9 @@ def test_the_command_says_all_of_it_to_a_person_and_to_a_program(tmp_path: Path)
         "agent        running",
         "broker       no session for 6 minutes: no broker answers at broker:1883",
         "trouble      another client",
+        "  float32              refused: no such operator",
+        "  int8                 ready",
+        "takes        2.1% of a processor, may take 10.0%",
         "receipt      at most 6 minutes ago",
         "given up     2 messages: outbox-full",
     ):
