@@ -15,24 +15,30 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from evenfleet_agent import config
 from evenfleet_agent import outbox as outboxes
 from evenfleet_agent import standing as standings
 from evenfleet_agent.config import AgentSettings
 from evenfleet_agent.fetch import FetchProcess
-from evenfleet_agent.link import MqttLink
+from evenfleet_agent.link import purse as purses
+from evenfleet_agent.link.mqtt import MqttLink
+from evenfleet_agent.link.purse import Purse
 from evenfleet_agent.outbox import open_outbox
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
 from evenfleet_agent.supervisor import Supervisor, SystemClock, boot_word, new_word, run
+from evenfleet_shared import messages
 from evenfleet_shared.disk import held
 from evenfleet_shared.errors import ConfigError, EvenfleetError, StoreError
-from evenfleet_shared.messages import Incarnation, Loss
+from evenfleet_shared.messages import Incarnation, Loss, State
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 _LOCK_NAME: Final = "agent.lock"
 
@@ -65,13 +71,14 @@ def serve(settings: AgentSettings) -> None:
     """Run the agent until a signal ends it.
 
     Raises:
-        ConfigError: A secret that cannot be read.
+        ConfigError: A secret or a certificate that cannot be used.
         StoreError: The state directory cannot be written, or another agent has it.
     """
     state_dir = Path(settings.state_dir)
     with _only_agent(state_dir), _wake_pipe() as (wake, wake_up):
         stopping = False
         boot = boot_word()
+        clock = SystemClock()
 
         def stop(*_: object) -> None:
             nonlocal stopping
@@ -93,12 +100,16 @@ def serve(settings: AgentSettings) -> None:
             settings.broker_address(),
             username=settings.broker.username or settings.device,
             password=settings.password(),
-            keepalive_s=settings.broker.keepalive_s,
+            keepalive_s=settings.keepalive_s,
             new_session=new_word,
             will=lambda session: supervisor.will(session),  # noqa: PLW0108 - supervisor is made after the link
+            sleeping=lambda session: _sleeping(supervisor.will(session)),
             wake=lambda: _wake(wake_up),
+            uniform=random.random,
+            purse=Purse(settings.network.budget_bytes_per_day, state_dir / purses.FILE_NAME, boot, clock.monotonic_s()),
+            context=_context(settings),
+            protocol=settings.broker.protocol,
         )
-        clock = SystemClock()
         supervisor = Supervisor(
             settings,
             state_dir=state_dir,
@@ -117,12 +128,29 @@ def check(settings: AgentSettings) -> None:
     """Look at what `serve` needs, without running anything.
 
     Raises:
-        ConfigError: A secret or an interpreter that is not there.
+        ConfigError: A secret, a certificate or an interpreter that is not there, or not what it should be.
     """
     settings.password()
+    _context(settings)
     python = settings.runtime.python
     if python is not None and not os.access(python, os.X_OK):
         raise ConfigError(f"runtime.python is {python}, which is not a program")
+
+
+def _context(settings: AgentSettings) -> SSLContext | None:
+    if not settings.tls:
+        return None
+    # Loads OpenSSL.
+    from evenfleet_agent.link import tls
+
+    broker = settings.broker
+    return tls.client_context(ca_file=broker.ca_file, cert_file=broker.cert_file, key_file=broker.key_file)
+
+
+def _sleeping(will: bytes) -> bytes:
+    """Return what is said when the day's bytes are used up: as the will, but for the status."""
+    state: State = messages.decode("state", will)
+    return messages.encode(replace(state, status="sleeping"))
 
 
 def check_state_dir(settings: AgentSettings) -> None:

@@ -622,7 +622,7 @@ def encode(message: Uplink | Downlink, *, compact: bool = False, packed: bool = 
 
 
 def _told(value: Any, *, compact: bool) -> Any:
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return {
             name: _told(held, compact=compact)
             for name, default in _defaults(type(value))
