@@ -12,12 +12,13 @@ import os
 import random
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from evenfleet_agent import config
 from evenfleet_agent import outbox as outboxes
@@ -32,10 +33,9 @@ from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
 from evenfleet_agent.supervisor import Supervisor, SystemClock, boot_word, new_word, run
-from evenfleet_shared import messages
 from evenfleet_shared.disk import held
 from evenfleet_shared.errors import ConfigError, EvenfleetError, StoreError
-from evenfleet_shared.messages import Incarnation, Loss, State
+from evenfleet_shared.messages import Incarnation, Loss
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -149,8 +149,8 @@ def _context(settings: AgentSettings) -> SSLContext | None:
 
 def _sleeping(will: bytes) -> bytes:
     """Return what is said when the day's bytes are used up: as the will, but for the status."""
-    state: State = messages.decode("state", will)
-    return messages.encode(replace(state, status="sleeping"))
+    # Not as a State: its decoder would stay in memory for this alone.
+    return msgspec.json.encode({**msgspec.json.decode(will), "status": "sleeping"})
 
 
 def check_state_dir(settings: AgentSettings) -> None:
@@ -159,6 +159,8 @@ def check_state_dir(settings: AgentSettings) -> None:
     Raises:
         ConfigError: It cannot be made or written.
     """
+    import tempfile  # not for the process that stays for a year
+
     state_dir = Path(settings.state_dir)
     missing = [path for path in (state_dir, *state_dir.parents) if not path.exists()]
     try:

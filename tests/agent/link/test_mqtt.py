@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -371,18 +372,25 @@ def test_flood_is_bounded_and_the_newest_desired_comes_through(
 
 
 def test_flood_is_read_slowly_and_the_session_still_sends(broker: ScriptedBroker, opened: Opener) -> None:
+    begins = threading.Event()
+
     def flood(session: socket.socket, level: int) -> None:
+        begins.wait(20.0)
         while True:
             session.sendall(message(RECEIPT, b"x" * 8000, five=True) * 50)
 
     broker.at_session = flood
-    broker.acknowledges = False  # it would come behind the flood
     ends = opened()
     ends.until(Connected)
-    ends.link.network()
+    ends.until_taken("window", b"first")
+    broker.until(lambda: payloads(broker) == [b"first"])
+    broker.acknowledges = False  # it would come behind the flood
+    begins.set()
+    while ends.link.network().received_bytes < 100_000:
+        time.sleep(0.01)
     began_s = time.monotonic()
     ends.until_taken("window", b"x")
-    broker.until(lambda: payloads(broker) == [b"x"])
+    broker.until(lambda: payloads(broker) == [b"first", b"x"])
     while time.monotonic() - began_s < 3.0:
         ends.link.events()
         time.sleep(0.05)
