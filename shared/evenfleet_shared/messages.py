@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, Final, Literal, NamedTuple, Union
@@ -609,25 +609,52 @@ def comparability(run: RunContext) -> str:
     return hashlib.sha256(msgspec.json.encode(comparability_key(run), order="sorted")).hexdigest()[:16]
 
 
-def encode(message: Uplink | Downlink) -> bytes:
-    """Return a message as JSON."""
-    return msgspec.json.encode(message)
+def encode(message: Uplink | Downlink, *, compact: bool = False, packed: bool = False) -> bytes:
+    """Return a message as bytes; whatever the form, `decode` makes the same value of them.
+
+    Args:
+        message: What to say.
+        compact: Leave out every field that is at its default; otherwise only those that are None by default and are None.
+        packed: MessagePack instead of JSON.
+    """
+    told = _told(message, compact=compact)
+    return msgspec.msgpack.encode(told) if packed else msgspec.json.encode(told)
+
+
+def _told(value: Any, *, compact: bool) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            name: _told(held, compact=compact)
+            for name, default in _defaults(type(value))
+            if not ((held := getattr(value, name)) == default and (compact or default is None))
+        }
+    if isinstance(value, tuple | list):
+        return [_told(each, compact=compact) for each in value]
+    return value
+
+
+@cache
+def _defaults(message_type: type[Any]) -> tuple[tuple[str, Any], ...]:
+    """Return the fields and their defaults; the schema has none, for nothing can be decoded without it."""
+    return tuple((each.name, MISSING if each.name == "schema" else each.default) for each in fields(message_type))
 
 
 def with_floor(payload: bytes, floor: int) -> bytes:
-    """Return an encoded uplink message with its `floor` brought up to date.
+    """Return an encoded uplink message with its `floor` brought up to date, in the form that it has.
 
     An outbox writes a message once and sends it later, when it may have let go of older ones.
 
     Raises:
         MessageError: These are not the bytes that `encode` returned: the disk that they were on is failing.
     """
+    form: Any = msgspec.json if payload[:1] == b"{" else msgspec.msgpack
     try:
-        fields = msgspec.json.decode(payload, type=dict[str, Any])
-        fields["floor"] = floor
-        return msgspec.json.encode(fields)
+        told = form.decode(payload, type=dict[str, Any])
+        told["floor"] = floor
+        encoded: bytes = form.encode(told)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise MessageError("encoding", str(error)[:300]) from None
+    return encoded
 
 
 def decode_header(payload: bytes) -> Header:

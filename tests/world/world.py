@@ -35,6 +35,7 @@ from evenfleet_collector.store.sqlite import FILE_NAME, SqliteReader, SqliteWrit
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import manifest, topics
 from evenfleet_shared.errors import UnreachableError
+from evenfleet_shared.messages import Network
 from fakes.links import FakeBroker
 from fakes.machines import FakeMachine
 from fakes.runners import Bench, refused, steady
@@ -318,7 +319,10 @@ class BrokerLink:
         events, self._events = self._events, []
         return events
 
-    def publish(self, kind: str, payload: bytes, *, retain: bool = False) -> bool:
+    def network(self) -> Network:
+        return Network(round_trips=0)
+
+    def publish(self, kind: str, payload: bytes, *, retain: bool = False, answers: Received | None = None) -> bool:
         if not self.connected:
             return False
         try:
