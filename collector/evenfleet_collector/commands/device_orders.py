@@ -23,6 +23,7 @@ from evenfleet_shared.messages import CommandName
 from evenfleet_shared.topics import DEVICE_ID_RULE, is_device_id
 
 LOOK_S: Final = 0.5
+MAX_TTL_S: Final = 604_800.0
 # Answers are published at once; windows go through the outbox.
 WINDOWS_WITHIN_S: Final = 10.0
 
@@ -35,7 +36,7 @@ _device = click.argument("device_id", metavar="DEVICE")
 _variant = click.option("--variant", metavar="NAME", help="This variant alone; all that the device runs, if not given.")
 _ttl = click.option(
     "--ttl-s",
-    type=click.FloatRange(min=0.0, min_open=True, max=604_800.0),
+    type=float,
     default=300.0,
     show_default=True,
     metavar="SECONDS",
@@ -105,6 +106,9 @@ def _ordered(
 ) -> CommandRow:
     if not is_device_id(device):
         raise ConfigError(f"DEVICE: expected {DEVICE_ID_RULE}, found {device!r}")
+    # Written so that what is no number fails as well.
+    if not 0.0 < ttl_s <= MAX_TTL_S:
+        raise ConfigError(f"--ttl-s: expected more than 0 and at most {MAX_TTL_S:.0f}, found {ttl_s:g}")
     row = collector.order(device, command, variant, ttl_s)
     if not wait:
         return row
