@@ -9,6 +9,7 @@ Leaves to `link` where arrivals come from and when they are acknowledged (after 
 * A number below a device's floor that has not arrived is a loss row: nothing waits for it.
 * What is remembered of one incarnation's numbers is bounded: a message that would make one stretch more than
   `MAX_STRETCHES` is not taken, and no receipt says it was. Its device sends what the receipt shows missing first.
+* The first answer to a command is kept, and no later one. An answer to what was never asked is counted, and that is all.
 * Every batch leaves a receipt due to each device in it, duplicates included, for the receipt before may have been lost.
 """
 
@@ -111,7 +112,8 @@ class _Batch:
         if isinstance(message, State):
             self._tx.put_state(message, self._now_s)
         elif isinstance(message, Reply):
-            self._tx.tally("replies", 1)
+            if not self._tx.put_reply(message, self._now_s):
+                self._tx.tally("unasked-reply", 1)
         else:
             self._take(message, backfill=topic.kind == "backfill")
         self.life(message.device, message.incarnation).hear(message)

@@ -22,7 +22,8 @@ from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import StoreError
 from evenfleet_shared.messages import Incarnation, IncarnationReceipt, Loss, Receipt, Uplink
 from fakes import uplink
-from fakes.uplink import DEVICE, LIFE, arrival, context, event, state, window
+from fakes.stores import command_row
+from fakes.uplink import DEVICE, LIFE, arrival, context, event, reply, state, window
 
 NOW_S = 1.7e9
 OTHER_LIFE = Incarnation(2, "bbbbbbbb")
@@ -473,3 +474,52 @@ def test_a_life_that_names_the_losses_of_many_others_is_in_its_own_receipt(colle
     collector.save(event(1, losses=losses))
 
     assert collector.part().contiguous == 1
+
+
+# replies
+
+
+def asked(collector: Collector, *numbers: int) -> None:
+    with collector.writer.transaction() as tx:
+        for number in numbers:
+            tx.add_command(command_row(number, DEVICE))
+
+
+def test_the_first_answer_to_a_command_is_kept_and_no_later_one(collector: Collector) -> None:
+    asked(collector, 1)
+    first, second = reply("c1", seqs=(7,)), reply("c1", status="failed", detail="started anew")
+    collector.save(first)
+    collector.save(second, first)
+
+    (row,) = collector.reader.commands(DEVICE)
+    assert (row.state, row.reply) == ("done", first)
+    assert "unasked-reply" not in collector.reader.stats().passed_over
+
+
+def test_an_answer_after_the_time_is_over_still_says_what_was_done(collector: Collector) -> None:
+    asked(collector, 1)
+    with collector.writer.transaction() as tx:
+        tx.expire_commands(NOW_S + 1e6)
+    collector.save(reply("c1"))
+
+    (row,) = collector.reader.commands(DEVICE)
+    assert row.state == "done"
+
+
+def test_answers_that_nobody_asked_for_are_counted_and_change_nothing(collector: Collector) -> None:
+    """Of a command that was forgotten, of another device's, and to another thing than was asked."""
+    asked(collector, 1)
+    collector.save(reply("c2"), reply("c1", device="press-02"), reply("c1", command="restart-runner"))
+
+    (row,) = collector.reader.commands(DEVICE)
+    assert (row.state, row.reply) == ("waiting", None)
+    stats = collector.reader.stats()
+    assert (stats.passed_over["unasked-reply"], stats.dead_letters, stats.balance.measured) == (3, 0, 0)
+
+
+def test_an_answer_takes_no_number_and_settles_none(collector: Collector) -> None:
+    asked(collector, 1)
+    collector.save(window(1), replace(reply("c1"), seq=1))
+
+    assert collector.seqs == [1]
+    assert (collector.part().contiguous, collector.part().gaps) == (1, ())

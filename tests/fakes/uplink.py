@@ -20,6 +20,7 @@ from evenfleet_shared.messages import (
     Limit,
     MemoryReading,
     Numbered,
+    Reply,
     RunContext,
     State,
     Uplink,
@@ -98,6 +99,19 @@ def state(*, device: str = DEVICE, incarnation: Incarnation = LIFE, **changes: A
     return replace(base, **changes)
 
 
+def reply(correlation_id: str, *, device: str = DEVICE, incarnation: Incarnation = LIFE, **changes: Any) -> Reply:
+    base = Reply(
+        device=device,
+        incarnation=incarnation,
+        seq=0,
+        floor=1,
+        correlation_id=correlation_id,
+        command="measure",
+        status="done",
+    )
+    return replace(base, **changes)
+
+
 def latency(samples_ms: Sequence[float]) -> Latency:
     ordered = sorted(samples_ms)
     return Latency(
@@ -152,4 +166,4 @@ def arrival(message: Uplink) -> Arrival:
 
 
 def kind_of(message: Uplink | Numbered) -> str:
-    return {Window: "window", Context: "context", Event: "event", State: "state"}[type(message)]
+    return {Window: "window", Context: "context", Event: "event", State: "state", Reply: "reply"}[type(message)]

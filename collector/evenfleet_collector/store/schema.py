@@ -198,5 +198,40 @@ def m005_signatures_and_tags(db: Database) -> None:
     db.table("tag_moves").create_index(["tag"])
 
 
+@migrations()
+def m006_commands(db: Database) -> None:
+    """Keep what devices are told to do once, until they have answered, and what they answered."""
+    _create(
+        db,
+        "commands",
+        {
+            "id": int,
+            "device": str,
+            "correlation_id": str,
+            "command": str,
+            "variant": str,
+            "ttl_s": float,
+            "asked_s": float,
+            "state": str,
+            "offered_s": float,
+            "sends": int,
+            "sent_s": float,
+            "next_s": float,
+            "replied_s": float,
+            "reply": bytes,
+        },
+        pk="id",
+    )
+    db.table("commands").create_index(["device", "correlation_id"], unique=True)
+    db.table("commands").create_index(["state", "next_s"])
+
+
+@migrations()
+def m007_lengths_of_windows(db: Database) -> None:
+    """Note how long windows are, and each cell's last one: a device that stretches them is missed later."""
+    db.table("windows").add_column("length_s", float)
+    db.table("cells").add_column("length_s", float)
+
+
 def _create(db: Database, name: str, columns: dict[str, Any], *, pk: str | tuple[str, ...]) -> None:
     db.table(name).create(columns, pk=pk)
