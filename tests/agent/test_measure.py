@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -260,3 +262,20 @@ def test_python_of_the_models_is_asked_for_evenfleet_and_for_the_runtime(tmp_pat
     python.write_text("#!/bin/sh\nexit 0\n")
     measuring.check_installed("litert", str(python))
     measuring.check_installed("litert", None)
+
+
+@pytest.mark.tensorflow
+def test_offline_throughput_takes_the_largest_batch_that_the_model_takes(tmp_path, runner):
+    """TensorFlow is set up once in a process, so that the model is written and run by two others."""
+    program = (
+        "import sys, tensorflow as tf; m = tf.Module(); "
+        "m.f = tf.function(lambda x: {'y': 2 * x}, input_signature=[tf.TensorSpec([None, 4], tf.float32)]); "
+        "tf.saved_model.save(m, sys.argv[1], signatures={'serving_default': m.f})"
+    )
+    subprocess.run([sys.executable, "-c", program, tmp_path / "saved"], check=True, capture_output=True)
+    (target,) = targets(tmp_path / "saved")
+    result = measuring.measure(target, Measure(samples=5, offline_s=0.02), runner, silent)
+    assert isinstance(result, measuring.Result)
+    assert result.throughput is not None
+    assert result.throughput.batch > 1
+    assert result.throughput.inferences % result.throughput.batch == 0
