@@ -409,7 +409,8 @@ def table(outcomes: Sequence[Result | Failure]) -> str:
         parts.append(_detail(results[0]))
     elif results:
         parts.append(_side_by_side(results))
-        parts.append("\n".join(f"{result.name}: {note}" for result in results for note in _remarks(result)))
+        notes = dict.fromkeys(f"{result.name}: {note}" for result in results for note in _remarks(result))
+        parts.append("\n".join(notes))
     parts.append("\n".join(f"{failure.name}: not measured: {failure.reason}" for failure in failures))
     return "\n\n".join(part for part in parts if part)
 

@@ -77,6 +77,7 @@ Stage = Literal[
 
 # How many different samples the steady loop goes round: enough for data-dependent paths, few enough for the memory.
 _RING: Final = 32
+_HOLD_MAX: Final = 16
 _SIGN_OF_LIFE_S: Final = 1.0
 # Warm is when a round's median is no better than the best round's by more than this, twice in a row.
 _SETTLED_RATIO: Final = 0.05
@@ -325,16 +326,28 @@ class _Timed:
 
 
 def _steady(session: Session, request: Measure, repeats: int, voice: Voice) -> _Timed:
-    """Time inferences one after another."""
+    """Time inferences one after another.
+
+    An input is held over some samples. Writing one brings it into the processor's cache, or drives weights out of it:
+    done before every sample, it made a network of 600 KB inputs 2 % faster than in a loop of nothing but inferences.
+    """
     timed = _Timed()
     model, inputs = session.model, cycle(session.ring)
+    hold = _hold(session, request, repeats)
     started = time.monotonic()
     while True:
-        model.feed(next(inputs))
+        if len(timed.samples_ms) % hold == 0:
+            model.feed(next(inputs))
         timed.take(model, repeats, leave_out_waiting=request.leave_out_waiting)
         if timed.is_enough(request, time.monotonic() - started):
             return timed
         voice.alive("measuring")
+
+
+def _hold(session: Session, request: Measure, repeats: int) -> int:
+    """Return over how many samples an input is held: fewer where there is no time for every input to have its turn."""
+    in_time = request.max_duration_s * 1e3 / max(session.inference_ms * repeats, 1e-6)
+    return min(_HOLD_MAX, max(1, int(min(request.samples, in_time)) // len(session.ring)))
 
 
 def _at_cadence(session: Session, request: Measure, voice: Voice) -> _Timed:
