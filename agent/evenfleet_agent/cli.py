@@ -130,6 +130,10 @@ def status(file: Path, as_json: bool) -> None:
         )
         click.echo(f"receipt      {receipt}")
         click.echo(f"release      {found.release or 'none'}")
+        for name, how in sorted(found.variants.items()):
+            click.echo(f"  {name:<20} {how}")
+        if found.cpu_ratio is not None:
+            click.echo(f"takes        {found.cpu_ratio:.1%} of a processor, may take {found.budget_ratio:.1%}")
         click.echo(f"incarnation  {found.incarnation.counter if found.incarnation else 'none'}")
         click.echo(f"numbered     {found.last_seq} messages in this incarnation")
         click.echo(f"outbox       {found.waiting_messages} messages, {found.waiting_bytes} bytes, without a receipt")

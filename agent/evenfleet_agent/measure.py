@@ -559,7 +559,6 @@ def _result(target: Target, spec: RunnerSpec, loaded: Loaded, measured: Measured
             limits=(),
             golden=None,
             surroundings=window.Surroundings(
-                run=run,
                 conditions=conditions.between(before, after),
                 throttled=conditions.throttled(before, after),
                 macs=target.macs,
@@ -568,7 +567,6 @@ def _result(target: Target, spec: RunnerSpec, loaded: Loaded, measured: Measured
     except ValueError as error:
         raise RunnerError(f"the runner answered nonsense: {error}") from None
     assert body.conditions is not None
-    assert body.comparability is not None
     evaluation = measured.evaluation
     return Result(
         name=target.name,
@@ -600,7 +598,7 @@ def _result(target: Target, spec: RunnerSpec, loaded: Loaded, measured: Measured
         late_starts=body.late_starts,
         sustained=body.sustained,
         throughput=body.throughput,
-        comparability=body.comparability,
+        comparability=messages.comparability(run),
         comparable_by=messages.comparability_key(run),
         start=before,
         end=after,

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from evenfleet_agent.predict import Prediction
 from evenfleet_agent.runner.protocol import Evaluation, Measured
@@ -21,7 +21,6 @@ from evenfleet_shared.messages import (
     MAX_MS,
     Accuracy,
     Claim,
-    ComparabilityKey,
     Conditions,
     Cost,
     Exceedance,
@@ -30,10 +29,8 @@ from evenfleet_shared.messages import (
     Limit,
     MemoryReading,
     Phase,
-    RunContext,
     Sustained,
     Throughput,
-    comparability,
 )
 from evenfleet_shared.metrics import QUANTILES, claimed, nearest_rank, quantile_interval, runs_needed
 
@@ -43,14 +40,12 @@ class Surroundings:
     """What the supervisor knows of a measurement and the runner does not; None where it does not know it.
 
     Attributes:
-        run: The run context, which names the comparability key.
         conditions: From before the measurement to after it, like `throttled`.
         leak: Of this runner since it was started.
         prediction: What the other models let expect.
         macs: The model's multiply-accumulates, from the release's manifest.
     """
 
-    run: RunContext | None = None
     conditions: Conditions | None = None
     throttled: bool | None = None
     leak: Leak | None = None
@@ -67,7 +62,6 @@ class WindowBody:
     accuracy: Accuracy | None
     memory: tuple[MemoryReading, ...]
     throttled: bool | None
-    comparability: ComparabilityKey | None
     mode: Literal["steady", "cadence"]
     cadence_ms: float | None
     late_starts: int | None
@@ -77,6 +71,10 @@ class WindowBody:
     leak: Leak | None
     sustained: Sustained | None
     throughput: Throughput | None
+
+    def fields(self) -> dict[str, Any]:
+        """Return them by name, for a `messages.Window` to be made of them."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 def close(
@@ -94,7 +92,6 @@ def close(
         ValueError: There are no samples, or one is no duration.
     """
     ordered = ordered_samples_ms(measured)
-    run = surroundings.run
     return WindowBody(
         latency=latency(measured, ordered),
         exceedances=tuple(
@@ -110,7 +107,6 @@ def close(
         accuracy=accuracy(measured.evaluation, golden) if measured.evaluation and golden else None,
         memory=measured.memory,
         throttled=surroundings.throttled,
-        comparability=None if run is None else comparability(run),
         mode="steady" if measured.cadence_ms is None else "cadence",
         cadence_ms=measured.cadence_ms,
         late_starts=measured.late_starts,
@@ -148,7 +144,14 @@ def cost(measured: Measured, samples: int, surroundings: Surroundings) -> Cost:
 def claim(ordered: Sequence[float], q: float) -> Claim:
     """Return what samples in rising order allow to be said about one quantile."""
     low_ms, high_ms = quantile_interval(ordered, q) or (None, None)
-    return Claim(q=q, low_ms=low_ms, high_ms=high_ms, at_most_ms=claimed(ordered, q), runs_needed=runs_needed(q))
+    at_most_ms = claimed(ordered, q)
+    return Claim(
+        q=q,
+        low_ms=low_ms,
+        high_ms=high_ms,
+        at_most_ms=at_most_ms,
+        runs_needed=runs_needed(q) if at_most_ms is None else None,
+    )
 
 
 def ordered_samples_ms(measured: Measured) -> list[float]:

@@ -43,6 +43,16 @@ LatencyMetric = Literal["latency"]
 NoiseClass = Literal["bit-exact", "within-rounding", "same-decision", "divergent"]
 MemoryKind = Literal["after_load", "peak_rss", "arena", "gpu"]
 Task = Literal["classification", "multi-label", "regression", "detection", "segmentation", "embedding", "agreement"]
+EventName = Literal[
+    "release-installed",
+    "release-refused",
+    "variant-refused",
+    "runner-failed",
+    "loss",
+    "outbox-damaged",
+    "clock-jumped",
+    "budget-reached",
+]
 CommandName = Literal["measure", "restart-runner", "layers"]
 CorrelationId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\n)")]
 
@@ -100,14 +110,14 @@ class Claim:
     """What the samples of a window allow to be said about one quantile `q` of the latency.
 
     `low_ms` to `high_ms` is a distribution-free 95 % interval. `at_most_ms` is an upper bound that holds with 99 %, by
-    MLPerf's early-stopping rule, which takes `runs_needed` samples at least. None where there are too few.
+    MLPerf's early-stopping rule. None where there are too few samples; `runs_needed` is then what the rule takes.
     """
 
     q: Ratio
-    low_ms: Milliseconds | None
-    high_ms: Milliseconds | None
-    at_most_ms: Milliseconds | None
-    runs_needed: Seq
+    low_ms: Milliseconds | None = None
+    high_ms: Milliseconds | None = None
+    at_most_ms: Milliseconds | None = None
+    runs_needed: Seq | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -451,17 +461,7 @@ class Event(Header):
 
     schema: Literal["event/1"] = "event/1"
     seq: Seq
-    event: Literal[
-        "release-installed",
-        "release-refused",
-        "variant-refused",
-        "runner-failed",
-        "loss",
-        "outbox-damaged",
-        "clock-jumped",
-        "budget-reached",
-        "command-expired",
-    ]
+    event: EventName
     happened_uptime_s: Seconds
     happened_wall_s: Finite
     release: Digest | None = None

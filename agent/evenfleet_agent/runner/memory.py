@@ -35,17 +35,12 @@ def readings(after_load: MemoryReading | None, *, was_reset: bool, proc: Path = 
 
 def after_load(proc: Path = _PROC) -> MemoryReading | None:
     """Return the resident memory now that the model is loaded, None where the kernel does not tell."""
-    size = resident_bytes(proc)
+    size = _status(proc, "VmRSS")
     return (
         None
         if size is None
         else MemoryReading(kind="after_load", bytes=size, method="VmRSS of the runner after load, samples included")
     )
-
-
-def resident_bytes(proc: Path = _PROC) -> int | None:
-    """Return the resident memory now, None where the kernel does not tell."""
-    return _status(proc, "VmRSS")
 
 
 def peak(*, was_reset: bool, proc: Path = _PROC) -> MemoryReading:

@@ -188,7 +188,6 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         waited_s: For the lock.
         cpu_s: Processor time of the whole subprocess during `length_s`.
         energy_mj: Of the counter that `energy_method` names, during `length_s`; None where there is none to be read.
-        resident_bytes: Resident memory at the end, to be held against the windows before.
         phases: What was timed beside `invoke`.
         cadence_ms: As asked for.
         late_starts: Inferences that were due while the one before still ran; None without a cadence.
@@ -207,7 +206,6 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     cpu_s: float
     energy_mj: float | None = None
     energy_method: str | None = None
-    resident_bytes: int | None = None
     phases: tuple[Phase, ...] = ()
     cadence_ms: float | None = None
     late_starts: int | None = None

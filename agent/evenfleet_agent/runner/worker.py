@@ -265,7 +265,6 @@ def measure(session: Session, request: Measure, voice: Voice) -> Measured:
         cpu_s=cpu_s,
         energy_mj=energy_mj,
         energy_method=energy_before.method if energy_before is not None and energy_mj is not None else None,
-        resident_bytes=memory.resident_bytes(),
         phases=phases,
         cadence_ms=request.cadence_ms,
         late_starts=steady.late_starts,
