@@ -65,6 +65,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
+@pytest.mark.slow  # for it takes root, which an automatic build may not have
 def test_a_full_disk_ends_nothing_and_what_was_numbered_is_not_lost(tmp_path: Path, small_disk: Path) -> None:
     with (
         serving(tmp_path / "data") as collector,
