@@ -157,9 +157,10 @@ def _duration(seconds: float) -> str:
 @click.option(
     "--runtime",
     type=click.Choice(["auto", "litert", "tflite", "tensorflow"]),
-    default="auto",
+    multiple=True,
+    default=("auto",),
     show_default=True,
-    help="auto takes the first one installed that runs the model.",
+    help="auto takes the first one installed that runs the model. May be given several times, to compare runtimes.",
 )
 @click.option(
     "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of the interpreter."
@@ -176,6 +177,25 @@ def _duration(seconds: float) -> str:
     type=click.FloatRange(0, 86_400),
     help="Seconds after which timing stops, whatever --samples says.  [default: 30, or --min-duration if that is longer]",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Measure in so many processes each, in turns, and tell their median and spread.",
+)
+@click.option(
+    "--cadence-ms",
+    type=click.FloatRange(0, 3_600_000, min_open=True),
+    help="Begin an inference every so often, as an application does, instead of one after another.",
+)
+@click.option(
+    "--sustained",
+    type=click.FloatRange(0, 86_400, min_open=True),
+    metavar="SECONDS",
+    help="Then load the model without a pause for so long, and hold the last minute against the first.",
+)
+@click.option("--offline", is_flag=True, help="Then run the largest batches back to back, for 10 s.")
 @click.option("--variant", multiple=True, help="Of a release directory; may be given several times. Default: all.")
 @click.option(
     "--python",
@@ -185,12 +205,16 @@ def _duration(seconds: float) -> str:
 def measure(
     model: Path,
     data: Path | None,
-    runtime: str,
+    runtime: tuple[str, ...],
     threads: int,
     xnnpack: bool,
     samples: int,
     min_duration: float,
     max_duration: float | None,
+    processes: int,
+    cadence_ms: float | None,
+    sustained: float | None,
+    offline: bool,
     variant: tuple[str, ...],
     python: str | None,
     as_json: bool,
@@ -204,6 +228,7 @@ def measure(
 
     A model that cannot be measured is one line on standard error and exit code 1 (2 if the arguments or the data
     are wrong); of several variants the others are measured all the same.
+    What each figure means, and which modes there are, is in docs/measuring.md.
     """
     import tempfile
 
@@ -218,9 +243,12 @@ def measure(
         samples=samples,
         min_duration_s=min_duration,
         max_duration_s=max(30.0, min_duration) if max_duration is None else max_duration,
+        cadence_ms=cadence_ms,
+        sustained_s=sustained or 0.0,
+        offline_s=measuring.OFFLINE_S if offline else 0.0,
     )
     template = RunnerSpec(
-        runtime=runtime, artifact="", format="tflite", threads=threads, xnnpack=xnnpack, python=python
+        runtime=runtime[0], artifact="", format="tflite", threads=threads, xnnpack=xnnpack, python=python
     )
     outcomes: list[measuring.Result | measuring.Failure] = []
     runner = RunnerProcess()
@@ -232,12 +260,14 @@ def measure(
             if data is not None:
                 inputs_file, labels_file = measuring.write_data(data, Path(directory))
                 template = msgspec.structs.replace(template, inputs_file=inputs_file, labels_file=labels_file)
-            targets = measuring.find_targets(model, runtime=runtime, template=template, variants=variant, data=data)
-            omitted = [] if variant else measuring.left_out(model, targets)
-            if omitted:
-                click.echo(f"left out, for {runtime} does not run their format: {', '.join(omitted)}", err=True)
-            for target in targets:
-                outcomes.append(measuring.measure(target, request, runner, progress))  # noqa: PERF401 - minutes each
+            targets: list[measuring.Target] = []
+            for name in dict.fromkeys(runtime):
+                own = measuring.find_targets(model, runtime=name, template=template, variants=variant, data=data)
+                omitted = [] if variant else measuring.left_out(model, own)
+                if omitted:
+                    click.echo(f"left out, for {name} does not run their format: {', '.join(omitted)}", err=True)
+                targets += own
+            outcomes = measuring.measure_in_turns(targets, request, runner, progress, processes=processes)
     finally:
         runner.stop()
     failures = [outcome for outcome in outcomes if isinstance(outcome, measuring.Failure)]

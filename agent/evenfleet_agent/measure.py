@@ -15,13 +15,16 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from evenfleet_agent import runtimes, window
+from evenfleet_agent import host, predict, rounds, runtimes, window, wording
+from evenfleet_agent.host import conditions
+from evenfleet_agent.host.conditions import Look
+from evenfleet_agent.rounds import Spread
 from evenfleet_agent.runner import Runner
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.runner.protocol import (
@@ -36,7 +39,7 @@ from evenfleet_agent.runner.protocol import (
     Response,
     RunnerSpec,
 )
-from evenfleet_shared import manifest
+from evenfleet_shared import manifest, messages
 from evenfleet_shared.errors import (
     ConfigError,
     DataError,
@@ -46,10 +49,21 @@ from evenfleet_shared.errors import (
     RuntimeMissingError,
 )
 from evenfleet_shared.manifest import Format, TensorSpec
-from evenfleet_shared.messages import Agreement, Latency, MemoryReading
-from evenfleet_shared.metrics import ClassCounts, quantile_interval, wilson_interval
+from evenfleet_shared.messages import (
+    Agreement,
+    Conditions,
+    Cost,
+    Latency,
+    MemoryReading,
+    Phase,
+    RunContext,
+    Sustained,
+    Throughput,
+)
+from evenfleet_shared.metrics import ClassCounts, runs_needed, wilson_interval
 
 AUTO: Final = "auto"
+OFFLINE_S: Final = 10.0
 _QUANTILES: Final = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99}
 _INPUT_NAMES: Final = ("x_test", "x", "X_test", "X", "inputs")
 _LABEL_NAMES: Final = ("y_test", "y", "Y_test", "Y", "labels")
@@ -64,13 +78,16 @@ Progress = Callable[[str, str], None]
 class Target:
     """One model to measure; the runtimes are tried in turn until one is installed.
 
-    `data` is where the samples come from, as the user knows it; None for made-up ones.
+    `data` is where the samples come from, as the user knows it; None for made-up ones. `size_bytes` is the artifact's and
+    `macs` the model's multiply-accumulates, None where nobody said.
     """
 
     name: str
     runtimes: tuple[str, ...]
     spec: RunnerSpec
     data: str | None = None
+    size_bytes: int | None = None
+    macs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +105,16 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One measured model; `intervals` holds a distribution-free 95 % interval by quantile, None where n is too small."""
+    """One measured model.
+
+    Attributes:
+        intervals: A distribution-free 95 % interval by quantile, None where n is too small.
+        throughput_per_s: One inference at a time; `throughput` is that of batches back to back.
+        processes: How many were started for it; the figures are those of the one with the median p50.
+        spread: What the processes' figures lie between, by figure; None of a single one.
+        comparability: The short name of `comparable_by`, which must be equal for two results to be compared.
+        conditions: From `start` to `end`, all processes included.
+    """
 
     name: str
     artifact: str
@@ -112,6 +138,21 @@ class Result:
     accuracy: Accuracy | None
     agreement: Agreement | None
     notes: tuple[str, ...]
+    size_bytes: int | None
+    cost: Cost
+    phases: tuple[Phase, ...]
+    cadence_ms: float | None
+    late_starts: int | None
+    sustained: Sustained | None
+    throughput: Throughput | None
+    comparability: str
+    comparable_by: dict[str, str | int | None]
+    start: Look
+    end: Look
+    conditions: Conditions
+    throttled: bool | None
+    processes: int = 1
+    spread: dict[str, Spread] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +194,15 @@ def find_targets(
     model_format = _sniff(model)
     spec = msgspec.structs.replace(template, artifact=str(model), format=model_format)
     candidates = _candidates(runtime, model_format)
-    return [Target(name=model.name, runtimes=candidates, spec=spec, data=None if data is None else str(data))]
+    return [
+        Target(
+            name=model.name,
+            runtimes=candidates,
+            spec=spec,
+            data=None if data is None else str(data),
+            size_bytes=model.stat().st_size if model.is_file() else None,
+        )
+    ]
 
 
 def left_out(model: Path, targets: Sequence[Target]) -> list[str]:
@@ -198,19 +247,53 @@ def measure(target: Target, request: Measure, runner: Runner, progress: Progress
                 return _failure(target, loaded)
             if not isinstance(loaded, Loaded):
                 raise _unexpected(loaded)
+            before = conditions.look()
             runner.send(request)
             measured = _await_answer(runner, target.name, progress)
             if isinstance(measured, Refused):
                 return _failure(target, measured)
             if not isinstance(measured, Measured):
                 raise _unexpected(measured)
-            return _result(target, spec, loaded, measured)
+            return _result(target, spec, loaded, measured, before, conditions.look())
         except RunnerError as error:
             return Failure(name=target.name, kind="runner", reason=str(error))
         finally:
             runner.stop()
     assert refused is not None  # a target has at least one runtime
     return _failure(target, refused)
+
+
+def measure_in_turns(
+    targets: Sequence[Target], request: Measure, runner: Runner, progress: Progress, *, processes: int = 1
+) -> list[Result | Failure]:
+    """Measure models in several processes each, every one of them once before any of them again.
+
+    Args:
+        targets: The models.
+        request: How long, how often, in each process.
+        runner: Not started.
+        progress: Is told the target and the stage, some times a second.
+        processes: For each model. One that fails once is not tried again.
+
+    Returns:
+        One outcome per target, in their order.
+    """
+    found: list[list[Result]] = [[] for _ in targets]
+    failures: dict[int, Failure] = {}
+    for _ in range(processes):
+        for number, target in enumerate(targets):
+            if number in failures:
+                continue
+            # What the first process took, the others take too.
+            known = replace(target, runtimes=(found[number][0].runtime,)) if found[number] else target
+            outcome = measure(known, request, runner, progress)
+            if isinstance(outcome, Result):
+                found[number].append(outcome)
+            else:
+                failures[number] = outcome
+    return _with_predictions(
+        [failures[number] if number in failures else _over_processes(found[number]) for number in range(len(targets))]
+    )
 
 
 def check_installed(runtime_name: str, python: str | None) -> None:
@@ -326,7 +409,8 @@ def table(outcomes: Sequence[Result | Failure]) -> str:
         parts.append(_detail(results[0]))
     elif results:
         parts.append(_side_by_side(results))
-        parts.append("\n".join(f"{result.name}: {note}" for result in results for note in _remarks(result)))
+        notes = dict.fromkeys(f"{result.name}: {note}" for result in results for note in _remarks(result))
+        parts.append("\n".join(notes))
     parts.append("\n".join(f"{failure.name}: not measured: {failure.reason}" for failure in failures))
     return "\n\n".join(part for part in parts if part)
 
@@ -412,6 +496,8 @@ def _release_targets(
                 runtimes=_candidates(runtime, variant.format),
                 spec=spec,
                 data=str(directory / "golden" if data is None else data),
+                size_bytes=variant.artifact.size_bytes,
+                macs=variant.macs,
             )
         )
     return targets
@@ -465,9 +551,22 @@ def _unexpected(answer: Response) -> RunnerError:
     return RunnerError(f"the runner answered {type(answer).__name__}, which was not asked for")
 
 
-def _result(target: Target, spec: RunnerSpec, loaded: Loaded, measured: Measured) -> Result:
-    ordered = window.ordered_samples_ms(measured)
-    figures = window.latency(measured, ordered)
+def _result(target: Target, spec: RunnerSpec, loaded: Loaded, measured: Measured, before: Look, after: Look) -> Result:
+    run = _run_context(spec, loaded)
+    try:
+        body = window.close(
+            measured,
+            limits=(),
+            golden=None,
+            surroundings=window.Surroundings(
+                conditions=conditions.between(before, after),
+                throttled=conditions.throttled(before, after),
+                macs=target.macs,
+            ),
+        )
+    except ValueError as error:
+        raise RunnerError(f"the runner answered nonsense: {error}") from None
+    assert body.conditions is not None
     evaluation = measured.evaluation
     return Result(
         name=target.name,
@@ -484,15 +583,87 @@ def _result(target: Target, spec: RunnerSpec, loaded: Loaded, measured: Measured
         inputs=loaded.inputs,
         outputs=loaded.outputs,
         synthetic_inputs=loaded.synthetic_inputs,
-        latency=figures,
-        intervals={name: quantile_interval(ordered, q) for name, q in _QUANTILES.items()},
-        throughput_per_s=1e3 / max(figures.mean_ms, 1e-9),
+        latency=body.latency,
+        intervals={name: _interval(body.latency, q) for name, q in _QUANTILES.items()},
+        throughput_per_s=1e3 / max(body.latency.mean_ms, 1e-9),
         cpu_share=measured.cpu_s / max(measured.length_s, 1e-9),
         memory=measured.memory,
         accuracy=_accuracy(evaluation) if evaluation else None,
         agreement=evaluation.agreement if evaluation else None,
         notes=loaded.notes,
+        size_bytes=target.size_bytes,
+        cost=body.cost,
+        phases=body.phases,
+        cadence_ms=body.cadence_ms,
+        late_starts=body.late_starts,
+        sustained=body.sustained,
+        throughput=body.throughput,
+        comparability=messages.comparability(run),
+        comparable_by=messages.comparability_key(run),
+        start=before,
+        end=after,
+        conditions=body.conditions,
+        throttled=body.throttled,
     )
+
+
+def _interval(latency: Latency, q: float) -> tuple[float, float] | None:
+    (claim,) = (claim for claim in latency.claims if claim.q == q)
+    return None if claim.low_ms is None or claim.high_ms is None else (claim.low_ms, claim.high_ms)
+
+
+def _run_context(spec: RunnerSpec, loaded: Loaded) -> RunContext:
+    return host.run_context(
+        device_class="unclassified",
+        runtime=spec.runtime,
+        runtime_version=loaded.runtime_version,
+        python=loaded.python,
+        accelerator_requested=loaded.accelerator_requested,
+        accelerator_executed=loaded.accelerator_executed,
+        delegated_ratio=loaded.delegated_ratio,
+        fallback_reason=loaded.fallback_reason,
+        threads=spec.threads,
+        attributes={},
+    )
+
+
+def _over_processes(results: Sequence[Result]) -> Result:
+    if len(results) == 1:
+        return results[0]
+    first, last = results[0], results[-1]
+    throttled = [result.throttled for result in results if result.throttled is not None]
+    return replace(
+        results[rounds.typical([result.latency.p50_ms for result in results])],
+        processes=len(results),
+        spread=rounds.spreads([result.latency for result in results]),
+        start=first.start,
+        end=last.end,
+        conditions=conditions.between(first.start, last.end),
+        throttled=any(throttled) if throttled else None,
+    )
+
+
+def _with_predictions(outcomes: Sequence[Result | Failure]) -> list[Result | Failure]:
+    """Return the outcomes with what each model's own time is foretold to be by those that were run like it."""
+    results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
+    return [_foretold(outcome, results) if isinstance(outcome, Result) else outcome for outcome in outcomes]
+
+
+def _foretold(result: Result, results: Sequence[Result]) -> Result:
+    if result.size_bytes is None:
+        return result
+    others = [
+        predict.Known(size_bytes=other.size_bytes, macs=other.cost.macs, p50_ms=other.latency.p50_ms)
+        for other in results
+        if other is not result
+        and other.size_bytes is not None
+        and (other.comparability, other.format) == (result.comparability, result.format)
+    ]
+    prediction = predict.predict(result.size_bytes, result.cost.macs, others)
+    if prediction is None:
+        return result
+    cost = replace(result.cost, predicted_ms=prediction.predicted_ms, predicted_error_ratio=prediction.error_ratio)
+    return replace(result, cost=cost)
 
 
 def _accuracy(evaluation: Evaluation) -> Accuracy | None:
@@ -565,20 +736,27 @@ def _detail(result: Result) -> str:
         *(("input", _tensor(spec)) for spec in result.inputs),
         *(("output", _tensor(spec)) for spec in result.outputs),
         *(("note", remark) for remark in _remarks(result)),
-        ("init", _ms(figures.init_ms)),
-        ("first", _ms(figures.first_ms)),
+        ("init", wording.ms(figures.init_ms)),
+        ("first", wording.ms(figures.first_ms)),
     ]
-    for name in _QUANTILES:
-        interval = result.intervals[name]
-        told = f"95 % interval {_ms(interval[0])} to {_ms(interval[1])}" if interval else "too few runs for an interval"
-        unqualified = ", unqualified: fewer than 662 runs" if name == "p99_ms" and not figures.p99_qualified else ""
-        rows.append((name.removesuffix("_ms"), f"{_ms(getattr(figures, name)):<12} n {figures.n}, {told}{unqualified}"))
+    rows += [
+        (name.removesuffix("_ms"), wording.quantile(result.latency, q, _spread_of(result, name)))
+        for name, q in _QUANTILES.items()
+    ]
     rows += [
         (
             "throughput",
-            f"{_rate(result.throughput_per_s)} inferences/s, one at a time, {result.cpu_share:.2f} CPUs busy",
+            f"{wording.rate(result.throughput_per_s)} inferences/s, one at a time, {result.cpu_share:.2f} CPUs busy",
+        ),
+        *wording.modes(result.throughput, result.sustained, result.cadence_ms, result.late_starts),
+        *(
+            (phase.name, f"{wording.ms(phase.p50_ms):<12} n {phase.n}, p95 {wording.ms(phase.p95_ms)}")
+            for phase in result.phases
         ),
         *((f"memory {reading.kind}", f"{reading.bytes / 1e6:.1f} MB  ({reading.method})") for reading in result.memory),
+        *wording.cost(result.cost),
+        ("conditions", wording.conditions(result.start, result.end, throttled=result.throttled)),
+        ("comparable", f"{result.comparability}: {wording.key(result.comparable_by)}"),
     ]
     accuracy = result.accuracy
     if accuracy:
@@ -639,8 +817,9 @@ def _side_by_side(results: Sequence[Result]) -> str:
                 f"{result.runtime} {result.runtime_version}",
                 result.accelerator_executed
                 + ("" if result.delegated_ratio in (None, 0.0) else f" {result.delegated_ratio:.0%}"),
-                *(_ms(value) for value in (figures.init_ms, figures.first_ms)),
-                *(_ms(getattr(figures, name)) for name in _QUANTILES),
+                *(wording.ms(value) for value in (figures.init_ms, figures.first_ms)),
+                wording.ms(figures.p50_ms) + _between(result),
+                *(wording.ms(getattr(figures, name)) for name in ("p90_ms", "p95_ms", "p99_ms")),
                 str(figures.n) + ("" if figures.p99_qualified else "!"),
                 "-" if peak is None else f"{peak / 1e6:.1f}",
                 "-" if result.accuracy is None else f"{result.accuracy.accuracy_ratio:.4f}",
@@ -649,8 +828,28 @@ def _side_by_side(results: Sequence[Result]) -> str:
         )
     text = _aligned(rows)
     if any(not result.latency.p99_qualified for result in results):
-        text += "\n! fewer than 662 runs: the p99 is unqualified"
+        text += f"\n! fewer than {runs_needed(0.99)} runs: the p99 is unqualified"
+    if any(result.spread for result in results):
+        text += f"\n{results[0].processes} processes each, in turns: those with the median p50, and what the p50s lie between"
+    throttled = [result.throttled for result in results if result.throttled is not None]
+    # They were measured in turns, or one after another: from the first one's beginning to the last one's end.
+    start = min((result.start for result in results), key=lambda look: look.at_s)
+    end = max((result.end for result in results), key=lambda look: look.at_s)
+    text += f"\nconditions: {wording.conditions(start, end, throttled=any(throttled) if throttled else None)}"
+    for key in dict.fromkeys(result.comparability for result in results):
+        alike = [result for result in results if result.comparability == key]
+        named = ", ".join(dict.fromkeys(result.name for result in alike))
+        text += f"\ncomparable: {key} ({wording.key(alike[0].comparable_by)}): {named}"
     return text
+
+
+def _spread_of(result: Result, name: str) -> Spread | None:
+    return result.spread[name] if result.spread else None
+
+
+def _between(result: Result) -> str:
+    spread = _spread_of(result, "p50_ms")
+    return f" ({spread.low_ms:.4g} to {spread.high_ms:.4g})" if spread else ""
 
 
 def _remarks(result: Result) -> list[str]:
@@ -677,14 +876,6 @@ def _agreement(agreement: Agreement) -> str:
         f"{agreement.noise_class}: same class in {agreement.top1_ratio:.2%}, largest difference "
         f"{agreement.max_abs_diff:.3g}{steps}"
     )
-
-
-def _ms(value: float) -> str:
-    return f"{value:.4g} ms" if value < 1e4 else f"{value:.0f} ms"
-
-
-def _rate(per_s: float) -> str:
-    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.3g}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -106,12 +106,28 @@ class Sketch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What the samples of a window allow to be said about one quantile `q` of the latency.
+
+    `low_ms` to `high_ms` is a distribution-free 95 % interval. `at_most_ms` is an upper bound that holds with 99 %, by
+    MLPerf's early-stopping rule. None where there are too few samples; `runs_needed` is then what the rule takes.
+    """
+
+    q: Ratio
+    low_ms: Milliseconds | None = None
+    high_ms: Milliseconds | None = None
+    at_most_ms: Milliseconds | None = None
+    runs_needed: Seq | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
     """Steady single-stream latency of one window, invoke alone.
 
     A sample may time several inferences in a row (`inferences_per_sample`): its value is then their mean.
     `left_out_ms` is the time, of all samples together, that was left out of them because the process had no processor to
     run on: 0 but for devices that share a machine and are told to do so. `init_ms` (load and allocate) and `first_ms` (first inference) are of the runner that measured the window.
+    `claims` has one entry per quantile; `p99_qualified` is that of the p99, for readers that want no more.
     """
 
     n: Seq
@@ -128,6 +144,7 @@ class Latency:
     p99_ms: Milliseconds
     p99_qualified: bool
     sketch: Sketch
+    claims: Annotated[tuple[Claim, ...], Meta(max_length=8)] = ()
 
     def __post_init__(self) -> None:
         ladder = (self.min_ms, self.p50_ms, self.p90_ms, self.p95_ms, self.p99_ms, self.max_ms)
@@ -216,7 +233,11 @@ class MemoryReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """One part of a request's way through the device, timed apart from `invoke`."""
+    """One part of a request's way through the device, timed apart from `invoke`.
+
+    `preprocess` brings a sample into the form of the model's inputs, `postprocess` its outputs into real numbers.
+    `queue` is how long after it was due a request was begun, which only a cadence has.
+    """
 
     name: Literal["preprocess", "queue", "postprocess"]
     n: Seq
@@ -272,9 +293,14 @@ class Leak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sustained:
-    """The first minute of uninterrupted load against the last one; temperature and frequency at both ends."""
+    """The first minute of uninterrupted load against the last one; temperature and frequency at both ends.
+
+    `span_s` is what is taken for a minute: a tenth of the load where that is shorter.
+    """
 
     duration_s: Seconds
+    span_s: Seconds
+    inferences: Seq
     first_p50_ms: Milliseconds
     last_p50_ms: Milliseconds
     slowdown_ratio: Annotated[float, Meta(ge=0.0, le=1e6)]
@@ -282,6 +308,16 @@ class Sustained:
     last_temperature_c: float | None = None
     first_frequency_mhz: float | None = None
     last_frequency_mhz: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """Inferences back to back without a pause, `batch` samples at a time: MLPerf's offline scenario."""
+
+    batch: Seq
+    inferences: Seq
+    duration_s: Seconds
+    per_s: Annotated[float, Meta(ge=0.0, le=1e12)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,7 +362,8 @@ class Window(Header):
     `ended_uptime_s` is the device's monotonic clock at the end of the window; `ended_wall_s` is its wall clock
     (seconds since 1970), which may be wrong by any amount and orders nothing. `comparability` is that of the run context
     (see there), so that windows can be told apart before their context has arrived. `mode` is how inferences were called:
-    one after another, or one every so often (`cadence_ms`), for a processor that idles in between is another one.
+    one after another, or one every so often (`cadence_ms`), for a processor that idles in between is another one;
+    `late_starts` counts those that were due while the one before still ran.
     """
 
     schema: Literal["window/1"] = "window/1"
@@ -347,11 +384,13 @@ class Window(Header):
     comparability: ComparabilityKey | None = None
     mode: Literal["steady", "cadence"] = "steady"
     cadence_ms: Milliseconds | None = None
+    late_starts: Count | None = None
     phases: Annotated[tuple[Phase, ...], Meta(max_length=3)] = ()
     conditions: Conditions | None = None
     cost: Cost | None = None
     leak: Leak | None = None
     sustained: Sustained | None = None
+    throughput: Throughput | None = None
     network: Network | None = None
     overhead: Overhead | None = None
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -260,3 +263,121 @@ def test_python_of_the_models_is_asked_for_evenfleet_and_for_the_runtime(tmp_pat
     python.write_text("#!/bin/sh\nexit 0\n")
     measuring.check_installed("litert", str(python))
     measuring.check_installed("litert", None)
+
+
+@pytest.mark.tensorflow
+def test_offline_throughput_takes_the_largest_batch_that_the_model_takes(tmp_path, runner):
+    """TensorFlow is set up once in a process, so that the model is written and run by two others."""
+    program = (
+        "import sys, tensorflow as tf; m = tf.Module(); "
+        "m.f = tf.function(lambda x: {'y': 2 * x}, input_signature=[tf.TensorSpec([None, 4], tf.float32)]); "
+        "tf.saved_model.save(m, sys.argv[1], signatures={'serving_default': m.f})"
+    )
+    subprocess.run([sys.executable, "-c", program, tmp_path / "saved"], check=True, capture_output=True)
+    (target,) = targets(tmp_path / "saved")
+    result = measuring.measure(target, Measure(samples=5, offline_s=0.02), runner, silent)
+    assert isinstance(result, measuring.Result)
+    assert result.throughput is not None
+    assert result.throughput.batch > 1
+    assert result.throughput.inferences % result.throughput.batch == 0
+
+
+def test_models_are_measured_in_turns_and_the_processes_figures_are_told_as_median_and_spread(tmp_path, runner):
+    chosen = [
+        *targets(tiny_models.classifier(tmp_path / "a.tflite")),
+        *targets(tiny_models.dense(tmp_path / "b.tflite", [(np.ones((8, 8)), np.ones(8))])),
+    ]
+    loading = []
+
+    def progress(name, stage):
+        if stage in {"", "loading"} and loading[-1:] != [name]:
+            loading.append(name)
+
+    outcomes = measuring.measure_in_turns(chosen, Measure(samples=20), runner, progress, processes=3)
+
+    assert loading == ["a.tflite", "b.tflite"] * 3
+    for outcome in outcomes:
+        assert isinstance(outcome, measuring.Result)
+        assert outcome.processes == 3
+        assert outcome.spread is not None
+        spread = outcome.spread["p50_ms"]
+        assert spread.low_ms <= spread.median_ms <= spread.high_ms
+        assert outcome.latency.p50_ms == spread.median_ms
+        assert outcome.latency.n == 20
+    told = measuring.table(outcomes)
+    assert "3 processes each, in turns" in told
+    assert "conditions: steal" in told
+
+
+def test_single_process_has_no_spread(tmp_path, runner):
+    (result,) = measuring.measure_in_turns(
+        targets(tiny_models.classifier(tmp_path / "m.tflite")), Measure(samples=5), runner, silent
+    )
+    assert isinstance(result, measuring.Result)
+    assert (result.processes, result.spread) == (1, None)
+
+
+def test_model_that_is_refused_is_not_tried_in_further_processes(tmp_path, runner):
+    started = set()
+
+    def progress(_name, _stage):
+        started.add(runner.pid)
+
+    (failure,) = measuring.measure_in_turns(
+        targets(tiny_models.custom(tmp_path / "m.tflite")), Measure(samples=5), runner, progress, processes=4
+    )
+    assert isinstance(failure, measuring.Failure)
+    assert len(started) <= 1
+
+
+def test_result_names_what_it_may_be_compared_by(tmp_path, runner):
+    (target,) = targets(tiny_models.classifier(tmp_path / "m.tflite"))
+    one = measuring.measure(target, Measure(samples=5), runner, silent)
+    other = measuring.measure(
+        dataclasses.replace(target, spec=replace(target.spec, xnnpack=False)), Measure(samples=5), runner, silent
+    )
+    assert isinstance(one, measuring.Result)
+    assert isinstance(other, measuring.Result)
+    assert one.comparable_by["accelerator_executed"] == "xnnpack"
+    assert other.comparable_by["accelerator_executed"] == "cpu"
+    assert one.comparability != other.comparability
+    told = measuring.table([one, other])
+    assert f"comparable: {one.comparability}" in told
+    assert f"comparable: {other.comparability}" in told
+
+
+def test_time_is_foretold_from_the_other_variants_that_were_run_alike(tmp_path, runner):
+    chosen = []
+    for n in (64, 256, 512):
+        (target,) = targets(tiny_models.dense(tmp_path / f"{n}.tflite", [(np.ones((n, n)), np.ones(n))]))
+        chosen.append(dataclasses.replace(target, macs=n * n))
+    outcomes = measuring.measure_in_turns(chosen, Measure(samples=50), runner, silent)
+    for outcome in outcomes:
+        assert isinstance(outcome, measuring.Result)
+        assert outcome.cost.predicted_ms is not None
+        assert outcome.cost.predicted_error_ratio is not None
+        assert outcome.cost.macs in {64 * 64, 256 * 256, 512 * 512}
+    (alone,) = measuring.measure_in_turns(chosen[:1], Measure(samples=5), runner, silent)
+    assert isinstance(alone, measuring.Result)
+    assert alone.cost.predicted_ms is None
+    assert "operations" in measuring.table([outcomes[0]])
+
+
+def test_modes_are_told_beside_the_steady_figures(tmp_path, runner):
+    (target,) = targets(tiny_models.classifier(tmp_path / "m.tflite"))
+    request = Measure(samples=5, cadence_ms=2.0, sustained_s=0.1, offline_s=0.02)
+    told = measuring.table([measuring.measure(target, request, runner, silent)])
+    for words in (
+        "offline ",
+        "one inference every 2 ms",
+        "times as slow in the last 0.01 s of 0.1",
+        "temperature",
+        "preprocess ",
+        "queue ",
+        "postprocess ",
+        "of processor time per inference",
+        "conditions ",
+        "under-voltage ",
+        "comparable ",
+    ):
+        assert words in told

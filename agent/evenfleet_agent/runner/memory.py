@@ -21,8 +21,20 @@ def reset_peak(proc: Path = _PROC) -> bool:
     return True
 
 
-def resident(proc: Path = _PROC) -> MemoryReading | None:
-    """Return the resident memory now, None where the kernel does not tell."""
+def readings(after_load: MemoryReading | None, *, was_reset: bool, proc: Path = _PROC) -> tuple[MemoryReading, ...]:
+    """Return every kind of memory that can be told at the end of a measurement.
+
+    Args:
+        after_load: What `after_load` found when the model was loaded.
+        was_reset: What `reset_peak` said.
+        proc: This process's.
+    """
+    kinds = (after_load, peak(was_reset=was_reset, proc=proc))
+    return tuple(reading for reading in kinds if reading is not None)
+
+
+def after_load(proc: Path = _PROC) -> MemoryReading | None:
+    """Return the resident memory now that the model is loaded, None where the kernel does not tell."""
     size = _status(proc, "VmRSS")
     return (
         None

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from evenfleet_shared.errors import RunnerError
 from evenfleet_shared.manifest import Format, TensorSpec
-from evenfleet_shared.messages import Agreement, MemoryReading
+from evenfleet_shared.messages import Agreement, MemoryReading, Phase, Sustained, Throughput
 
 MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 # 8 bytes each, so that a `Measured` always fits into a frame.
@@ -89,6 +89,10 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             several devices on one machine, which must not measure each other; a device of its own counts that too.
         evaluate: Pass over the golden set, where there is one.
         lock_file: Held while measuring.
+        cadence_ms: Begin an inference every so often, instead of one after another, each with its own pre- and
+            post-processing as a request has; a sample is then one inference, whatever `min_sample_s` says.
+        sustained_s: Then load the model without interruption for so long; 0 does not.
+        offline_s: Then run batches back to back for so long; 0 does not.
     """
 
     samples: Annotated[int, Meta(ge=1, le=MAX_SAMPLES)]
@@ -98,6 +102,9 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     leave_out_waiting: bool = False
     evaluate: bool = True
     lock_file: str | None = None
+    cadence_ms: Annotated[float, Meta(gt=0.0, le=3_600_000.0)] | None = None
+    sustained_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 0.0
+    offline_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 0.0
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -116,7 +123,9 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A sign of life between the request and its answer; the runner keeps these to itself."""
 
-    stage: Literal["waiting", "loading", "warming up", "measuring", "evaluating"]
+    stage: Literal[
+        "waiting", "loading", "warming up", "measuring", "evaluating", "under sustained load", "running batches"
+    ]
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -178,6 +187,11 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         length_s: From the first sample to the last, without waiting and without evaluation.
         waited_s: For the lock.
         cpu_s: Processor time of the whole subprocess during `length_s`.
+        energy_mj: Of the counter that `energy_method` names, during `length_s`; None where there is none to be read.
+        phases: What was timed beside `invoke`.
+        cadence_ms: As asked for.
+        late_starts: Inferences that were due while the one before still ran; None without a cadence.
+        sustained: As asked for, like `throughput`.
     """
 
     samples_ms: bytes
@@ -190,6 +204,13 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     length_s: float
     waited_s: float
     cpu_s: float
+    energy_mj: float | None = None
+    energy_method: str | None = None
+    phases: tuple[Phase, ...] = ()
+    cadence_ms: float | None = None
+    late_starts: int | None = None
+    sustained: Sustained | None = None
+    throughput: Throughput | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):

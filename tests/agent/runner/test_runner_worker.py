@@ -166,3 +166,68 @@ def test_format_that_the_runtime_does_not_run_is_refused(load, tmp_path):
 def test_lock_file_that_cannot_be_opened_is_a_configuration_error(load, tmp_path):
     with pytest.raises(ConfigError, match="lock file"):
         load(tiny_models.classifier(tmp_path / "m.tflite"), lock_file=str(tmp_path / "none" / "lock"))
+
+
+def test_what_a_request_takes_beside_invoke_is_timed_apart(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"), inputs=INPUTS)
+    measured = run(session)
+    phases = {phase.name: phase for phase in measured.phases}
+    assert set(phases) == {"preprocess", "postprocess"}
+    assert all(1 <= phase.n <= 100 and 0 < phase.p50_ms <= phase.p95_ms for phase in phases.values())
+    assert len(np.frombuffer(measured.samples_ms)) == 5
+
+
+def test_cadence_begins_inferences_when_they_are_due(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    measured = run(session, samples=6, cadence_ms=10.0)
+    assert 0.05 <= measured.length_s < 5
+    assert (measured.cadence_ms, measured.inferences_per_sample) == (10.0, 1)
+    assert {phase.name: phase.n for phase in measured.phases} == {"preprocess": 6, "queue": 6, "postprocess": 6}
+
+
+def test_cadence_that_is_too_fast_is_told_as_late_starts_and_as_time_in_the_queue(load, tmp_path):
+    """The model takes longer than a microsecond: each inference is due before the last one is done."""
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    measured = run(session, samples=200, cadence_ms=0.001)
+    assert measured.late_starts == 199
+    queue = next(phase for phase in measured.phases if phase.name == "queue")
+    # The last ones have waited for all before them, and each of these took more than a microsecond longer than it had.
+    assert queue.p95_ms > 190 * 0.001
+
+
+def test_without_a_cadence_no_start_is_late_or_in_time(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    assert run(session).late_starts is None
+
+
+def test_cadence_stops_at_the_longest_duration(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    measured = run(session, samples=1_000_000, cadence_ms=5.0, max_duration_s=0.05)
+    assert 8 <= len(measured.samples_ms) <= 8 * 12
+
+
+def test_sustained_load_is_held_against_its_own_beginning(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    sustained = run(session, sustained_s=0.2).sustained
+    assert sustained is not None
+    assert sustained.span_s == pytest.approx(0.02)
+    assert sustained.duration_s >= 0.2
+    assert sustained.slowdown_ratio == pytest.approx(sustained.last_p50_ms / sustained.first_p50_ms)
+    assert run(session).sustained is None
+
+
+def test_sustained_load_shorter_than_one_inference_is_that_inference(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    sustained = run(session, sustained_s=1e-7).sustained
+    assert sustained is not None
+    assert sustained.slowdown_ratio == 1.0
+
+
+def test_offline_throughput_counts_what_was_run_back_to_back(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    throughput = run(session, offline_s=0.05).throughput
+    assert throughput is not None
+    assert throughput.batch == 1
+    assert throughput.duration_s >= 0.05
+    assert throughput.per_s == pytest.approx(throughput.inferences / throughput.duration_s)
+    assert run(session).throughput is None
