@@ -18,7 +18,9 @@ from evenfleet_shared.messages import Name, Text
 FORMATS: Final[dict[str, tuple[Format, ...]]] = {
     "litert": ("tflite",),
     "tflite": ("tflite",),
+    "litert-compiled": ("tflite",),
     "tensorflow": ("saved_model",),
+    "onnx": ("onnx",),
 }
 
 
@@ -36,9 +38,11 @@ class BrokerSettings:
 class RuntimeSettings:
     """What runs the models."""
 
-    name: Literal["litert", "tflite", "tensorflow"] = "litert"
+    name: Literal["litert", "tflite", "litert-compiled", "tensorflow", "onnx"] = "litert"
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     xnnpack: bool = True
+    delegate: Annotated[str, Meta(pattern=r"^(gpu|edgetpu|npu|/.+)$", max_length=500)] | None = None
+    delegate_options: Annotated[dict[Name, Text], Meta(max_length=32)] = field(default_factory=dict)
     python: str | None = None
 
 
@@ -132,8 +136,10 @@ COMMENTS: Final = {
     "broker.url": "mqtt://host:port",
     "broker.username": "the device id by default",
     "broker.password_file": "the token of 'evenfleet device enrol'",
-    "runtime.name": "litert, tflite or tensorflow",
+    "runtime.name": "litert, tflite, litert-compiled, tensorflow or onnx",
     "runtime.xnnpack": "false: plain kernels, for comparison",
+    "runtime.delegate": "gpu, edgetpu, npu, or the path of a TFLite delegate's library; the CPU runs what it leaves",
+    "runtime.delegate_options": "as the delegate takes them",
     "runtime.python": "the Python that runs the models; this one by default",
     "measure.samples": "latency samples per window and variant",
     "measure.min_sample_s": "a sample times as many inferences in a row as it takes to last so long; 0: one",

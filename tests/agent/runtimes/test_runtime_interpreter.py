@@ -76,8 +76,8 @@ def test_package_that_is_not_installed_names_its_command():
 
 
 def test_unknown_runtime_names_the_known_ones():
-    with pytest.raises(ConfigError, match="litert, tflite, tensorflow"):
-        runtimes.by_name("onnx")
+    with pytest.raises(ConfigError, match="litert, tflite, litert-compiled, tensorflow, onnx"):
+        runtimes.by_name("caffe")
 
 
 def test_importing_the_supervisors_side_loads_no_numpy_and_no_interpreter():
@@ -88,7 +88,7 @@ def test_importing_the_supervisors_side_loads_no_numpy_and_no_interpreter():
             """
 import sys, evenfleet_agent.cli, evenfleet_agent.runner.process, evenfleet_agent.runtimes
 import evenfleet_agent.host, evenfleet_agent.window
-print([name for name in ('numpy', 'tensorflow', 'ai_edge_litert', 'tflite_runtime') if name in sys.modules])
+print([name for name in ('numpy', 'tensorflow', 'ai_edge_litert', 'tflite_runtime', 'onnxruntime') if name in sys.modules])
 """,
         ],
         capture_output=True,

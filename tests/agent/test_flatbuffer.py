@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evenfleet_agent.runtimes import flatbuffer
+from evenfleet_agent import flatbuffer
 from evenfleet_shared.errors import ModelRefusedError
 from fakes import tiny_models
 
