@@ -29,6 +29,7 @@ _INSTALL: Final[Mapping[str, str]] = {
 }
 _ENTRY: Final = "tflite_plugin_create_delegate"
 _MAX_WORDS: Final = 300
+_STREAMS: Final = (1, 2)
 
 
 class DelegateUnusableError(Exception):
@@ -81,23 +82,25 @@ def load(interpreter_module: Any, delegate: str, options: Mapping[str, str]) -> 
 
 @contextlib.contextmanager
 def overheard(*, all_of_it: bool = False) -> Iterator[Callable[[], str]]:
-    """Yield a function that returns the line of trouble in what native code wrote to standard error meanwhile.
+    """Yield a function that returns the line of trouble in what native code wrote to the standard streams meanwhile.
 
     Vendors' libraries throw "failed" and print why. Everything still goes to standard error, at the end.
 
     Args:
         all_of_it: Return all that was written instead.
     """
-    sys.stderr.flush()
-    kept = os.dup(2)
+    _flush()
+    kept = {stream: os.dup(stream) for stream in _STREAMS}
     with tempfile.TemporaryFile() as heard:
-        os.dup2(heard.fileno(), 2)
+        for stream in _STREAMS:
+            os.dup2(heard.fileno(), stream)
         try:
             yield lambda: _content(heard).decode(errors="replace") if all_of_it else _trouble(_content(heard))
         finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+            _flush()
+            for stream, copy in kept.items():
+                os.dup2(copy, stream)
+                os.close(copy)
             with contextlib.suppress(OSError):
                 os.write(2, _content(heard))
 
@@ -111,7 +114,16 @@ def one_line(words: BaseException | str) -> str:
     return " ".join(str(words).split())[:_MAX_WORDS]
 
 
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    # TensorFlow logs with printf, which keeps what does not go to a terminal.
+    ctypes.CDLL(None).fflush(None)
+
+
 def _content(file: Any) -> bytes:
+    _flush()
     size = os.fstat(file.fileno()).st_size
     return os.pread(file.fileno(), min(size, 1 << 20), max(0, size - (1 << 20)))
 

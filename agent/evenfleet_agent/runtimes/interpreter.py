@@ -271,9 +271,10 @@ def explain(message: str) -> str:
     missing = re.search(r"builtin opcode '(\w+)' version '(\d+)'", message)
     if missing:
         return f"it has no operator {missing[1]} of version {missing[2]}; use a newer runtime, or a variant converted for this one"
-    custom = re.search(r"unresolved custom op: ([\w.]+?)\.?(?:\s|$)", message)
+    custom = re.search(r"unresolved custom op: ([\w.-]+?)\.?(?:\s|$)", message)
     if custom:
-        return f"it has no custom operator {custom[1]}"
+        made = "; the file was compiled for an Edge TPU, which the delegate edgetpu needs to be there for"
+        return f"it has no custom operator {custom[1]}{made if custom[1] == operators.EDGE_TPU_OPERATOR else ''}"
     return delegates.one_line(message) or "no reason given"
 
 

@@ -68,6 +68,8 @@ class TensorFlow:
         gpu, reason = _gpu(tf, options)
         tf.config.threading.set_intra_op_parallelism_threads(options.threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
+        if gpu:
+            tf.debugging.set_log_device_placement(True)
         try:
             model = SignatureModel(tf, _load(tf, artifact), artifact.name, sample_shape)
             placed = model.placements() if gpu else {}
@@ -139,17 +141,19 @@ class SignatureModel:
         return [tensors.to_real(self._results[spec.name].numpy(), spec) for spec in self.outputs]
 
     def placements(self) -> dict[str, tuple[str, str]]:
-        """Run the model once and return where TensorFlow placed its operators; see the function of this name."""
+        """Run the model once and return where TensorFlow placed its operators; see the function of this name.
+
+        TensorFlow logs that if it was asked to before its context was made, which loading a model does.
+        """
         from evenfleet_agent.runtimes import tensors
 
         self.feed(self.prepare([tensors.zeros(spec) for spec in self.inputs]))
         with delegates.overheard(all_of_it=True) as log_text:
-            self._tf.debugging.set_log_device_placement(True)
-            try:
-                self.invoke()
-                return placements(log_text())
-            finally:
-                self._tf.debugging.set_log_device_placement(False)
+            self.invoke()
+            found = placements(log_text())
+        # Or every call from now on would be logged.
+        self._tf.debugging.set_log_device_placement(False)
+        return found
 
 
 def placements(log_text: str) -> dict[str, tuple[str, str]]:
