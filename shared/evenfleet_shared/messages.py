@@ -483,7 +483,7 @@ class State(Header):
     session: Annotated[str, Meta(pattern=r"^[0-9a-f]{8,32}$(?!\n)")]
     device_class: Name
     agent_version: Text
-    formats: Annotated[tuple[Literal["tflite", "saved_model"], ...], Meta(max_length=8)] = ()
+    formats: Annotated[tuple[Literal["tflite", "saved_model", "onnx"], ...], Meta(max_length=8)] = ()
     desired_revision: Count
     contexts: Annotated[tuple[Digest, ...], Meta(max_length=64)] = ()
 
