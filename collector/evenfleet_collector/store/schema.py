@@ -198,5 +198,33 @@ def m005_signatures_and_tags(db: Database) -> None:
     db.table("tag_moves").create_index(["tag"])
 
 
+@migrations()
+def m006_summaries_and_dates(db: Database) -> None:
+    """Keep what is left of windows that gave way on devices, and when each window was measured."""
+    _create(
+        db,
+        "summaries",
+        {
+            "id": int,
+            **_LIFE,
+            "seq": int,
+            "release": str,
+            "variant": str,
+            "summarised_counter": int,
+            "summarised_random": str,
+            "first": int,
+            "last": int,
+            "windows": int,
+            "received_s": float,
+            "body": bytes,
+        },
+        pk="id",
+    )
+    db.table("summaries").create_index(["device", "id"])
+    db.table("windows").add_column("measured_s", float)
+    db.table("windows").add_column("dated", str)
+    db.table("incarnations").add_column("booted_s", float)
+
+
 def _create(db: Database, name: str, columns: dict[str, Any], *, pk: str | tuple[str, ...]) -> None:
     db.table(name).create(columns, pk=pk)

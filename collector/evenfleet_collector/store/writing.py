@@ -26,7 +26,18 @@ from evenfleet_collector.store.rows import (
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared.errors import MessageError
 from evenfleet_shared.manifest import Manifest
-from evenfleet_shared.messages import Context, Desired, Event, Incarnation, Limit, Receipt, Refusal, RunContext, State
+from evenfleet_shared.messages import (
+    Context,
+    Desired,
+    Event,
+    Incarnation,
+    Limit,
+    Receipt,
+    Refusal,
+    RunContext,
+    State,
+    Summary,
+)
 from evenfleet_shared.signature import Signature
 
 
@@ -87,6 +98,18 @@ class IngestRows(Shared, Protocol):
 
     def add_windows(self, windows: Sequence[NewWindow], now_s: float) -> None:
         """Append windows to the log; the caller has made sure that they are new."""
+        ...
+
+    def later_booted_s(self, device: str, incarnation: Incarnation) -> float | None:
+        """Return when the first later life of a device began that was heard of while it lasted."""
+        ...
+
+    def add_summary(self, summary: Summary, now_s: float) -> None:
+        """Append what is left of windows that gave way on the device."""
+        ...
+
+    def has_window_of(self, summary: Summary) -> bool:
+        """Return whether a window that a summary stands for is in the log."""
         ...
 
     def add_context(self, context: Context, now_s: float) -> None:
