@@ -182,6 +182,7 @@ def open_outbox(
 
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
         outbox = Outbox(
             connect,
             counters,
@@ -196,9 +197,10 @@ def open_outbox(
             wall_s=wall_s,
             set_aside=set_aside,
         )
-        with suppress(OSError):
-            # Whoever made the directory: without its name it would be lost with all that is in it.
-            sync_folder(directory.parent)
+        if is_new:
+            with suppress(OSError):
+                # Whoever made the directory: without its name it would be lost with all that is in it.
+                sync_folder(directory.parent)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"cannot open the outbox {path}: {error}; the agent needs a writable state_dir") from None
     return outbox
