@@ -52,9 +52,10 @@ class _File:
         for offset, data in self.pending:
             if chance.random() < 0.5:
                 continue
-            if data is not None and len(data) > SECTOR and chance.random() < 0.5:
-                data = data[: SECTOR * chance.randrange(1, (len(data) - 1) // SECTOR + 1)]
-            kept.append((offset, data))
+            torn = data is not None and len(data) > SECTOR and chance.random() < 0.5
+            whole = None if data is None else len(data)
+            sectors = SECTOR * chance.randrange(1, (whole - 1) // SECTOR + 1) if torn and whole else whole
+            kept.append((offset, None if data is None else data[:sectors]))
         return self._with(kept)
 
     def _with(self, writes: Sequence[tuple[int, bytes | None]]) -> bytes:

@@ -145,11 +145,12 @@ def _broken_slots(state: Path, promised: Promises, releases: Sequence[str]) -> s
     current = slots.current()
     if found and current:
         wanted = [found[0].golden.inputs, found[0].golden.labels, found[0].golden.outputs]
-        for reference in [*wanted, *(variant.artifact for variant in found[0].variants)]:
-            try:
+        wanted += [variant.artifact for variant in found[0].variants]
+        try:
+            for reference in wanted:
                 manifests.check_file(current / reference.file, reference)
-            except EvenfleetError as error:
-                return f"the release that runs is not whole: {error}"
+        except EvenfleetError as error:
+            return f"the release that runs is not whole: {error}"
     return None
 
 
