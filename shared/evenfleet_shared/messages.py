@@ -396,6 +396,84 @@ class Window(Header):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryLatency:
+    """The latency samples of several windows together; as `Latency`, without what a union of windows can't say."""
+
+    n: Seq
+    inferences_per_sample: Seq = 1
+    min_ms: Milliseconds
+    mean_ms: Milliseconds
+    max_ms: Milliseconds
+    sketch: Sketch
+
+    def __post_init__(self) -> None:
+        if self.min_ms > self.max_ms:
+            raise ValueError("latency must not fall from min_ms to max_ms")
+        if self.sketch.n != self.n:
+            raise ValueError(f"sketch counts {self.sketch.n} values, latency.n says {self.n}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryAccuracy:
+    """The passes over the golden set of several windows together.
+
+    The set is the same in each, so `errors` of `n` (all passes added up) say how often it was wrong, but are no more
+    evidence than one pass where outputs do not change: `changed` passes differed from the one before them. `last` is the
+    newest pass, whole.
+    """
+
+    passes: Seq
+    n: Seq
+    errors: Count
+    errors_max: Count
+    changed: Count
+    last: Accuracy
+
+    def __post_init__(self) -> None:
+        if self.errors > self.n:
+            raise ValueError(f"errors is {self.errors}, more than n = {self.n}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary(Header):
+    """What is left of several windows of one variant that had to give way on the device before they were published.
+
+    It stands for the windows numbered `first_seq` to `last_seq` of the incarnation `summarised` that are of this
+    `release`, `variant` and `context`; the ledger tells of each of them by number, with the reason `summarised`. It is
+    refused (`overlaps`) where one of them has arrived. Counts and sketches are sums, `memory` is the highest of each kind
+    and method. A summary is history: no verdict is made of it.
+    """
+
+    schema: Literal["summary/1"] = "summary/1"
+    seq: Seq
+    summarised: Incarnation
+    first_seq: Seq
+    last_seq: Seq
+    windows: Seq
+    release: Digest
+    variant: Name
+    artifact: Digest
+    context: Digest
+    mode: Literal["steady", "cadence"] = "steady"
+    cadence_ms: Milliseconds | None = None
+    comparability: ComparabilityKey | None = None
+    measured_s: Seconds
+    first_ended_uptime_s: Seconds
+    last_ended_uptime_s: Seconds
+    first_ended_wall_s: Finite
+    last_ended_wall_s: Finite
+    throttled_windows: Count = 0
+    latency: SummaryLatency | None = None
+    exceedances: Annotated[tuple[Exceedance, ...], Meta(max_length=16)] = ()
+    accuracy: SummaryAccuracy | None = None
+    memory: Annotated[tuple[MemoryReading, ...], Meta(max_length=8)] = ()
+
+    def __post_init__(self) -> None:
+        if not self.windows <= self.last_seq - self.first_seq + 1:
+            raise ValueError(f"{self.windows} windows cannot be numbered {self.first_seq} to {self.last_seq}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
     """What a measurement depended on beside the model. Absent (None) is not zero.
 
@@ -475,7 +553,8 @@ class State(Header):
     """Birth and death of a device's session: retained, unnumbered; the broker sends `lost` as the will.
 
     `session` names the connection, so that the will of an older one is not taken for the death of this one. `formats`
-    are those that the device's runtime can load: it is told to run nothing else.
+    are those that the device's runtime can load: it is told to run nothing else. `uptime_s` of a birth is the device's
+    monotonic clock now, by which windows of a device without a wall clock are dated; a will has none.
     """
 
     schema: Literal["state/1"] = "state/1"
@@ -486,6 +565,7 @@ class State(Header):
     formats: Annotated[tuple[Literal["tflite", "saved_model", "onnx"], ...], Meta(max_length=8)] = ()
     desired_revision: Count
     contexts: Annotated[tuple[Digest, ...], Meta(max_length=64)] = ()
+    uptime_s: Seconds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -595,14 +675,14 @@ class Receipt:
     incarnations: Annotated[tuple[IncarnationReceipt, ...], Meta(max_length=64)] = ()
 
 
-Uplink = Union[Window, Context, Event, State, Reply]
-Numbered = Union[Window, Context, Event]
+Uplink = Union[Window, Summary, Context, Event, State, Reply]
+Numbered = Union[Window, Summary, Context, Event]
 Downlink = Union[Desired, Receipt, Command]
 
 # Which types a topic's kind may carry, by schema.
 SCHEMAS: Final[dict[str, dict[str, type[Any]]]] = {
     "window": {"window/1": Window},
-    "backfill": {"window/1": Window},
+    "backfill": {"window/1": Window, "summary/1": Summary},
     "context": {"context/1": Context},
     "event": {"event/1": Event},
     "state": {"state/1": State},

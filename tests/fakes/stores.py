@@ -22,6 +22,7 @@ from evenfleet_collector.store.rows import (
     LossRow,
     ReleaseRow,
     Stats,
+    SummaryRow,
     TagMoveRow,
     TagRow,
     WindowRow,
@@ -90,6 +91,9 @@ class FakeStore:
             and (start_s is None or row.received_s >= start_s)
             and (end_s is None or row.received_s < end_s)
         ][:limit]
+
+    def summaries(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[SummaryRow]:
+        return []
 
     def cells(
         self, *, release: str | None = None, device: str | None = None, after_version: int = 0

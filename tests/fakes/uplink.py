@@ -23,6 +23,7 @@ from evenfleet_shared.messages import (
     Reply,
     RunContext,
     State,
+    Summary,
     Uplink,
     Window,
 )
@@ -58,6 +59,30 @@ def window(seq: int, *, device: str = DEVICE, incarnation: Incarnation = LIFE, *
         throttled=False,
         latency=latency([1.0] * 20),
         memory=(MemoryReading(kind="peak_rss", bytes=41_000_000, method="VmHWM"),),
+    )
+    return replace(base, **changes)
+
+
+def summary(seq: int, first: int, last: int, **changes: Any) -> Summary:
+    """Return a summary of windows `first` to `last` of one variant, as `window` makes them."""
+    base = Summary(
+        device=DEVICE,
+        incarnation=LIFE,
+        seq=seq,
+        floor=1,
+        summarised=LIFE,
+        first_seq=first,
+        last_seq=last,
+        windows=last - first + 1,
+        release=RELEASE,
+        variant="float32",
+        artifact=digest("artifact"),
+        context=messages.context_digest(RUN),
+        measured_s=300.0 * (last - first + 1),
+        first_ended_uptime_s=300.0 * first,
+        last_ended_uptime_s=300.0 * last,
+        first_ended_wall_s=1.7e9,
+        last_ended_wall_s=1.7e9,
     )
     return replace(base, **changes)
 
@@ -166,4 +191,5 @@ def arrival(message: Uplink) -> Arrival:
 
 
 def kind_of(message: Uplink | Numbered) -> str:
-    return {Window: "window", Context: "context", Event: "event", State: "state", Reply: "reply"}[type(message)]
+    kinds = {Window: "window", Summary: "backfill", Context: "context", Event: "event", State: "state", Reply: "reply"}
+    return kinds[type(message)]

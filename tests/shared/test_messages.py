@@ -19,7 +19,7 @@ from evenfleet_shared.messages import Incarnation, Sketch, Window
 
 GOLDEN = {path.stem: path.read_bytes() for path in sorted((Path(__file__).parent / "golden").glob("*.json"))}
 KINDS = {name: kind for kind, known in messages.SCHEMAS.items() for name in GOLDEN if name.replace("-", "/") in known}
-UPLINK = ("window-1", "context-1", "event-1", "state-1")
+UPLINK = ("window-1", "summary-1", "context-1", "event-1", "state-1")
 
 scalars = (
     st.none()

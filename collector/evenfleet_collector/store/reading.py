@@ -15,6 +15,7 @@ from evenfleet_collector.store.rows import (
     LossRow,
     ReleaseRow,
     Stats,
+    SummaryRow,
     TagMoveRow,
     TagRow,
     WindowRow,
@@ -44,6 +45,10 @@ class Reader(Protocol):
         limit: int = 100,
     ) -> Sequence[WindowRow]:
         """Return a device's windows in the log's order, from the one behind `after`, received in [start_s, end_s)."""
+        ...
+
+    def summaries(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[SummaryRow]:
+        """Return what is left of windows that gave way on a device, in the order it came."""
         ...
 
     def cells(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from evenfleet_collector.cell import Cell, Metric, MetricVerdict
+from evenfleet_collector.dating import Dated
 from evenfleet_collector.seqs import Ranges
 from evenfleet_collector.tolerance import Verdict
 from evenfleet_shared.manifest import Format, Manifest
@@ -19,6 +20,7 @@ from evenfleet_shared.messages import (
     Overhead,
     Reply,
     RunContext,
+    Summary,
     Window,
 )
 from evenfleet_shared.signature import Signature
@@ -45,12 +47,27 @@ class DeviceRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowRow:
-    """One window as it was received, with the number that the log gave it."""
+    """One window as it was received, with the number that the log gave it.
+
+    `measured_s` is when it ended, by the collector's clock, and `dated` by what that is known: the device's uptime, its wall
+    clock, or only that it was `before`. None for windows that an earlier version took.
+    """
 
     id: int
     received_s: float
     backfill: bool
     window: Window
+    measured_s: float | None = None
+    dated: Dated | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryRow:
+    """What is left of windows that gave way on the device, as it was received."""
+
+    id: int
+    received_s: float
+    summary: Summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +279,8 @@ class IncarnationRow:
     """What is known of one incarnation's numbers.
 
     `settled` are those that need no waiting for: committed, refused or lost. `floor` is the lowest that the device
-    still held when last heard of, `highest` the highest it has given out as far as known.
+    still held when last heard of, `highest` the highest it has given out as far as known. `booted_s` is when the device
+    began to count its uptime in it, by the collector's clock, None where it was not heard of while it lasted.
     """
 
     device: str
@@ -270,6 +288,7 @@ class IncarnationRow:
     settled: Ranges = ()
     floor: int = 1
     highest: int = 0
+    booted_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +297,8 @@ class NewWindow:
 
     window: Window
     backfill: bool
+    measured_s: float | None = None
+    dated: Dated | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -233,5 +233,33 @@ def m007_lengths_of_windows(db: Database) -> None:
     db.table("cells").add_column("length_s", float)
 
 
+@migrations()
+def m008_summaries_and_dates(db: Database) -> None:
+    """Keep what is left of windows that gave way on devices, and when each window was measured."""
+    _create(
+        db,
+        "summaries",
+        {
+            "id": int,
+            **_LIFE,
+            "seq": int,
+            "release": str,
+            "variant": str,
+            "summarised_counter": int,
+            "summarised_random": str,
+            "first": int,
+            "last": int,
+            "windows": int,
+            "received_s": float,
+            "body": bytes,
+        },
+        pk="id",
+    )
+    db.table("summaries").create_index(["device", "id"])
+    db.table("windows").add_column("measured_s", float)
+    db.table("windows").add_column("dated", str)
+    db.table("incarnations").add_column("booted_s", float)
+
+
 def _create(db: Database, name: str, columns: dict[str, Any], *, pk: str | tuple[str, ...]) -> None:
     db.table(name).create(columns, pk=pk)

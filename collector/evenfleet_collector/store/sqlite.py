@@ -43,6 +43,7 @@ from evenfleet_collector.store.rows import (
     ReleaseRow,
     Stats,
     SteeredDevice,
+    SummaryRow,
     TagMoveRow,
     TagRow,
     WindowRow,
@@ -66,6 +67,7 @@ from evenfleet_shared.messages import (
     Reply,
     RunContext,
     State,
+    Summary,
     Window,
 )
 from evenfleet_shared.signature import Signature
@@ -177,19 +179,25 @@ class SqliteWriter:
 
     def incarnation(self, device: str, incarnation: Incarnation) -> IncarnationRow:
         key = (device, *incarnation)
-        known = self._one(f"SELECT floor, highest FROM incarnations WHERE {_LIFE}", key)
-        floor, highest = known or (1, 0)
+        known = self._one(f"SELECT floor, highest, booted_s FROM incarnations WHERE {_LIFE}", key)
+        floor, highest, booted_s = known or (1, 0, None)
         return IncarnationRow(
-            device=device, incarnation=incarnation, settled=self._settled(key), floor=floor, highest=highest
+            device=device,
+            incarnation=incarnation,
+            settled=self._settled(key),
+            floor=floor,
+            highest=highest,
+            booted_s=booted_s,
         )
 
     def put_incarnation(self, row: IncarnationRow) -> None:
         key = (row.device, *row.incarnation)
         self._run(
-            "INSERT INTO incarnations (device, counter, random, floor, highest, judged_to, heard)"
-            " VALUES (?, ?, ?, ?, ?, 0, (SELECT coalesce(max(heard), 0) + 1 FROM incarnations WHERE device = ?))"
-            " ON CONFLICT DO UPDATE SET floor = excluded.floor, highest = excluded.highest, heard = excluded.heard",
-            (*key, row.floor, row.highest, row.device),
+            "INSERT INTO incarnations (device, counter, random, floor, highest, booted_s, judged_to, heard)"
+            " VALUES (?, ?, ?, ?, ?, ?, 0, (SELECT coalesce(max(heard), 0) + 1 FROM incarnations WHERE device = ?))"
+            " ON CONFLICT DO UPDATE SET floor = excluded.floor, highest = excluded.highest, heard = excluded.heard,"
+            " booted_s = excluded.booted_s",
+            (*key, row.floor, row.highest, row.booted_s, row.device),
         )
         before, after = set(self._settled(key)), set(row.settled)
         gone = [(*key, first) for first, _ in before - after]
@@ -200,10 +208,53 @@ class SqliteWriter:
     def add_windows(self, windows: Sequence[NewWindow], now_s: float) -> None:
         self._many(
             "INSERT INTO windows (device, counter, random, seq, release, variant, context, received_s, backfill,"
-            " p50_ms, p95_ms, n, errors, golden_n, peak_bytes, length_s, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [_window_values(new.window, new.backfill, now_s) for new in windows],
+            " p50_ms, p95_ms, n, errors, golden_n, peak_bytes, length_s, body, measured_s, dated)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(*_window_values(new.window, new.backfill, now_s), new.measured_s, new.dated) for new in windows],
         )
+
+    def later_booted_s(self, device: str, incarnation: Incarnation) -> float | None:
+        row = self._one(
+            "SELECT booted_s FROM incarnations WHERE device = ? AND counter > ? AND booted_s IS NOT NULL"
+            " ORDER BY counter LIMIT 1",
+            (device, incarnation.counter),
+        )
+        return float(row[0]) if row else None
+
+    def add_summary(self, summary: Summary, now_s: float) -> None:
+        self._run(
+            "INSERT INTO summaries (device, counter, random, seq, release, variant, summarised_counter,"
+            " summarised_random, first, last, windows, received_s, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                summary.device,
+                *summary.incarnation,
+                summary.seq,
+                summary.release,
+                summary.variant,
+                *summary.summarised,
+                summary.first_seq,
+                summary.last_seq,
+                summary.windows,
+                now_s,
+                msgspec.json.encode(summary),
+            ),
+        )
+
+    def has_window_of(self, summary: Summary) -> bool:
+        found = self._one(
+            f"SELECT 1 FROM windows WHERE {_LIFE} AND seq BETWEEN ? AND ? AND release = ? AND variant = ?"
+            " AND context = ? LIMIT 1",
+            (
+                summary.device,
+                *summary.summarised,
+                summary.first_seq,
+                summary.last_seq,
+                summary.release,
+                summary.variant,
+                summary.context,
+            ),
+        )
+        return found is not None
 
     def add_context(self, context: Context, now_s: float) -> None:
         self._run(
@@ -402,7 +453,7 @@ class SqliteWriter:
     def windows_in(self, device: str, incarnation: Incarnation, first: int, last: int) -> Sequence[WindowRow]:
         return _window_rows(
             self._all(
-                f"SELECT id, received_s, backfill, body FROM windows WHERE {_LIFE} AND seq BETWEEN ? AND ? ORDER BY seq",
+                f"SELECT id, received_s, backfill, measured_s, dated, body FROM windows WHERE {_LIFE} AND seq BETWEEN ? AND ? ORDER BY seq",
                 (device, *incarnation, first, last),
             )
         )
@@ -426,7 +477,7 @@ class SqliteWriter:
     def cell_windows(self, device: str, release: str, variant: str) -> Sequence[WindowRow]:
         return _window_rows(
             self._all(
-                "SELECT w.id, w.received_s, w.backfill, w.body FROM windows w JOIN incarnations i"
+                "SELECT w.id, w.received_s, w.backfill, w.measured_s, w.dated, w.body FROM windows w JOIN incarnations i"
                 " ON i.device = w.device AND i.counter = w.counter AND i.random = w.random AND w.seq <= i.judged_to"
                 # Skips of one life do not overlap: only the last one that begins before a window can hold it.
                 " WHERE w.device = ? AND w.release = ? AND w.variant = ? AND NOT coalesce((SELECT s.last >= w.seq"
@@ -836,10 +887,19 @@ class SqliteReader:
                 values.append(value)
         return _window_rows(
             self._all(
-                f"SELECT id, received_s, backfill, body FROM windows WHERE {' AND '.join(where)} ORDER BY id LIMIT ?",
+                f"SELECT id, received_s, backfill, measured_s, dated, body FROM windows WHERE {' AND '.join(where)} ORDER BY id LIMIT ?",
                 (*values, limit),
             )
         )
+
+    def summaries(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[SummaryRow]:
+        rows = self._all(
+            "SELECT id, received_s, body FROM summaries WHERE device = ? AND id > ? ORDER BY id LIMIT ?",
+            (device, after, limit),
+        )
+        return [
+            SummaryRow(id=i, received_s=at, summary=msgspec.json.decode(body, type=Summary)) for i, at, body in rows
+        ]
 
     def cells(
         self, *, release: str | None = None, device: str | None = None, after_version: int = 0
@@ -1121,8 +1181,15 @@ def _command_row(row: tuple[Any, ...]) -> CommandRow:
 
 def _window_rows(rows: Iterable[tuple[Any, ...]]) -> list[WindowRow]:
     return [
-        WindowRow(id=i, received_s=at, backfill=bool(backfill), window=msgspec.json.decode(body, type=Window))
-        for i, at, backfill, body in rows
+        WindowRow(
+            id=i,
+            received_s=at,
+            backfill=bool(backfill),
+            window=msgspec.json.decode(body, type=Window),
+            measured_s=measured_s,
+            dated=dated,
+        )
+        for i, at, backfill, measured_s, dated, body in rows
     ]
 
 

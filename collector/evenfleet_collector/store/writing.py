@@ -38,6 +38,7 @@ from evenfleet_shared.messages import (
     Reply,
     RunContext,
     State,
+    Summary,
 )
 from evenfleet_shared.signature import Signature
 
@@ -99,6 +100,18 @@ class IngestRows(Shared, Protocol):
 
     def add_windows(self, windows: Sequence[NewWindow], now_s: float) -> None:
         """Append windows to the log; the caller has made sure that they are new."""
+        ...
+
+    def later_booted_s(self, device: str, incarnation: Incarnation) -> float | None:
+        """Return when the first later life of a device began that was heard of while it lasted."""
+        ...
+
+    def add_summary(self, summary: Summary, now_s: float) -> None:
+        """Append what is left of windows that gave way on the device."""
+        ...
+
+    def has_window_of(self, summary: Summary) -> bool:
+        """Return whether a window that a summary stands for is in the log."""
         ...
 
     def add_context(self, context: Context, now_s: float) -> None:
