@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from evenfleet_shared import __version__
 from evenfleet_shared.errors import EXIT_DONE, EXIT_FAILED, EvenfleetError
+from evenfleet_shared.messages import Task
 
 
 class OneLineErrors(click.Group):
@@ -172,6 +173,15 @@ def _duration(seconds: float) -> str:
     type=click.FloatRange(0, 86_400),
     help="Seconds after which timing stops, whatever --samples says.  [default: 30, or --min-duration if that is longer]",
 )
+@click.option(
+    "--task",
+    type=click.Choice(get_args(Task)),
+    help="What the labels of --data are, and so what is right; docs/tasks.md has each.  [default: the release's, or classification]",
+)
+@click.option(
+    "--tolerance", type=click.FloatRange(0), help="How far off a regression's or an agreement's numbers may be."
+)
+@click.option("--threshold", type=float, help="The task's: score, IoU or cosine from which a sample counts.")
 @click.option("--variant", multiple=True, help="Of a release directory; may be given several times. Default: all.")
 @click.option(
     "--python",
@@ -187,6 +197,9 @@ def measure(
     samples: int,
     min_duration: float,
     max_duration: float | None,
+    task: Task | None,
+    tolerance: float | None,
+    threshold: float | None,
     variant: tuple[str, ...],
     python: str | None,
     as_json: bool,
@@ -218,6 +231,7 @@ def measure(
     template = RunnerSpec(
         runtime=runtime, artifact="", format="tflite", threads=threads, xnnpack=xnnpack, python=python
     )
+    task = measuring.task_of(model, task)
     outcomes: list[measuring.Result | measuring.Failure] = []
     runner = RunnerProcess()
     try:
@@ -226,9 +240,12 @@ def measure(
             measuring.progress_line() as progress,
         ):
             if data is not None:
-                inputs_file, labels_file = measuring.write_data(data, Path(directory))
-                template = msgspec.structs.replace(template, inputs_file=inputs_file, labels_file=labels_file)
+                files = measuring.write_data(data, Path(directory), task)
+                template = msgspec.structs.replace(
+                    template, inputs_file=files.inputs, labels_file=files.labels, outputs_file=files.outputs, task=task
+                )
             targets = measuring.find_targets(model, runtime=runtime, template=template, variants=variant, data=data)
+            targets = [measuring.held_to(target, tolerance=tolerance, threshold=threshold) for target in targets]
             omitted = [] if variant else measuring.left_out(model, targets)
             if omitted:
                 click.echo(f"left out, for {runtime} does not run their format: {', '.join(omitted)}", err=True)

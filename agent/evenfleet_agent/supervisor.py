@@ -34,7 +34,16 @@ from evenfleet_agent.link import Connected, Disconnected, Link, LinkEvent, Recei
 from evenfleet_agent.outbox import Outbox
 from evenfleet_agent.rollout import Offer, Rollout
 from evenfleet_agent.runner import Runner
-from evenfleet_agent.runner.protocol import Failed, Loaded, Measure, Measured, Refused, Response, RunnerSpec
+from evenfleet_agent.runner.protocol import (
+    Failed,
+    Loaded,
+    Measure,
+    Measured,
+    Refused,
+    Response,
+    RunnerSpec,
+    on_golden_set,
+)
 from evenfleet_agent.schedule import next_window_s
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
@@ -548,23 +557,19 @@ class Supervisor:
         slot = self._slots.current()
         assert slot is not None
         assert self._manifest is not None
-        golden = self._manifest.golden
         settings = self._settings
-        return RunnerSpec(
+        spec = RunnerSpec(
             runtime=settings.runtime.name,
             artifact=str(slot / variant.artifact.file),
             format=variant.format,
             threads=settings.runtime.threads,
             xnnpack=settings.runtime.xnnpack,
-            inputs_file=str(slot / golden.inputs.file),
-            labels_file=str(slot / golden.labels.file),
-            outputs_file=str(slot / golden.outputs.file),
-            reference_correct=variant.reference.correct,
             input_scale=settings.planted_fault.input_scale,
             warm_up_max_s=settings.measure.warm_up_max_s,
             lock_file=settings.measure.lock_file,
             python=settings.runtime.python,
         )
+        return on_golden_set(spec, self._manifest, str(slot), correct=variant.reference.correct)
 
     def _measure(self) -> Measure:
         settings = self._settings.measure

@@ -191,7 +191,8 @@ class Accuracy:
             return
         if len(self.tp) < 2:
             raise ValueError("tp, fp and fn of a classification must have two classes at least")
-        if not sum(self.fp) == sum(self.fn) == self.errors or sum(self.tp) + self.errors != self.n:
+        # A sample whose outputs are no numbers is given no class, so it is nobody's false positive.
+        if not sum(self.fp) <= sum(self.fn) == self.errors or sum(self.tp) + self.errors != self.n:
             raise ValueError("tp, fp and fn do not add up to n and errors")
 
 
