@@ -742,7 +742,7 @@ def _tensor(spec: TensorSpec) -> str:
 def _agreement(agreement: Agreement) -> str:
     steps = "" if agreement.lsb_max is None else f", {agreement.lsb_max:.1f} steps of its quantisation"
     return (
-        f"{agreement.noise_class}: same class in {agreement.top1_ratio:.2%}, largest difference "
+        f"{agreement.noise_class}: same decision in {agreement.top1_ratio:.2%}, largest difference "
         f"{agreement.max_abs_diff:.3g}{steps}"
     )
 

@@ -45,6 +45,8 @@ def judged(
         peak_bytes=cells.peak_bytes(window),
         run=run,
         updated_s=now_s,
+        score_metric=accuracy.metric if accuracy else None,
+        score=accuracy.score if accuracy else None,
     )
 
 

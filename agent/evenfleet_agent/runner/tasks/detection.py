@@ -143,6 +143,20 @@ class _Reader:
             _sorted(b.reshape(-1, 4), c, s, float(n)) for b, c, s, n in zip(boxes, classes, scores, counts, strict=True)
         ]
 
+    def whole_rows(self, outputs: Sequence[npt.NDArray[np.float32]], samples: int) -> npt.NDArray[np.float32]:
+        """Return all outputs in one row per sample, with nothing where there are no detections.
+
+        TFLite leaves there what was in the memory before: no run is like another.
+        """
+        flat = [rows(output, samples).copy() for output in outputs]
+        if self._places is not None and "count" in self._places:
+            counts = flat[self._places["count"]][:, 0]
+            for part, width in (("boxes", 4), ("classes", 1), ("scores", 1)):
+                filled = flat[self._places[part]].reshape(samples, -1, width)  # type: ignore[index]
+                # Where the count is none of a number everything stays.
+                filled[np.arange(filled.shape[1]) >= counts[:, np.newaxis]] = 0.0
+        return np.concatenate(flat, axis=1)
+
 
 class _Pass:
     def __init__(self, exam: Exam) -> None:
@@ -240,21 +254,20 @@ class _Pass:
 
     def _compare(self, batch: Batch, claims: Sequence[_Found]) -> None:
         assert batch.reference is not None
-        given = np.concatenate([rows(output, batch.samples) for output in batch.outputs], axis=1)
-        expected = reference_rows(batch.reference, given.shape[1])
-        ends = np.cumsum([rows(output, batch.samples).shape[1] for output in batch.outputs])[:-1]
-        parts = [
-            part.reshape(output.shape)
-            for part, output in zip(np.split(expected, ends, axis=1), batch.outputs, strict=True)
-        ]
+        samples, outputs = batch.samples, batch.outputs
+        widths = [rows(output, samples).shape[1] for output in outputs]
+        expected = reference_rows(batch.reference, sum(widths))
+        parts = np.split(expected, np.cumsum(widths)[:-1], axis=1)
+        theirs = [part.reshape(output.shape) for part, output in zip(parts, outputs, strict=True)]
         criteria = self._exam.criteria
-        others = [one.above(criteria.score_threshold) for one in self._reader.read(parts, batch.samples)]
+        others = [one.above(criteria.score_threshold) for one in self._reader.read(theirs, samples)]
         same = [
-            ours.whole and theirs.whole and len(ours.scores) == len(theirs.scores)
-            and bool((_match(ours, np.column_stack([theirs.boxes, theirs.classes]), criteria.iou_threshold) >= 0).all())
-            for ours, theirs in zip(claims, others, strict=True)
+            ours.whole and other.whole and len(ours.scores) == len(other.scores)
+            and bool((_match(ours, np.column_stack([other.boxes, other.classes]), criteria.iou_threshold) >= 0).all())
+            for ours, other in zip(claims, others, strict=True)
         ]  # fmt: skip
-        self._tally.compare(expected, given, np.array(same))
+        reader = self._reader
+        self._tally.compare(reader.whole_rows(theirs, samples), reader.whole_rows(outputs, samples), np.array(same))
 
 
 def _places(tensors: Sequence[TensorSpec], declared: tuple[DetectionPart, ...]) -> dict[DetectionPart, int] | None:

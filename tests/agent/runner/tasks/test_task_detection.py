@@ -329,6 +329,14 @@ def test_same_objects_found_are_the_same_decision_however_the_numbers_differ(sco
     assert [compared(others) for others in (found, nearly, fewer)] == ["bit-exact", "same-decision", "divergent"]
 
 
+def test_what_is_beyond_the_count_is_no_difference(scored):
+    """TFLite leaves there what was in the memory before."""
+    found, others = outputs([(BOX, 0, 0.9)]), outputs([(BOX, 0, 0.9)])
+    found[0][0, 2], found[1][0, 2], found[2][0, 2] = 7.0, 1e30, np.nan
+    reference = np.concatenate([part.reshape(1, -1) for part in others], axis=1)
+    assert scored("detection", found, labels([(BOX, 0)]), reference=reference).agreement.noise_class == "bit-exact"
+
+
 def test_digest_is_over_what_was_found_not_over_the_numbers(scored):
     true = labels([(BOX, 0), (OTHER, 1)])
     found = [
