@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from evenfleet_agent.runner import tasks
 from evenfleet_agent.runner.protocol import Evaluation, RunnerSpec
-from evenfleet_agent.runner.tasks.interface import Batch, Exam, Task
+from evenfleet_agent.runner.tasks.interface import Batch, Exam, Task, entries
 from evenfleet_agent.runtimes import tensors as dtypes
 from evenfleet_agent.runtimes.interface import Model
 from evenfleet_shared.errors import DataError
@@ -26,6 +26,8 @@ from evenfleet_shared.manifest import Criteria, TensorSpec
 _MADE_UP: Final = 16
 # A made-up tensor larger than this would say more about the machine's memory than about the model.
 _MAX_MADE_UP_ELEMENTS: Final = 64 * 1024 * 1024
+# Outputs that are scored at once: what a call of numpy costs is then shared, and the outputs take 1 MB at most.
+_SCORED_ELEMENTS: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,13 +167,31 @@ class Pass:
         self._golden = golden if labelled else replace(golden, labels=None)
         self._scorer = golden.task.scorer(self._golden.exam(tensors))
         self._done = 0
+        self._waiting: list[list[npt.NDArray[np.float32]]] = []
 
     def add(self, outputs: Sequence[npt.NDArray[np.float32]], samples: int) -> None:
-        """Score the next samples.
+        """Score the next samples, those of small outputs some at a time.
 
         Raises:
             DataError: The outputs do not go with the labels or with the reference's.
         """
+        if samples > 1:
+            self._score_waiting()
+            self._score(outputs, samples)
+            return
+        single = [entries(output, 1) for output in outputs]
+        if self._waiting and [output.shape for output in self._waiting[0]] != [output.shape for output in single]:
+            self._score_waiting()
+        self._waiting.append(single)
+        if len(self._waiting) * sum(output.size for output in single) >= _SCORED_ELEMENTS:
+            self._score_waiting()
+
+    def _score_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._score([np.concatenate(parts) for parts in zip(*waiting, strict=True)], len(waiting))
+
+    def _score(self, outputs: Sequence[npt.NDArray[np.float32]], samples: int) -> None:
         these = slice(self._done, self._done + samples)
         labels, reference = self._golden.labels, self._golden.outputs
         self._done += samples
@@ -190,6 +210,7 @@ class Pass:
         Args:
             before: Which samples were right in the pass before.
         """
+        self._score_waiting()
         score, reference = self._scorer.result(), self._golden.reference_correct
         correct = score.correct
         both = correct is not None and reference is not None

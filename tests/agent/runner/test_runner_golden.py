@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -57,6 +58,37 @@ def test_samples_in_batches_are_scored_like_one_by_one(spec):
     one_pass.add([ROWS[:3]], 3)
     one_pass.add([ROWS[3:]], 1)
     assert one_pass.end(None)[0] == passed(data)[0]
+
+
+def test_outputs_of_changing_shape_are_scored_each_in_their_own(spec):
+    """A detector may give as many rows as it found."""
+    boxes = np.array([[[0, 0, 1, 1, 0]]] * 2, dtype=np.float32)
+    data = golden.load(spec(inputs=INPUTS[:2], labels=boxes, task="detection"))
+    one_pass = golden.Pass(data, (output_of(-1, 6),), labelled=True)
+    found = np.array([[[0, 0, 1, 1, 0.9, 0], [2, 2, 3, 3, 0.1, 0]]], dtype=np.float32)
+    one_pass.add([found], 1)
+    one_pass.add([found[:, :1]], 1)
+    assert one_pass.end(None)[0].errors == 0
+
+
+def test_memory_of_a_pass_does_not_grow_with_its_samples(spec):
+    """Scored one by one here: a megabyte each, of which none may stay."""
+    pixels = 256
+    labels = np.zeros((40, pixels, pixels), dtype=np.uint8)
+    data = golden.load(spec(inputs=np.zeros((40, 1), dtype=np.float32), labels=labels, task="segmentation"))
+    one_pass = golden.Pass(data, (output_of(pixels, pixels, 4),), labelled=True)
+    tracemalloc.start()
+    for number in range(40):
+        output = np.zeros((1, pixels, pixels, 4), dtype=np.float32)
+        one_pass.add([output], 1)
+        if number == 4:
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+    after, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert one_pass.end(None)[0].n == 40
+    assert after - before < 100_000
+    assert peak < 20_000_000
 
 
 def test_prediction_digest_is_that_of_little_endian_int32(spec):
