@@ -30,6 +30,13 @@ def test_embedding_without_labels_should_be_the_references(scored):
     assert score.agreement.noise_class == "divergent"
 
 
+def test_labels_go_before_what_the_reference_gave(scored):
+    labels, reference = np.eye(2), np.eye(2)[::-1]
+    score = scored("embedding", labels, labels, reference=reference)
+    assert score.correct.all()
+    assert score.agreement.noise_class == "divergent"
+
+
 def test_same_embedding_holds_any_threshold(scored):
     vectors = np.random.default_rng(1).normal(size=(100, 17))
     assert scored("embedding", vectors, vectors, cosine_threshold=1.0).correct.all()
