@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from evenfleet_shared import __version__
 from evenfleet_shared.errors import EXIT_DONE, EXIT_FAILED, EvenfleetError
+from evenfleet_shared.messages import Task
 
 
 class OneLineErrors(click.Group):
@@ -196,6 +197,15 @@ def _duration(seconds: float) -> str:
     help="Then load the model without a pause for so long, and hold the last minute against the first.",
 )
 @click.option("--offline", is_flag=True, help="Then run the largest batches back to back, for 10 s.")
+@click.option(
+    "--task",
+    type=click.Choice(get_args(Task)),
+    help="What the labels of --data are, and so what is right; docs/tasks.md has each.  [default: the release's, or classification]",
+)
+@click.option(
+    "--tolerance", type=click.FloatRange(0), help="How far off a regression's or an agreement's numbers may be."
+)
+@click.option("--threshold", type=float, help="The task's: score, IoU or cosine from which a sample counts.")
 @click.option("--variant", multiple=True, help="Of a release directory; may be given several times. Default: all.")
 @click.option(
     "--python",
@@ -215,6 +225,9 @@ def measure(
     cadence_ms: float | None,
     sustained: float | None,
     offline: bool,
+    task: Task | None,
+    tolerance: float | None,
+    threshold: float | None,
     variant: tuple[str, ...],
     python: str | None,
     as_json: bool,
@@ -250,6 +263,7 @@ def measure(
     template = RunnerSpec(
         runtime=runtime[0], artifact="", format="tflite", threads=threads, xnnpack=xnnpack, python=python
     )
+    task = measuring.task_of(model, task)
     outcomes: list[measuring.Result | measuring.Failure] = []
     runner = RunnerProcess()
     try:
@@ -258,15 +272,17 @@ def measure(
             measuring.progress_line() as progress,
         ):
             if data is not None:
-                inputs_file, labels_file = measuring.write_data(data, Path(directory))
-                template = msgspec.structs.replace(template, inputs_file=inputs_file, labels_file=labels_file)
+                files = measuring.write_data(data, Path(directory), task)
+                template = msgspec.structs.replace(
+                    template, inputs_file=files.inputs, labels_file=files.labels, outputs_file=files.outputs, task=task
+                )
             targets: list[measuring.Target] = []
             for name in dict.fromkeys(runtime):
                 own = measuring.find_targets(model, runtime=name, template=template, variants=variant, data=data)
                 omitted = [] if variant else measuring.left_out(model, own)
                 if omitted:
                     click.echo(f"left out, for {name} does not run their format: {', '.join(omitted)}", err=True)
-                targets += own
+                targets += [measuring.held_to(target, tolerance=tolerance, threshold=threshold) for target in own]
             outcomes = measuring.measure_in_turns(targets, request, runner, progress, processes=processes)
     finally:
         runner.stop()

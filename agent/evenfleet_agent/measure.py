@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -35,6 +35,7 @@ from evenfleet_agent.runner.protocol import (
     Refused,
     Response,
     RunnerSpec,
+    on_golden_set,
 )
 from evenfleet_shared import manifest, messages
 from evenfleet_shared.errors import (
@@ -55,6 +56,7 @@ from evenfleet_shared.messages import (
     Phase,
     RunContext,
     Sustained,
+    Task,
     Throughput,
 )
 from evenfleet_shared.metrics import ClassCounts, runs_needed, wilson_interval
@@ -64,9 +66,10 @@ OFFLINE_S: Final = 10.0
 _QUANTILES: Final = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99}
 _INPUT_NAMES: Final = ("x_test", "x", "X_test", "X", "inputs")
 _LABEL_NAMES: Final = ("y_test", "y", "Y_test", "Y", "labels")
+_OUTPUT_NAMES: Final = ("outputs", "outputs_test")
+# What a task's counts are of, and what a class's share of them is called.
+_COUNTED: Final[dict[Task, str]] = {"detection": "objects", "segmentation": "pixels"}
 _POLL_S: Final = 0.2
-# No model has as many classes, and every number up to here is one in every type.
-_MAX_LABEL: Final = 2**24
 
 Progress = Callable[[str, str], None]
 
@@ -89,15 +92,31 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
-    """Outcome of one pass over labelled samples; `interval` is Wilson's, 95 %."""
+    """Outcome of one pass over samples that were right or wrong by their task's criterion; `interval` is Wilson's, 95 %.
 
+    `metric`, `score` and `details` are those of `Evaluation`. The ratios by class are of tasks that have such; a class
+    accuracy only of those whose counts are of samples, since nobody counts the boxes that are rightly not there.
+    """
+
+    task: Task
     n: int
     errors: int
     accuracy_ratio: float
     interval: tuple[float, float]
+    metric: str | None
+    score: float | None
+    details: dict[str, float]
     class_accuracy_ratios: tuple[float, ...]
     class_recall_ratios: tuple[float | None, ...]
     counts: ClassCounts
+
+
+class DataFiles(NamedTuple):
+    """Where the arrays of an .npz were written; None for those it does not have."""
+
+    inputs: str
+    labels: str | None
+    outputs: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,20 +345,20 @@ def first_to_mend(failures: Sequence[Failure]) -> Failure:
     return next((failure for failure in failures if failure.kind == "data"), failures[0])
 
 
-def write_data(file: Path, directory: Path) -> tuple[str, str | None]:
-    """Take samples and labels out of an .npz.
+def write_data(file: Path, directory: Path, task: Task = "classification") -> DataFiles:
+    """Take samples, labels and a reference's outputs out of an .npz.
 
     Args:
-        file: With an array x_test, x or inputs, and perhaps y_test, y or labels.
+        file: With an array x_test, x or inputs, perhaps y_test, y or labels, and perhaps outputs.
         directory: Where the arrays are written, one file each.
-
-    Returns:
-        The files of the samples and of the labels, None without labels.
+        task: What the labels are of.
 
     Raises:
-        DataError: It is no .npz of numbers, has no samples, or labels that do not go with them.
+        DataError: It is no .npz of numbers, has no samples, or labels that do not go with them or with the task.
     """
     import numpy as np
+
+    from evenfleet_agent.runner import tasks
 
     if file.exists() and not file.is_file():
         raise DataError(f"{file} is not a file; expected an .npz with x and y")
@@ -350,6 +369,7 @@ def write_data(file: Path, directory: Path) -> tuple[str, str | None]:
         with arrays:
             inputs = _first_of(arrays, _INPUT_NAMES)
             labels = _first_of(arrays, _LABEL_NAMES)
+            outputs = _first_of(arrays, _OUTPUT_NAMES)
             if inputs is None:
                 raise DataError(
                     f"{file} has no array called {', '.join(_INPUT_NAMES)}; it has: {', '.join(arrays.files) or 'none'}"
@@ -364,15 +384,70 @@ def write_data(file: Path, directory: Path) -> tuple[str, str | None]:
     except MemoryError:
         raise DataError(f"{file} says that it holds more than this machine has memory for; use fewer samples") from None
     _check_samples(inputs, file)
-    if labels is not None:
-        labels = _class_numbers(labels, len(inputs), file)
-    inputs_file = directory / "inputs.npy"
-    np.save(inputs_file, inputs, allow_pickle=False)
-    if labels is None:
-        return str(inputs_file), None
-    labels_file = directory / "labels.npy"
-    np.save(labels_file, labels, allow_pickle=False)
-    return str(inputs_file), str(labels_file)
+    try:
+        if labels is not None:
+            labels = tasks.by_name(task).labels(labels, len(inputs))
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
+    if outputs is not None:
+        outputs = _reference(outputs, len(inputs), file)
+    files = []
+    for name, array in (("inputs", inputs), ("labels", labels), ("outputs", outputs)):
+        path = directory / f"{name}.npy"
+        if array is not None:
+            np.save(path, array, allow_pickle=False)
+        files.append(None if array is None else str(path))
+    return DataFiles(str(files[0]), *files[1:])
+
+
+def task_of(model: Path, asked: Task | None) -> Task:
+    """Return the task that a model is scored by: a release's own, or the one asked for, classification by default.
+
+    Raises:
+        ConfigError: The release is of another than the one asked for.
+        ReleaseError: The release cannot be read.
+    """
+    if not (model / manifest.MANIFEST_NAME).exists():
+        return asked or "classification"
+    release, _ = manifest.load(model)
+    if asked not in {None, release.task}:
+        raise ConfigError(f"--task is {asked}, {model} is a release of task {release.task}; leave --task away")
+    return release.task
+
+
+def held_to(target: Target, *, tolerance: float | None, threshold: float | None) -> Target:
+    """Return a target whose samples are right by other criteria.
+
+    Args:
+        target: Its spec has the task, and the criteria that hold otherwise.
+        tolerance: Of a regression or an agreement; None leaves it.
+        threshold: The task's own; None leaves it.
+
+    Raises:
+        ConfigError: The task has no such criterion, the value cannot be one, or the samples are a release's own, which
+            come with theirs.
+    """
+    if tolerance is None and threshold is None:
+        return target
+    from evenfleet_agent.runner import tasks
+
+    spec, changes = target.spec, {}
+    if spec.reference_correct is not None:
+        raise ConfigError(f"--tolerance and --threshold go with --data; {target.data} says itself what is right")
+    if tolerance is not None:
+        if spec.task not in {"regression", "agreement"}:
+            raise ConfigError(f"--tolerance is {tolerance}, task {spec.task} has none; leave it away")
+        changes["tolerance"] = tolerance
+    if threshold is not None:
+        field = tasks.by_name(spec.task).threshold
+        if field is None:
+            raise ConfigError(f"--threshold is {threshold}, task {spec.task} has none; leave it away")
+        changes[field] = threshold
+    try:
+        criteria = msgspec.convert({**msgspec.to_builtins(spec.criteria), **changes}, manifest.Criteria)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"--tolerance or --threshold cannot be that: {error}") from None
+    return replace(target, spec=msgspec.structs.replace(spec, criteria=criteria))
 
 
 def table(outcomes: Sequence[Result | Failure]) -> str:
@@ -452,19 +527,16 @@ def _release_targets(
     own_data = template.inputs_file is None
     golden = release.golden
     files = [variant.artifact for variant in chosen]
-    for reference in [*files, *((golden.inputs, golden.labels, golden.outputs) if own_data else ())]:
+    for reference in [*files, *(golden.files if own_data else ())]:
         manifest.check_file(directory / reference.file, reference)
     targets = []
     for variant in chosen:
         spec = msgspec.structs.replace(template, artifact=str(directory / variant.artifact.file), format=variant.format)
         if own_data:
-            spec = msgspec.structs.replace(
-                spec,
-                inputs_file=str(directory / golden.inputs.file),
-                labels_file=str(directory / golden.labels.file),
-                outputs_file=str(directory / golden.outputs.file),
-                reference_correct=release.variant(release.reference_variant).reference.correct,
-            )
+            correct = release.variant(release.reference_variant).reference.correct
+            spec = on_golden_set(spec, release, str(directory), correct=correct)
+        else:
+            spec = msgspec.structs.replace(spec, classes=golden.classes, criteria=golden.criteria)
         targets.append(
             Target(
                 name=variant.name,
@@ -648,12 +720,17 @@ def _accuracy(evaluation: Evaluation) -> Accuracy | None:
     if evaluation.errors is None:
         return None
     counts = ClassCounts(n=evaluation.n, tp=evaluation.tp, fp=evaluation.fp, fn=evaluation.fn)
+    right = evaluation.n - evaluation.errors
     return Accuracy(
-        n=counts.n,
-        errors=counts.errors,
-        accuracy_ratio=counts.accuracy_ratio,
-        interval=wilson_interval(counts.n - counts.errors, counts.n),
-        class_accuracy_ratios=counts.class_accuracy_ratios,
+        task=evaluation.task,
+        n=evaluation.n,
+        errors=evaluation.errors,
+        accuracy_ratio=right / evaluation.n,
+        interval=wilson_interval(right, evaluation.n),
+        metric=evaluation.metric,
+        score=evaluation.score,
+        details=evaluation.details,
+        class_accuracy_ratios=() if evaluation.task in _COUNTED else counts.class_accuracy_ratios,
         class_recall_ratios=counts.class_recall_ratios,
         counts=counts,
     )
@@ -677,27 +754,15 @@ def _check_samples(inputs: Any, file: Path) -> None:
         )
 
 
-def _class_numbers(labels: Any, samples: int, file: Path) -> Any:
-    """Return labels as whole numbers, where they are such, one-hot rows, or a column of one."""
+def _reference(outputs: Any, samples: int, file: Path) -> Any:
     import numpy as np
 
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim == 2 and labels.dtype.kind in "iufb":
-        if not ((labels == 0) | (labels == 1)).all() or not (labels.sum(axis=1) == 1).all():
-            raise DataError(f"{file}: labels of shape {list(labels.shape)} are not one-hot; expected one class each")
-        labels = labels.argmax(axis=1)
-    if labels.ndim != 1 or labels.dtype.kind not in "iufb" or not (labels == np.rint(labels)).all():
+    if not outputs.ndim or len(outputs) != samples or not outputs.size or outputs.dtype.kind not in "iuf":
         raise DataError(
-            f"{file}: labels must be whole numbers, one per sample, found {labels.dtype} of shape {list(labels.shape)}"
+            f"{file}: outputs must hold real numbers, one entry for each of {samples} samples, found {outputs.dtype} of "
+            f"shape {list(outputs.shape)}"
         )
-    if len(labels) != samples:
-        raise DataError(f"{file}: there are {samples} samples and {len(labels)} labels; expected one label per sample")
-    if labels.min() < 0 or labels.max() > _MAX_LABEL:
-        raise DataError(
-            f"{file}: labels must be from 0 to {_MAX_LABEL}, found {labels.min():.0f} to {labels.max():.0f}"
-        )
-    return labels.astype(np.int64)
+    return outputs.astype(np.float32)
 
 
 def _silent(_name: str, _stage: str) -> None:
@@ -746,27 +811,26 @@ def _detail(result: Result) -> str:
                 f"{accuracy.accuracy_ratio:.4f}  ({right} of {accuracy.n}, 95 % interval {low:.4f} to {high:.4f})",
             )
         )
+        if accuracy.metric:
+            rows.append((accuracy.metric, "no value" if accuracy.score is None else f"{accuracy.score:.4g}"))
+        rows += [(name, f"{value:.4g}") for name, value in accuracy.details.items()]
     if result.agreement:
         rows.append(("agreement", _agreement(result.agreement)))
     text = _aligned(rows)
-    if accuracy:
-        classes = zip(
-            accuracy.counts.tp,
-            accuracy.counts.fn,
-            accuracy.class_accuracy_ratios,
-            accuracy.class_recall_ratios,
-            strict=True,
-        )
-        text += "\n\n" + _aligned(
-            [
-                ("class", "samples", "accuracy", "recall"),
-                *(
-                    (str(number), str(tp + fn), f"{ratio:.4f}", "-" if recall is None else f"{recall:.4f}")
-                    for number, (tp, fn, ratio, recall) in enumerate(classes)
-                ),
-            ]
-        )
-    return text
+    return f"{text}\n\n{_by_class(accuracy)}" if accuracy and accuracy.counts.tp else text
+
+
+def _by_class(accuracy: Accuracy) -> str:
+    counts = accuracy.counts
+    told = [(str(number), str(tp + fn)) for number, (tp, fn) in enumerate(zip(counts.tp, counts.fn, strict=True))]
+    recalls = ["-" if recall is None else f"{recall:.4f}" for recall in accuracy.class_recall_ratios]
+    if accuracy.class_accuracy_ratios:
+        ratios = [f"{ratio:.4f}" for ratio in accuracy.class_accuracy_ratios]
+        rows = [(*first, ratio, recall) for first, ratio, recall in zip(told, ratios, recalls, strict=True)]
+        return _aligned([("class", "samples", "accuracy", "recall"), *rows])
+    false = map(str, counts.fp)
+    rows = [(*first, recall, wrong) for first, recall, wrong in zip(told, recalls, false, strict=True)]
+    return _aligned([("class", _COUNTED.get(accuracy.task, "samples"), "recall", "false"), *rows])
 
 
 def _side_by_side(results: Sequence[Result]) -> str:
@@ -800,7 +864,7 @@ def _side_by_side(results: Sequence[Result]) -> str:
                 *(wording.ms(getattr(figures, name)) for name in ("p90_ms", "p95_ms", "p99_ms")),
                 str(figures.n) + ("" if figures.p99_qualified else "!"),
                 "-" if peak is None else f"{peak / 1e6:.1f}",
-                "-" if result.accuracy is None else f"{result.accuracy.accuracy_ratio:.4f}",
+                "-" if result.accuracy is None else _scored(result.accuracy),
                 "-" if result.agreement is None else result.agreement.noise_class,
             )
         )
@@ -830,6 +894,11 @@ def _between(result: Result) -> str:
     return f" ({spread.low_ms:.4g} to {spread.high_ms:.4g})" if spread else ""
 
 
+def _scored(accuracy: Accuracy) -> str:
+    headline = "" if accuracy.score is None else f" ({accuracy.metric} {accuracy.score:.4g})"
+    return f"{accuracy.accuracy_ratio:.4f}{headline}"
+
+
 def _remarks(result: Result) -> list[str]:
     remarks = ["synthetic inputs: latency and memory only, nothing about accuracy"] if result.synthetic_inputs else []
     if result.fallback_reason:
@@ -851,7 +920,7 @@ def _tensor(spec: TensorSpec) -> str:
 def _agreement(agreement: Agreement) -> str:
     steps = "" if agreement.lsb_max is None else f", {agreement.lsb_max:.1f} steps of its quantisation"
     return (
-        f"{agreement.noise_class}: same class in {agreement.top1_ratio:.2%}, largest difference "
+        f"{agreement.noise_class}: same decision in {agreement.top1_ratio:.2%}, largest difference "
         f"{agreement.max_abs_diff:.3g}{steps}"
     )
 

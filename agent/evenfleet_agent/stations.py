@@ -23,7 +23,16 @@ from evenfleet_agent.config import AgentSettings
 from evenfleet_agent.machine import Look, Machine
 from evenfleet_agent.rollout import Offer
 from evenfleet_agent.runner import Runner
-from evenfleet_agent.runner.protocol import Failed, Loaded, Measure, Measured, Refused, Response, RunnerSpec
+from evenfleet_agent.runner.protocol import (
+    Failed,
+    Loaded,
+    Measure,
+    Measured,
+    Refused,
+    Response,
+    RunnerSpec,
+    on_golden_set,
+)
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.window import WindowBody
 from evenfleet_shared.errors import RunnerError
@@ -371,23 +380,21 @@ class Stations:
         slot = self._slots.current()
         assert slot is not None
         assert self._release is not None
-        golden = self._release.manifest.golden
         settings = self._settings
-        return RunnerSpec(
+        spec = RunnerSpec(
             runtime=settings.runtime.name,
             artifact=str(slot / variant.artifact.file),
             format=variant.format,
             threads=settings.runtime.threads,
             xnnpack=settings.runtime.xnnpack,
-            inputs_file=str(slot / golden.inputs.file),
-            labels_file=str(slot / golden.labels.file),
-            outputs_file=str(slot / golden.outputs.file),
-            reference_correct=variant.reference.correct,
+            delegate=settings.runtime.delegate,
+            delegate_options=settings.runtime.delegate_options,
             input_scale=settings.planted_fault.input_scale,
             warm_up_max_s=settings.measure.warm_up_max_s,
             lock_file=settings.measure.lock_file,
             python=settings.runtime.python,
         )
+        return on_golden_set(spec, self._release.manifest, str(slot), correct=variant.reference.correct)
 
     def _measure(self) -> Measure:
         settings = self._settings.measure

@@ -204,6 +204,7 @@ def accuracy(evaluation: Evaluation, golden: str) -> Accuracy | None:
         return None
     return Accuracy(
         golden=golden,
+        task=evaluation.task,
         n=evaluation.n,
         errors=evaluation.errors,
         tp=evaluation.tp,
@@ -214,6 +215,8 @@ def accuracy(evaluation: Evaluation, golden: str) -> Accuracy | None:
         hamming=evaluation.hamming,
         prediction_digest=evaluation.prediction_digest,
         agreement=evaluation.agreement,
+        metric=evaluation.metric,
+        score=evaluation.score,
     )
 
 

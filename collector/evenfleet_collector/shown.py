@@ -46,6 +46,8 @@ def judged(
         run=run,
         updated_s=now_s,
         circumstances=_circumstances(window),
+        score_metric=accuracy.metric if accuracy else None,
+        score=accuracy.score if accuracy else None,
     )
 
 

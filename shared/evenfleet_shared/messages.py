@@ -190,7 +190,8 @@ class Accuracy:
     A sample is right or wrong whatever the task, which says by what (`evenfleet_agent.runner.tasks`): so `errors`,
     `discordant_b` (samples that the reference got right and this run wrong), `discordant_c` (the reverse) and `hamming`
     (samples whose correctness differs from the pass before, none at the first pass of a runner) mean the same for all.
-    `tp`, `fp`, `fn` hold one count per class (true negatives follow from n); tasks without classes leave them empty.
+    `tp`, `fp`, `fn` hold one count per class, of samples (true negatives follow from n), of a detection's objects or of a
+    segmentation's pixels; tasks without classes leave them empty.
     `score` is the task's own metric by its usual name, where that is not the share of right samples: `mAP`, for example.
     """
 
@@ -218,7 +219,8 @@ class Accuracy:
             return
         if len(self.tp) < 2:
             raise ValueError("tp, fp and fn of a classification must have two classes at least")
-        if not sum(self.fp) == sum(self.fn) == self.errors or sum(self.tp) + self.errors != self.n:
+        # A sample whose outputs are no numbers is given no class, so it is nobody's false positive.
+        if not sum(self.fp) <= sum(self.fn) == self.errors or sum(self.tp) + self.errors != self.n:
             raise ValueError("tp, fp and fn do not add up to n and errors")
 
 

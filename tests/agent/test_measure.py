@@ -113,7 +113,7 @@ def test_release_whose_artifact_was_changed_is_not_measured(tmp_path):
 @pytest.mark.parametrize("names", [("x_test", "y_test"), ("x", "y"), ("inputs", "labels")])
 def test_samples_and_labels_are_found_by_their_usual_names(tmp_path, names):
     np.savez(tmp_path / "d.npz", **{names[0]: np.zeros((2, 4)), names[1]: np.array([[0], [1]])})
-    inputs, labels = measuring.write_data(tmp_path / "d.npz", tmp_path)
+    inputs, labels, _ = measuring.write_data(tmp_path / "d.npz", tmp_path)
     assert np.load(inputs).shape == (2, 4)
     assert labels is not None
     assert np.load(labels).tolist() == [0, 1]
@@ -121,7 +121,7 @@ def test_samples_and_labels_are_found_by_their_usual_names(tmp_path, names):
 
 def test_one_hot_labels_become_class_numbers(tmp_path):
     np.savez(tmp_path / "d.npz", x=np.zeros((2, 4)), y=np.array([[0.0, 0, 1], [1, 0, 0]]))
-    _, labels = measuring.write_data(tmp_path / "d.npz", tmp_path)
+    _, labels, _ = measuring.write_data(tmp_path / "d.npz", tmp_path)
     assert labels is not None
     assert np.load(labels).tolist() == [2, 0]
 
@@ -185,7 +185,7 @@ def test_what_is_no_file_is_refused_at_once_and_not_read(tmp_path, path):
 def test_samples_that_the_model_cannot_take_are_told_by_the_name_that_the_user_gave_them(tmp_path, runner):
     np.savez(tmp_path / "d.npz", x=np.zeros((2, 7), dtype=np.float32))
     (tmp_path / "copies").mkdir()
-    inputs, _ = measuring.write_data(tmp_path / "d.npz", tmp_path / "copies")
+    inputs, *_ = measuring.write_data(tmp_path / "d.npz", tmp_path / "copies")
     template = replace(TEMPLATE, inputs_file=inputs)
     model = tiny_models.classifier(tmp_path / "m.tflite")
     (target,) = measuring.find_targets(model, runtime="auto", template=template, data=tmp_path / "d.npz")

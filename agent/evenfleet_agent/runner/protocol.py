@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from evenfleet_shared.errors import RunnerError
-from evenfleet_shared.manifest import Format, TensorSpec
-from evenfleet_shared.messages import Agreement, MemoryReading, Phase, Sustained, Throughput
+from evenfleet_shared.manifest import Criteria, Format, Manifest, TensorSpec
+from evenfleet_shared.messages import Agreement, MemoryReading, Phase, Sustained, Task, Throughput
 
 MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 # 8 bytes each, so that a `Measured` always fits into a frame.
@@ -39,9 +39,12 @@ class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
         delegate: What shall run the model instead of the CPU: ``gpu``, ``edgetpu``, ``npu``, or a library's path.
         delegate_options: As the delegate takes them.
         inputs_file: Samples as .npy, shape ``(n, ...)``; None makes up a few (the same ones every time).
-        labels_file: True classes as .npy, shape ``(n,)``, integers.
-        outputs_file: The reference's outputs as .npy, shape ``(n, classes)``.
+        labels_file: Labels as .npy, one entry a sample, of the task's kind.
+        outputs_file: The reference's outputs as .npy, shape ``(n, ...)``.
         reference_correct: One digit per sample, 1 where the reference was right.
+        task: What the answers are, and so what is right about them (`tasks`).
+        classes: How many the golden set has; None where nobody said.
+        criteria: What makes a sample right, where the task leaves it open.
         input_scale: Multiplied into every input before quantisation; 1.0 but for a planted fault.
         warm_up_min: Inferences before anything is timed as steady, at least, if there is time for them.
         warm_up_max_s: When to stop waiting for the latency to settle.
@@ -61,12 +64,37 @@ class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
     labels_file: str | None = None
     outputs_file: str | None = None
     reference_correct: str | None = None
+    task: Task = "classification"
+    classes: int | None = None
+    criteria: Criteria = Criteria()
     input_scale: float = 1.0
     warm_up_min: Positive = 10
     warm_up_max_s: NotNegative = 2.0
     lock_file: str | None = None
     python: str | None = None
     scratch_dir: str | None = None
+
+
+def on_golden_set(spec: RunnerSpec, release: Manifest, directory: str, *, correct: str) -> RunnerSpec:
+    """Return a spec that measures on a release's golden set.
+
+    Args:
+        spec: Without samples.
+        release: The manifest.
+        directory: Where the release's files are.
+        correct: One digit per sample, 1 where what it is compared with was right.
+    """
+    golden = release.golden
+    return msgspec.structs.replace(
+        spec,
+        inputs_file=f"{directory}/{golden.inputs.file}",
+        labels_file=None if golden.labels is None else f"{directory}/{golden.labels.file}",
+        outputs_file=f"{directory}/{golden.outputs.file}",
+        reference_correct=correct,
+        task=release.task,
+        classes=golden.classes,
+        criteria=golden.criteria,
+    )
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -166,19 +194,27 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """One pass over the golden set.
 
     Attributes:
-        tp: Counts per class, like `fp` and `fn`; empty without labels, and `errors` is then None.
+        errors: Samples that are wrong by the task's criterion; None where they were held against nothing.
+        tp: Counts per class, like `fp` and `fn`, of what the task counts; empty without labels or classes.
+        metric: The task's headline by its usual name, where that is not the share of right samples; `score` is its value,
+            None where it has none.
+        details: Further figures by their usual names.
         discordant_b: Samples that only the reference got right; None without a reference.
         discordant_c: Samples that only this run got right.
         hamming: Samples whose correctness differs from the pass before; None at the first.
-        prediction_digest: sha256 of the predicted classes as little-endian int32.
+        prediction_digest: sha256 of the decisions; of a classification, the classes as little-endian int32.
         agreement: With the reference outputs; None without them.
     """
 
+    task: Task = "classification"
     n: Positive
     errors: int | None
-    tp: tuple[int, ...]
-    fp: tuple[int, ...]
-    fn: tuple[int, ...]
+    tp: tuple[int, ...] = ()
+    fp: tuple[int, ...] = ()
+    fn: tuple[int, ...] = ()
+    metric: str | None = None
+    score: float | None = None
+    details: dict[str, float] = {}
     discordant_b: int | None
     discordant_c: int | None
     hamming: int | None

@@ -129,6 +129,7 @@ class Session:
     peak_was_reset: bool
     after_load: MemoryReading | None
     scored: bool
+    labelled: bool
     correct: npt.NDArray[np.bool_] | None = None
     # By the length it was asked for: a sample should mean the same in every window. It grows where the warm-up was
     # slower than what came after, for a sample that is too short is no longer what was asked for.
@@ -196,7 +197,7 @@ def load(request: Load, voice: Voice) -> tuple[Session, Loaded]:
             started = time.perf_counter_ns()
             model.invoke()
             first_ms = (time.perf_counter_ns() - started) / 1e6
-        not_scored = golden.why_not_scored(data, golden.flatten(model.read(), 1), model.outputs[0])
+        not_scored = golden.why_not_scored(data, model.read(), model.outputs)
         inferences, inference_ms = _warm_up(model, ring, spec, voice)
     # What a runtime's import left behind (TensorFlow: half a million objects) stays; without this, looking through it
     # before every window takes six times as long as the window's own samples.
@@ -212,7 +213,8 @@ def load(request: Load, voice: Voice) -> tuple[Session, Loaded]:
         ring=ring,
         peak_was_reset=peak_was_reset,
         after_load=after_load,
-        scored=data.outputs is not None or (data.labels is not None and not_scored is None),
+        scored=data.outputs is not None or (data.inputs is not None and not_scored is None),
+        labelled=data.labels is not None and not_scored is None,
     )
     execution = model.execution
     return session, Loaded(
@@ -537,16 +539,13 @@ def _repeats(min_sample_s: float, inference_ms: float) -> int:
 
 def _evaluate(session: Session, voice: Voice) -> Evaluation:
     model, data = session.model, session.data
-    assert data.inputs is not None  # scored is false without data
-    parts = []
+    one_pass = golden.Pass(data, model.outputs, labelled=session.labelled)
     for values in data.batches(model, model.max_batch):
         model.feed(model.prepare(values))
         model.invoke()
-        parts.append(golden.flatten(model.read(), len(values[0])))
+        one_pass.add(model.read(), len(values[0]))
         voice.alive("evaluating")
-    evaluation, session.correct = golden.evaluate(
-        data, np.concatenate(parts), output=model.outputs[0], before=session.correct
-    )
+    evaluation, session.correct = one_pass.end(session.correct)
     return evaluation
 
 

@@ -71,6 +71,7 @@ class Drawn:
     p50: str | None
     p95: str | None
     accuracy: str | None
+    score: str | None
     delta: str | None
     memory: str | None
     noise: str | None
@@ -157,6 +158,7 @@ def draw(cell: CellRow, policy: Policy | None = None) -> Drawn:
         p50=None if cell.p50_ms is None else figures.latency(cell.p50_ms),
         p95=None if cell.p95_ms is None else figures.latency(cell.p95_ms),
         accuracy=None if cell.accuracy_ratio is None else figures.accuracy(cell.accuracy_ratio),
+        score=None if cell.score_metric is None or cell.score is None else figures.score(cell.score_metric, cell.score),
         delta=None if cell.accuracy_delta is None else figures.points(cell.accuracy_delta),
         memory=None if cell.peak_bytes is None else figures.size(cell.peak_bytes),
         noise=None if cell.noise_class is None else NOISE_WORDS.get(cell.noise_class, cell.noise_class),
