@@ -238,8 +238,9 @@ class Pass:
 def _read(file: str, *, mapped: bool = False) -> npt.NDArray[Any]:
     """Read an array; a mapped one stays on disk until it is looked at."""
     try:
-        array = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with np.errstate(over="ignore"):  # a size that no number holds is refused below
+            array = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:
         raise DataError(f"{Path(file).name} cannot be read as an array of numbers: {error}") from None
     if not isinstance(array, np.ndarray) or not array.ndim:
         raise DataError(f"{Path(file).name} must hold one array with one entry per sample")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import tracemalloc
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from evenfleet_agent.runner import golden
 from evenfleet_agent.runner.protocol import RunnerSpec
@@ -190,6 +192,16 @@ def test_labels_beyond_the_models_classes_beside_a_references_outputs_are_not_sc
 def test_data_that_does_not_belong_together_is_refused(spec, fields, message):
     with pytest.raises(DataError, match=message):
         golden.load(spec(**fields))
+
+
+@pytest.mark.parametrize("shape", [(10**14,), (10**30,), (4, -5), (4, 2**62)])
+@pytest.mark.parametrize("field", ["inputs_file", "labels_file", "outputs_file"])
+def test_array_that_claims_more_than_its_file_holds_is_refused(spec, tmp_path, shape, field):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    (tmp_path / "hostile.npy").write_bytes(header.getvalue() + bytes(100))
+    with pytest.raises(DataError, match=r"hostile\.npy cannot be read as an array"):
+        golden.load(replace(spec(), **{field: str(tmp_path / "hostile.npy")}))
 
 
 def test_missing_file_is_refused(tmp_path):
