@@ -21,7 +21,6 @@ _IDENTIFIER: Final = b"TFL3"
 _MODEL_CODES, _MODEL_SUBGRAPHS, _MODEL_BUFFERS, _MODEL_METADATA = 1, 2, 4, 6
 _SUBGRAPH_TENSORS, _SUBGRAPH_OPERATORS = 0, 3
 _SUBGRAPH_NUMBERS = (1, 2)  # its inputs and outputs
-_SUBGRAPH_OUTPUTS = 2
 _CODE_OLD, _CODE_CUSTOM, _CODE_VERSION, _CODE_NEW = 0, 1, 2, 3
 _METADATA_NAME, _METADATA_BUFFER = 0, 1
 _TENSOR_SHAPE, _TENSOR_QUANTISATION, _TENSOR_SIGNATURE = 0, 4, 7
@@ -54,13 +53,12 @@ class Outline:
     """What a file needs of an interpreter.
 
     `min_runtime_version` is what the converter thought, in TensorFlow's numbering; None where it did not say.
-    `tensors` and `outputs` are those of the first graph.
+    `tensors` are those of the first graph.
     """
 
     operators: tuple[OperatorCode, ...]
     min_runtime_version: str | None
     tensors: tuple[StoredTensor, ...]
-    outputs: tuple[int, ...]
 
 
 def read(path: Path) -> Outline:
@@ -92,7 +90,6 @@ def outline(content: bytes | memoryview, name: str) -> Outline:
             operators=tuple(_code(content, at) for at in _tables(content, _field(content, model, _MODEL_CODES))),
             min_runtime_version=_min_runtime_version(content, model),
             tensors=_first_graph_tensors(content, model),
-            outputs=_first_graph_outputs(content, model),
         )
     except struct.error:
         raise ModelRefusedError(f"{name} is damaged: its tables point beyond its {len(content)} bytes") from None
@@ -207,11 +204,6 @@ def _first_graph_tensors(content: bytes | memoryview, model: int) -> tuple[Store
     if not graphs:
         return ()
     return tuple(_tensor(content, at) for at in _tables(content, _field(content, graphs[0], _SUBGRAPH_TENSORS)))
-
-
-def _first_graph_outputs(content: bytes | memoryview, model: int) -> tuple[int, ...]:
-    graphs = _tables(content, _field(content, model, _MODEL_SUBGRAPHS))
-    return _numbers(content, _field(content, graphs[0], _SUBGRAPH_OUTPUTS), "i", 4) if graphs else ()
 
 
 def _tensor(content: bytes | memoryview, at: int) -> StoredTensor:

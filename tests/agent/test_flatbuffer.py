@@ -81,7 +81,6 @@ def test_tensors_are_told_with_open_sizes_and_quantisation(tmp_path):
         ((1, 3), 1 / 16, -3),
         ((1, 3), 1 / 256, -128),
     ]
-    assert found.outputs == (1,)
     free = flatbuffer.read(tiny_models.classifier(tmp_path / "n.tflite", dynamic_batch=True))
     assert (free.tensors[0].shape_signature, free.tensors[0].scale) == ((-1, 4), None)
 

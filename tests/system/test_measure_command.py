@@ -138,7 +138,7 @@ def make_bad(directory: Path) -> None:
         ("m.tflite --data nan.npz", 2, "NaN"),
         ("m.tflite --data none.npz", 2, "none.npz does not exist"),
         ("m.tflite --runtime tensorflow", 2, "use litert or tflite"),
-        ("m.tflite --runtime onnx", 2, "'onnx' is not one of"),
+        ("m.tflite --runtime caffe", 2, "'caffe' is not one of"),
         ("m.tflite --threads 0", 2, "0 is not in the range"),
         ("m.tflite --processes 0", 2, "0 is not in the range"),
         ("m.tflite --cadence-ms 0", 2, "0.0 is not in the range"),
@@ -190,6 +190,16 @@ def test_doctor_builds_interpreters_and_names_what_to_install(tmp_path):
     assert found["runtimes"]["litert"]["runtime_version"]
     assert "pip install tflite-runtime" in found["runtimes"]["tflite"]["reason"]
     assert found["host"]["cpu_count"] > 0
+    assert all(found["accelerators"].values())
+
+
+def test_doctor_fails_where_a_delegate_that_was_asked_for_is_not_there(tmp_path):
+    done = agent("doctor", "--delegate", "/nowhere/libvendor.so", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert done.returncode == 1
+    (tried,) = found["delegates"]
+    assert (tried["runtime"], tried["works"]) == ("litert", False)
+    assert "cannot open shared object file" in tried["reason"]
 
 
 def test_help_names_an_example_and_the_exit_codes(tmp_path):

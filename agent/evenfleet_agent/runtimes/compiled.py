@@ -125,10 +125,8 @@ class CompiledModel:
         self._input_buffers = compiled.create_input_buffers(0)
         self._output_buffers = compiled.create_output_buffers(0)
         self.inputs = tuple(_spec(tensor, outline) for tensor in inputs)
-        # A signature may list outputs in another order than the graph, which is the other runtimes' order.
-        places = [(outline.outputs.index(int(tensor["index"])), number) for number, tensor in enumerate(outputs)]
-        self._output_order = [number for _, number in sorted(places)]
-        self.outputs = tuple(_spec(outputs[number], outline) for number in self._output_order)
+        # Outputs come in the graph's order, as in the other runtimes, whatever the signature's.
+        self.outputs = tuple(_spec(tensor, outline) for tensor in outputs)
 
     def prepare(self, values: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """See `Model`."""
@@ -161,12 +159,9 @@ class CompiledModel:
 
         return [
             tensors.to_real(
-                self._output_buffers[number]
-                .read(int(np.prod(spec.shape, dtype=np.int64)), np.dtype(spec.dtype))
-                .reshape(spec.shape),
-                spec,
+                buffer.read(int(np.prod(spec.shape, dtype=np.int64)), np.dtype(spec.dtype)).reshape(spec.shape), spec
             )
-            for number, spec in zip(self._output_order, self.outputs, strict=True)
+            for buffer, spec in zip(self._output_buffers, self.outputs, strict=True)
         ]
 
 

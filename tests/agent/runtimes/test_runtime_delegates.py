@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -41,7 +42,18 @@ def test_standard_error_is_given_back_after_an_exception(capfd):
     assert capfd.readouterr().err == "within\nafter\n"
 
 
+_PRINT = """
+import ctypes
+from evenfleet_agent.runtimes import delegates
+with delegates.overheard(all_of_it=True) as words:
+    ctypes.CDLL(None).printf(b"placed on %s\\n", b"GPU:0")
+    heard = words()
+print([heard])
+"""
+
+
 def test_what_native_code_prints_is_heard_before_its_buffer_is_full():
-    with delegates.overheard(all_of_it=True) as words:
-        ctypes.CDLL(None).printf(b"placed on %s\n", b"GPU:0")
-        assert words() == "placed on GPU:0\n"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", _PRINT], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "['placed on GPU:0\\n']\n"
+    assert done.stderr == "placed on GPU:0\n"
