@@ -77,9 +77,18 @@ class MeasureSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxSettings:
-    """How much the outbox may hold."""
+    """How much the outbox may hold, how carefully it writes, and how fast it catches up."""
 
     max_bytes: Annotated[int, Meta(ge=65_536)] = 33_554_432
+    max_age_s: Annotated[float, Meta(ge=3600.0, le=1e9)] = 2_592_000.0
+    fsync: Literal["always", "interval"] = "always"
+    fsync_interval_s: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 60.0
+    backfill_per_s: Annotated[float, Meta(ge=0.1, le=1000.0)] = 10.0
+
+    @property
+    def synced_every_s(self) -> float | None:
+        """Return how long a write may wait to be on disk; None for not at all."""
+        return self.fsync_interval_s if self.fsync == "interval" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +214,11 @@ COMMENTS: Final = {
     "measure.max_duration_s": "a window's measuring stops after so long",
     "measure.leave_out_waiting": "true: time without a processor does not count; for several devices on one machine",
     "measure.lock_file": "agents on one machine that share this file measure in turns",
-    "outbox.max_bytes": "then the oldest messages give way, and the ledger says so",
+    "outbox.max_bytes": "then windows give way to summaries, at last the oldest messages go, and the ledger says so",
+    "outbox.max_age_s": "older messages go, and the ledger says so; counted while the device is up",
+    "outbox.fsync": "always: a power cut takes nothing that was measured; interval: it spares flash",
+    "outbox.fsync_interval_s": "with fsync = interval: a power cut takes what was written in these seconds at most",
+    "outbox.backfill_per_s": "windows measured offline that are sent in a second, at most",
     "schedule.max_cpu_ratio": "the agent's share of one processor, measuring included; windows are stretched to hold it",
     "release.trusted_keys": "files of public keys; with any, only releases that one of them has signed are run",
     "planted_fault.input_scale": "multiplied into every input; anything but 1.0 is a fault, for demonstrations",

@@ -120,6 +120,18 @@ class History(RuleBasedStateMachine):
         else:
             self.outbox.disconnected()
 
+    @rule(before=st.integers(1, 20), limit=st.integers(1, 20), live=st.booleans(), after=st.integers(1, 40))
+    def network_comes_and_goes(self, before: int, limit: int, live: bool, after: int) -> None:
+        """Some of what waits goes out before there is no network again, perhaps with a window measured in between."""
+        self.network_changes(online=False)
+        self.measure(before, ("float32",))
+        self.network_changes(online=True)
+        if live:
+            self.measure(1, ("float32",))
+        self.send(limit, 1.0)
+        self.network_changes(online=False)
+        self.measure(after, ("float32",))
+
     @rule(limit=st.integers(1, 30), share=st.floats(0.0, 1.0))
     def send(self, limit: int, share: float) -> None:
         """Of what goes out some arrives."""
@@ -212,6 +224,6 @@ class History(RuleBasedStateMachine):
 
 
 History.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=20, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestHistory = History.TestCase
