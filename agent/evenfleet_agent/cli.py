@@ -60,7 +60,9 @@ def run(file: Path, verbose: bool) -> None:
     service.check(config.load(file, os.environ, {}))
     # The process that stays for a year begins anew, without what only the command line needs.
     arguments = [sys.executable, "-m", "evenfleet_agent.lean", str(file.resolve()), *(["-v"] if verbose else [])]
-    os.execv(sys.executable, arguments)  # noqa: S606 - our own program
+    # Of heaps one is enough for two threads; `lean` sees to it that the runners have theirs.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    os.execve(sys.executable, arguments, environment)  # noqa: S606 - our own program
 
 
 @main.command()
@@ -130,6 +132,10 @@ def status(file: Path, as_json: bool) -> None:
         )
         click.echo(f"receipt      {receipt}")
         click.echo(f"release      {found.release or 'none'}")
+        for name, how in sorted(found.variants.items()):
+            click.echo(f"  {name:<20} {how}")
+        if found.cpu_ratio is not None:
+            click.echo(f"takes        {found.cpu_ratio:.1%} of a processor, may take {found.budget_ratio:.1%}")
         click.echo(f"incarnation  {found.incarnation.counter if found.incarnation else 'none'}")
         click.echo(f"numbered     {found.last_seq} messages in this incarnation")
         click.echo(f"outbox       {found.waiting_messages} messages, {found.waiting_bytes} bytes, without a receipt")

@@ -56,6 +56,7 @@ class RuntimeSettings:
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     xnnpack: bool = True
     python: str | None = None
+    max_growth_bytes: Annotated[int, Meta(ge=1_048_576)] = 268_435_456
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,20 @@ class OutboxSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleSettings:
+    """What the agent may take of the device."""
+
+    max_cpu_ratio: Annotated[float, Meta(gt=0.0, le=1024.0)] = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseSettings:
+    """Which releases are run."""
+
+    trusted_keys: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlantedFaultSettings:
     """Faults for demonstrations and tests; all off by default."""
 
@@ -97,6 +112,8 @@ class AgentSettings:
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     measure: MeasureSettings = field(default_factory=MeasureSettings)
     outbox: OutboxSettings = field(default_factory=OutboxSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    release: ReleaseSettings = field(default_factory=ReleaseSettings)
     planted_fault: PlantedFaultSettings = field(default_factory=PlantedFaultSettings)
 
     def __post_init__(self) -> None:
@@ -176,12 +193,15 @@ COMMENTS: Final = {
     "runtime.name": "litert, tflite or tensorflow",
     "runtime.xnnpack": "false: plain kernels, for comparison",
     "runtime.python": "the Python that runs the models; this one by default",
+    "runtime.max_growth_bytes": "a runner that has grown by more since its first window leaks, and is started anew",
     "measure.samples": "latency samples per window and variant",
     "measure.min_sample_s": "a sample times as many inferences in a row as it takes to last so long; 0: one",
     "measure.max_duration_s": "a window's measuring stops after so long",
     "measure.leave_out_waiting": "true: time without a processor does not count; for several devices on one machine",
     "measure.lock_file": "agents on one machine that share this file measure in turns",
     "outbox.max_bytes": "then the oldest messages give way, and the ledger says so",
+    "schedule.max_cpu_ratio": "the agent's share of one processor, measuring included; windows are stretched to hold it",
+    "release.trusted_keys": "files of public keys; with any, only releases that one of them has signed are run",
     "planted_fault.input_scale": "multiplied into every input; anything but 1.0 is a fault, for demonstrations",
 }
 

@@ -1,9 +1,11 @@
-"""Download a release into a slot, in a short-lived child that the supervisor starts and forgets.
+"""Download a release into a slot: the child that `fetcher` starts and forgets, so that what it loads ends with it.
 
-`python -m evenfleet_agent.fetch URL RELEASE DIRECTORY VARIANT...` ends with one line of JSON on its standard
-output: a `FetchResult`. `FetchProcess` is the supervisor's end of it.
+`python -m evenfleet_agent.fetch` takes a `FetchOrder` as JSON on its standard input and ends with a `FetchResult` on its
+standard output.
 
 * Nothing is used before its size and sha256 are those that the manifest names, and the manifest's those of the release.
+* Where the device's owner trusts keys, the release is signed by one of them, or nothing of it is fetched. Keys come from
+  the device's own files, never from the network.
 * Paths come from the manifest's own checked pattern, never from the network.
 * A file has its name only once its content is on disk, and the manifest has its own last: after a power cut there is
   no whole slot with a hole in it.
@@ -15,21 +17,25 @@ from __future__ import annotations
 import http.client
 import json
 import signal
-import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
+import msgspec
+
+from evenfleet_agent.fetcher import FetchOrder, FetchResult
 from evenfleet_agent.rollout import Cause
-from evenfleet_shared import manifest
+from evenfleet_shared import manifest, trust
 from evenfleet_shared.disk import put_in_place, write_whole
-from evenfleet_shared.errors import ArtifactError
+from evenfleet_shared.errors import ArtifactError, ConfigError
 from evenfleet_shared.kinship import die_with_parent
 from evenfleet_shared.manifest import FileRef
+from evenfleet_shared.messages import ReleaseSignature
+from evenfleet_shared.signature import PublicKey, Signature
 
 TIMEOUT_S: Final = 30.0
 # Past this a slow link is a stuck one; the next try goes on where this one stopped.
@@ -37,76 +43,12 @@ MAX_FETCH_S: Final = 3600.0
 _CHUNK_BYTES: Final = 1 << 18
 
 
-@dataclass(frozen=True, slots=True)
-class FetchResult:
-    """How a download ended; why and by whose fault, where it failed."""
-
-    ok: bool
-    cause: Cause = "link"
-    reason: str = ""
-
-
 class WrongContentError(ArtifactError):
     """Something came that is not what was asked for: the server's fault, or that of somebody in between."""
 
 
-class Fetcher(Protocol):
-    """Something that brings releases into slots, one at a time."""
-
-    def start(self, url: str, release: str, variants: Sequence[str], directory: Path) -> None:
-        """Begin.
-
-        Raises:
-            OSError: No process can be started; nothing is under way.
-        """
-
-    def fileno(self) -> int | None:
-        """Return a descriptor that becomes readable when there is a result; None while nothing is under way."""
-
-    def result(self) -> FetchResult | None:
-        """Return how it ended, None while it goes on or nothing was begun."""
-
-    def stop(self) -> None:
-        """Give up what is under way."""
-
-
-class FetchProcess:
-    """A `Fetcher` that starts this module as a child."""
-
-    def __init__(self) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
-
-    def start(self, url: str, release: str, variants: Sequence[str], directory: Path) -> None:
-        self.stop()
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "evenfleet_agent.fetch", url, release, str(directory), *variants],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def fileno(self) -> int | None:
-        return self._child.stdout.fileno() if self._child and self._child.stdout else None
-
-    def result(self) -> FetchResult | None:
-        if self._child is None or self._child.poll() is None:
-            return None
-        child, self._child = self._child, None
-        assert child.stdout is not None
-        with child.stdout:
-            said = child.stdout.read(65536)
-        try:
-            return FetchResult(**json.loads(said))
-        except (ValueError, TypeError):
-            return FetchResult(ok=False, reason=f"the download ended with code {child.returncode} and no word")
-
-    def stop(self) -> None:
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            if self._child.stdout:
-                self._child.stdout.close()
-            self._child = None
+class UntrustedError(ArtifactError):
+    """A release that no key that is trusted here has signed."""
 
 
 def fetch_release(url: str, release: str, variants: Sequence[str], directory: Path) -> None:
@@ -143,15 +85,50 @@ def fetch_release(url: str, release: str, variants: Sequence[str], directory: Pa
     put_in_place(found, whole)
 
 
-def main(arguments: Sequence[str]) -> int:
+def check_signed(release: str, signatures: Sequence[ReleaseSignature], trusted: Sequence[PublicKey]) -> None:
+    """Refuse a release that none of the keys has signed.
+
+    Args:
+        release: Its digest.
+        signatures: What it is offered with.
+        trusted: The device's own; none trusts everybody.
+
+    Raises:
+        UntrustedError: There is no signature of theirs, or one that does not hold.
+    """
+    if not trusted:
+        return
+    for offered in signatures:
+        key = next((key for key in trusted if key.id == offered.key), None)
+        if key is None:
+            continue
+        if not _holds(key, Signature(release=release, key=offered.key, signature=offered.signature)):
+            raise UntrustedError(
+                f"release {release[:12]}… comes with a signature of key {offered.key[:12]}… that does not hold; it is not run"
+            )
+        return
+    others = f"{len(signatures)} of other keys" if signatures else "none at all"
+    raise UntrustedError(
+        f"release {release[:12]}… is not signed by a key that this device trusts (release.trusted_keys), it has {others}; "
+        "sign it with 'evenfleet release sign' and push it again"
+    )
+
+
+def main() -> int:
     """Run as the child; see the module's docstring."""
     # A supervisor that dies takes its download along: the next one starts it again.
     die_with_parent()
     signal.alarm(int(MAX_FETCH_S))
-    url, release, directory, *variants = arguments
+    order = msgspec.json.decode(sys.stdin.buffer.read(), type=FetchOrder)
+    release = order.release
     try:
-        fetch_release(url, release, variants, Path(directory))
+        trusted = [trust.read_public_key(Path(file)) for file in order.trusted_keys]
+        check_signed(release, order.signatures, trusted)
+        fetch_release(order.url, release, order.variants, Path(order.directory))
         result = FetchResult(ok=True)
+    except ConfigError as error:
+        # The device's own file: it may be mended, and the release is none the worse.
+        result = FetchResult(ok=False, reason=f"release.trusted_keys: {error}")
     except ArtifactError as error:
         cause: Cause = "content" if isinstance(error, WrongContentError) else "release"
         result = FetchResult(ok=False, cause=cause, reason=str(error))
@@ -160,6 +137,13 @@ def main(arguments: Sequence[str]) -> int:
         result = FetchResult(ok=False, reason=f"cannot fetch release {release[:12]}…: {error}")
     sys.stdout.write(json.dumps(asdict(result)) + "\n")
     return 0
+
+
+def _holds(key: PublicKey, signature: Signature) -> bool:
+    try:
+        return key.signed(signature.release, signature)
+    except ValueError:  # no base64, or not 64 bytes of it
+        return False
 
 
 def _fetch_file(url: str, reference: FileRef, directory: Path) -> None:
@@ -235,4 +219,4 @@ def _clear(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal, Union
 
+from evenfleet_shared.messages import ReleaseSignature
+
 Phase = Literal["empty", "fetching", "running", "updating"]
 PHASES: Final[tuple[Phase, ...]] = ("empty", "fetching", "running", "updating")
 
@@ -34,10 +36,11 @@ Cause = Literal["link", "content", "release"]
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A release and the variants of it to run."""
+    """A release and the variants of it to run, with the signatures that it is offered with."""
 
     release: str
     variants: tuple[str, ...]
+    signatures: tuple[ReleaseSignature, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class Rollout:
     phase: Phase = "empty"
     running: Offer | None = None
     target: Offer | None = None
-    refused: str | None = None
+    refused: Offer | None = None
     failures: int = 0
     wrong: int = 0
     wrong_since_s: float = 0.0
@@ -161,9 +164,10 @@ def resumed(running: Offer | None) -> Rollout:
 
 
 def _fetch(state: Rollout, event: Event, now_s: float) -> Step:
-    """Fetch what is offered, unless it is the digest that was refused."""
+    """Fetch what is offered, unless it is the digest that was refused, with the same signatures."""
     assert isinstance(event, Offered)
-    if event.offer.release == state.refused:
+    refused = state.refused
+    if refused and (refused.release, refused.signatures) == (event.offer.release, event.offer.signatures):
         return state, ()
     phase: Phase = "updating" if state.running else "fetching"
     return Rollout(phase=phase, running=state.running, target=event.offer), (StartFetch(event.offer),)
@@ -203,7 +207,7 @@ def _fail(state: Rollout, event: Event, now_s: float) -> Step:
     wrong, since_s = (state.wrong + 1, state.wrong_since_s) if goes_on else (1, now_s)
     if event.cause == "release" or wrong >= MAX_WRONG:
         times = f", {wrong} times" if event.cause == "content" else ""
-        refused = replace(resumed(state.running), refused=state.target.release)
+        refused = replace(resumed(state.running), refused=state.target)
         return refused, (Report("release-refused", state.target.release, f"{event.reason}{times}"),)
     wait_s = WRONG_FIRST_S * 2 ** (wrong - 1)
     return replace(state, wrong=wrong, wrong_since_s=since_s, retry_s=now_s + wait_s), ()

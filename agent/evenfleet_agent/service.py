@@ -23,16 +23,19 @@ import msgspec
 from evenfleet_agent import config
 from evenfleet_agent import outbox as outboxes
 from evenfleet_agent import standing as standings
+from evenfleet_agent.clock import SystemClock
 from evenfleet_agent.config import AgentSettings
-from evenfleet_agent.fetch import FetchProcess
+from evenfleet_agent.fetcher import FetchProcess
 from evenfleet_agent.link import purse as purses
 from evenfleet_agent.link.mqtt import MqttLink
 from evenfleet_agent.link.purse import Purse
+from evenfleet_agent.names import boot_word, new_word
 from evenfleet_agent.outbox import open_outbox
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
-from evenfleet_agent.supervisor import Supervisor, SystemClock, boot_word, new_word, run
+from evenfleet_agent.supervisor import Supervisor, run
+from evenfleet_agent.systemd import ServiceManager
 from evenfleet_shared.disk import held
 from evenfleet_shared.errors import ConfigError, EvenfleetError, StoreError
 from evenfleet_shared.messages import Incarnation, Loss
@@ -48,7 +51,9 @@ class Status:
     """An agent seen from outside: whether it runs, how it stands with its collector, and what its outbox holds.
 
     `connected_s` is how long it has had its broker session, or none, whose reason is in `reason`; `receipt_s` how long ago
-    the last receipt came, to the minute. `trouble` is what someone must act on. None is not known, or not since the device's start. `given_up` counts by reason
+    the last receipt came, to the minute. `trouble` is what someone must act on. `variants` says of each in words whether
+    it can be measured; `cpu_ratio` is what the agent last took of one processor, measuring included, `budget_ratio` what
+    it may take. None is not known, or not since the device's start. `given_up` counts by reason
     all messages that were ever given up, and `losses` names the latest of them.
     """
 
@@ -57,6 +62,9 @@ class Status:
     connected_s: float | None
     reason: str | None
     trouble: str | None
+    variants: dict[str, str]
+    cpu_ratio: float | None
+    budget_ratio: float | None
     receipt_s: float | None
     incarnation: Incarnation | None
     last_seq: int
@@ -121,7 +129,7 @@ def serve(settings: AgentSettings) -> None:
             new_runner=RunnerProcess,
             clock=clock,
         )
-        run(supervisor, wake, lambda: stopping, clock)
+        run(supervisor, wake, lambda: stopping, clock, ServiceManager())
 
 
 def check(settings: AgentSettings) -> None:
@@ -206,6 +214,9 @@ def status(settings: AgentSettings) -> Status:
         connected_s=now_s - standing.since_s if running and standing else None,
         reason=reason if running else "the agent does not run",
         trouble=standing.trouble if running and standing else None,
+        variants=standing.variants if running and standing else {},
+        cpu_ratio=standing.cpu_ratio if running and standing else None,
+        budget_ratio=standing.budget_ratio if running and standing else None,
         receipt_s=now_s - standing.receipt_s if standing and standing.receipt_s is not None else None,
         incarnation=holding.incarnation,
         last_seq=holding.last_seq,

@@ -1,7 +1,8 @@
-"""Leave on disk how this device stands with its collector, for whoever asks from outside: `evenfleet-agent status`.
+"""Leave on disk how this device stands, for whoever asks from outside: `evenfleet-agent status`.
 
 Decides how often that is worth a write, for flash wears out: when a session begins or ends, when the reason for having
-none changes, when trouble begins or ends, and for receipts at most once a minute. Nothing depends on the file, so it is not synced either.
+none changes, when trouble begins or ends, when a variant can or can no longer be measured, and for receipts and for what
+the agent takes at most once a minute. Nothing depends on the file, so it is not synced either.
 
 * Times are of the device's monotonic clock, so the file names the boot that they belong to.
 * A file that cannot be written is said once and ends nothing.
@@ -10,7 +11,8 @@ none changes, when trouble begins or ends, and for receipts at most once a minut
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 
 FILE_NAME: Final = "standing.json"
 RECEIPT_EVERY_S: Final = 60.0
+TAKEN_EVERY_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,8 @@ class Standing:
 
     `since_s` is when the session, or the lack of one, began; `reason` says why there is none. `receipt_s` is when the
     last receipt came, or up to a minute before: None for none since the device's start. `trouble` is what someone must
-    act on beside that.
+    act on beside that. `variants` says of each whether it can be measured, and why not; `cpu_ratio` is what the agent last
+    took of one processor, `budget_ratio` what it may.
     """
 
     boot: str
@@ -39,6 +43,9 @@ class Standing:
     reason: str | None
     receipt_s: float | None
     trouble: str | None = None
+    variants: dict[str, str] = field(default_factory=dict)
+    cpu_ratio: float | None = None
+    budget_ratio: float | None = None
 
 
 class StandingFile:
@@ -51,6 +58,7 @@ class StandingFile:
         receipt_s = before.receipt_s if before and before.boot == boot else None
         self._standing = Standing(boot=boot, connected=False, since_s=0.0, reason=None, receipt_s=receipt_s)
         self._failing = False
+        self._taken_s: float | None = None
 
     def connected(self, now_s: float) -> None:
         """A session begins."""
@@ -73,6 +81,19 @@ class StandingFile:
     def troubled(self, trouble: str | None) -> None:
         """Something is wrong that someone must act on, or no longer is."""
         self._keep(replace(self._standing, trouble=trouble))
+
+    def runs(self, variants: Mapping[str, str]) -> None:
+        """What is to be run, and how each of it is."""
+        # A path that is no UTF-8 may stand in a reason.
+        told = {name: how.encode(errors="replace").decode()[:300] for name, how in variants.items()}
+        if told != self._standing.variants:
+            self._keep(replace(self._standing, variants=told))
+
+    def took(self, cpu_ratio: float, budget_ratio: float, now_s: float) -> None:
+        """What the agent has taken since it last said so, as a share of one processor."""
+        if self._taken_s is None or now_s - self._taken_s >= TAKEN_EVERY_S:
+            self._taken_s = now_s
+            self._keep(replace(self._standing, cpu_ratio=cpu_ratio, budget_ratio=budget_ratio))
 
     def _keep(self, standing: Standing) -> None:
         self._standing = standing

@@ -1,116 +1,74 @@
 """Run a device: one loop that wires the broker, the outbox, the slots, the download and the runners together.
 
-Performs what the rules (`rollout`, `schedule`, `window`) decide, and decides nothing of its own beyond the order.
-Imports no runtime and no numpy: what those cost is in the runners, and ends with them.
+Performs what the rules (`rollout`, `schedule`, `commands`) decide, and decides nothing of its own beyond the order. What is
+measured is `stations`' to do, what goes up is `post`'s. Imports no runtime and no numpy: what those cost is in the runners,
+and ends with them.
 
-* One thing is measured at a time, for two runners would measure each other.
-* Whatever a runner does, the loop goes on: a runner that fails is reported, and started again after a growing pause.
-* A message is in the outbox before it is published, and stays until its receipt.
-* A disk that is full or fails ends nothing: what cannot be kept is not kept, what cannot be read waits, and the log says
-  so once for each reason.
+* What is desired is on disk before it is followed, as far as the disk takes it.
+* A window begins when it is due, nothing else is being measured, and the agent owes no processor time.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
 import os
-import secrets
 import selectors
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final
 
-from evenfleet_agent import host, rollout, window
+from evenfleet_agent import commands, rival, rollout
+from evenfleet_agent import machine as machines
+from evenfleet_agent.clock import Clock
+from evenfleet_agent.commands import Answer, Do, Wait
 from evenfleet_agent.config import AgentSettings
-from evenfleet_agent.fetch import Fetcher, FetchResult
-from evenfleet_agent.host import thermal
-from evenfleet_agent.host.thermal import Throttling
+from evenfleet_agent.fetcher import Fetcher, FetchOrder, FetchResult
 from evenfleet_agent.link import Connected, Disconnected, Link, LinkEvent, Received
+from evenfleet_agent.machine import Machine, SystemMachine
 from evenfleet_agent.outbox import Outbox
+from evenfleet_agent.post import Post
+from evenfleet_agent.rival import Rival
 from evenfleet_agent.rollout import Offer, Rollout
 from evenfleet_agent.runner import Runner
-from evenfleet_agent.runner.protocol import Failed, Loaded, Measure, Measured, Refused, Response, RunnerSpec
-from evenfleet_agent.schedule import next_window_s
+from evenfleet_agent.schedule import Allowance, first_after_s, next_window_s
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
-from evenfleet_shared import __version__, messages, topics
+from evenfleet_agent.stations import NotMeasured, RunnerFailed, Stations, Taken, Vanished, VariantRefused
+from evenfleet_agent.systemd import ServiceManager
+from evenfleet_shared import messages, topics
 from evenfleet_shared.disk import write_whole
-from evenfleet_shared.errors import MessageError, RunnerError, StoreError
-from evenfleet_shared.manifest import Manifest, Variant
-from evenfleet_shared.messages import (
-    Context,
-    Desired,
-    Event,
-    Incarnation,
-    Limit,
-    Numbered,
-    Receipt,
-    RunContext,
-    State,
-    Window,
-)
+from evenfleet_shared.errors import MessageError, StoreError
+from evenfleet_shared.messages import Command, Desired, Limit, Overhead, Receipt
 
 log = logging.getLogger(__name__)
 
-# Messages read from the outbox at a time: each is in memory until it is published.
-SEND_BATCH: Final = 50
-RESTART_FIRST_S: Final = 1.0
-RESTART_MAX_S: Final = 300.0
 IDLE_S: Final = 60.0
-# A failing disk is not asked again at every turn.
-STORE_RETRY_S: Final = 30.0
-# A collector that lost its data knows a later incarnation once; another client with our id brings them again and again.
-RIVAL_INCARNATIONS: Final = 3
-RIVAL_WITHIN_S: Final = 600.0
 DESIRED_NAME: Final = "desired.json"
-
-
-class Clock(Protocol):
-    """Where the time comes from."""
-
-    def monotonic_s(self) -> float:
-        """Return seconds that never go back."""
-
-    def wall_s(self) -> float:
-        """Return seconds since 1970 by the device's wall clock, right or wrong."""
-
-
-class SystemClock:
-    """The device's clocks."""
-
-    def monotonic_s(self) -> float:
-        return time.monotonic()
-
-    def wall_s(self) -> float:
-        return time.time()
+# A wall clock that moved by more than this against the monotonic one was set, not slewed.
+CLOCK_JUMP_S: Final = 30.0
+# What an agent may take at once when it starts: to load its models.
+FIRST_SAVED_S: Final = 600.0
 
 
 @dataclass(slots=True)
-class _Station:
-    """One variant of the running release and the runner that measures it."""
+class _Order:
+    """A command to measure: what is still to come of it, and what came."""
 
-    variant: Variant
-    runner: Runner
-    limits: tuple[Limit, ...] = ()
-    ready: bool = False
-    context: str | None = None
-    starts: int = 0
-    failures: int = 0
-    restart_s: float | None = None
+    command: Command
+    open: int
+    seqs: list[int] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class _Turn:
-    """Whose turn it is on the one bench: loading or measuring."""
+class _Round:
+    """One window of all variants: since when, how long after the one before, and what the agent had taken by then."""
 
-    station: _Station
-    measuring: bool = False
-    throttling: Throttling | None = None
+    began_s: float
+    length_s: float
+    overhead: Overhead | None
+    taken: machines.Taken
 
 
 class Supervisor:
@@ -128,6 +86,7 @@ class Supervisor:
         fetcher: Fetcher,
         new_runner: Callable[[], Runner],
         clock: Clock,
+        machine: Machine | None = None,
     ) -> None:
         self._settings = settings
         self._desired_path = state_dir / DESIRED_NAME
@@ -136,31 +95,31 @@ class Supervisor:
         self._link = link
         self._slots = slots
         self._fetcher = fetcher
-        self._new_runner = new_runner
         self._clock = clock
+        self._machine = machine or SystemMachine()
+        self._post = Post(settings, outbox, link, clock)
+        self._stations = Stations(settings, slots, new_runner, self._machine, clock)
         self._desired: Desired | None = _read_desired(self._desired_path)
-        self._manifest: Manifest | None = None
-        self._release = ""
         self._rollout = Rollout()
-        self._stations: dict[str, _Station] = {}
-        self._queue: deque[_Turn] = deque()
-        self._turn: _Turn | None = None
-        self._window_due_s: float | None = None
-        self._session: str | None = None
+        self._rival = Rival()
+        self._online = False
         self._offline_reason: str | None = None
-        self._contexts: dict[str, RunContext] = {}
-        self._told_contexts: set[tuple[Incarnation, str]] = set()
-        # What is wrong with the disk, by what it was asked for.
-        self._store_troubles: dict[str, str] = {}
-        self._store_retry_s = -math.inf
-        self._not_kept = 0
-        # When the collector knew a later incarnation, lately.
-        self._overtaken_s: deque[float] = deque()
-        self._rival_told = False
+        self._book: commands.Book = ()
+        self._orders: dict[str, _Order] = {}
+        now_s = clock.monotonic_s()
+        ratio = settings.schedule.max_cpu_ratio
+        self._allowance = Allowance(ratio=ratio, saved_s=ratio * FIRST_SAVED_S, at_s=now_s)
+        self._taken = self._machine.taken(())
+        self._window_due_s: float | None = None
+        # When the last window was due, on the grid.
+        self._last_due_s: float | None = None
+        self._round = _Round(now_s, 0.0, None, self._taken)
+        self._wall_offset_s = clock.wall_s() - now_s
 
     def start(self) -> None:
         """Take up what the last process left, and connect."""
         if self._desired:
+            self._post.desired_revision = self._desired.revision
             running = self._left_running(self._desired)
             if running:
                 self._rollout = rollout.resumed(running)
@@ -178,38 +137,41 @@ class Supervisor:
         for event in self._link.events():
             self._on_link(event)
         self._poll_fetch()
-        self._poll_runner()
         now_s = self._clock.monotonic_s()
+        self._look_at_clock(now_s)
+        self._work(now_s)
         if self._rollout.retry_s is not None and now_s >= self._rollout.retry_s:
             self._step(rollout.RetryDue())
-        self._restart_failed(now_s)
-        self._begin_window(now_s)
-        self._next_turn()
-        self._exchange(now_s)
+        self._end_overdue_orders(now_s)
+        if self._begin_window(now_s):
+            self._work(now_s)
+        self._standing.runs(self._stations.standing)
+        self._post.exchange(now_s)
         return self._next_due_s(now_s)
 
     def waitables(self) -> list[int]:
         """Return the descriptors that may bring the next event."""
-        waiting = [self._fetcher.fileno()] if self._rollout.target else []
-        if self._turn:
-            waiting.append(self._turn.station.runner.fileno())
+        waiting = [self._fetcher.fileno() if self._rollout.target else None, self._stations.fileno()]
         return [descriptor for descriptor in waiting if descriptor is not None]
 
     def stop(self) -> None:
         """End the runners, say goodbye and close."""
         self._fetcher.stop()
-        for station in self._stations.values():
-            station.runner.stop()
-        self._link.close(self._state("gone", self._session or "00000000"))
+        self._stations.close()
+        self._link.close(self._post.farewell())
         self._standing.disconnected("the agent was told to stop", self._clock.monotonic_s())
         self._outbox.close()
 
     def will(self, session: str) -> bytes:
-        """Return what the broker shall publish if a session dies.
+        """Return what the broker shall publish if a session dies; called from the client's thread."""
+        return self._post.will(session)
 
-        Called from the client's thread, where the outbox cannot be asked: a will says nothing of numbers.
-        """
-        return self._encode_state("lost", session, seq=0, floor=1)
+    @property
+    def status(self) -> str:
+        """Return one line of how the agent is, for the service manager."""
+        broker = "connected" if self._online else f"no broker session: {self._offline_reason or 'not yet'}"
+        runs = f"release {self._stations.release[:12]}" if self._stations.release else "no release"
+        return f"{broker}; {runs}, {len(self._stations.variants)} variants"
 
     # the broker
 
@@ -217,19 +179,17 @@ class Supervisor:
         if isinstance(event, Connected):
             # As loud as the loss was, for the last line of a log to be true.
             log.log(logging.WARNING if self._offline_reason else logging.INFO, "connected to the broker")
-            self._session, self._offline_reason = event.session, None
+            self._online, self._offline_reason = True, None
             self._standing.connected(self._clock.monotonic_s())
-            self._outbox.reconnected()
-            # What the collector was told may be gone: from a full outbox, or with the collector's disk.
-            self._told_contexts.clear()
-            self._link.publish("state", self._state("birth", event.session), retain=True)
+            self._post.connected(event.session)
         elif isinstance(event, Disconnected):
             # Once for each reason, not at every try.
             reason = f"{event.reason} ({self._identity()})" if event.refused else event.reason
-            if self._session or reason != self._offline_reason:
+            if self._online or reason != self._offline_reason:
                 log.warning("no broker session: %s; measuring goes on, messages wait in the outbox", reason)
-            self._session, self._offline_reason = None, reason
+            self._online, self._offline_reason = False, reason
             self._standing.disconnected(reason, self._clock.monotonic_s())
+            self._post.disconnected()
         else:
             self._on_received(event)
 
@@ -246,36 +206,18 @@ class Supervisor:
             log.warning("ignored a message for %s on %s", message.device, event.topic)
         elif isinstance(message, Receipt):
             self._on_receipt(message)
+        elif isinstance(message, Command):
+            self._on_command(message)
         elif isinstance(message, Desired) and (self._desired is None or message.revision > self._desired.revision):
             self._keep_desired(message)
             self._follow(message)
 
     def _on_receipt(self, receipt: Receipt) -> None:
-        self._standing.receipted(self._clock.monotonic_s())
-        try:
-            begun = self._outbox.settle(receipt, self._clock.monotonic_s())
-        except StoreError as error:
-            self._store_fails("receipt", error, "the next receipt says the same again")
-            return
-        self._store_works("receipt")
-        self._look_for_rival(begun=begun)
-        if begun:
-            if not self._rival_told:
-                log.warning(
-                    "the collector knows a later incarnation of this device; began %d", self._outbox.incarnation[0]
-                )
-            if self._session:
-                self._link.publish("state", self._state("birth", self._session), retain=True)
-
-    def _look_for_rival(self, *, begun: bool) -> None:
-        """Say once when another client takes this one's place again and again, until it no longer does."""
         now_s = self._clock.monotonic_s()
-        if begun:
-            self._overtaken_s.append(now_s)
-        while self._overtaken_s and self._overtaken_s[0] <= now_s - RIVAL_WITHIN_S:
-            self._overtaken_s.popleft()
-        if len(self._overtaken_s) >= RIVAL_INCARNATIONS and not self._rival_told:
-            self._rival_told = True
+        self._standing.receipted(now_s)
+        begun = self._post.settle(receipt)
+        before, self._rival = self._rival, rival.heard(self._rival, overtaken=begun, now_s=now_s)
+        if self._rival.suspected and not before.suspected:
             trouble = (
                 f"another client seems to use the device id {self._settings.device} at the same broker, perhaps a copy "
                 "of this device; give each device its own id with 'evenfleet device enrol'"
@@ -283,13 +225,14 @@ class Supervisor:
             log.error(
                 "%s (the collector knew a later incarnation %d times within %.0f minutes)",
                 trouble,
-                len(self._overtaken_s),
-                RIVAL_WITHIN_S / 60,
+                len(self._rival.overtaken_s),
+                rival.RIVAL_WITHIN_S / 60,
             )
             self._standing.troubled(trouble)
-        elif self._rival_told and not self._overtaken_s:
-            self._rival_told = False
+        elif before.suspected and not self._rival.suspected:
             self._standing.troubled(None)
+        if begun and not self._rival.suspected:
+            log.warning("the collector knows a later incarnation of this device; began %d", self._outbox.incarnation[0])
 
     def _identity(self) -> str:
         file = self._settings.broker.password_file
@@ -297,53 +240,69 @@ class Supervisor:
             f"device id {self._settings.device}, {f'token file {file}' if file else 'broker.password_file is not set'}"
         )
 
-    def _exchange(self, now_s: float) -> None:
-        # Losses are not told while nobody can hear: each event would take the place of more messages, which would be
-        # losses to tell.
-        if self._session is None or now_s < self._store_retry_s:
-            return
-        try:
-            self._tell_losses()
-            self._send(now_s)
-        except StoreError as error:
-            self._store_retry_s = now_s + STORE_RETRY_S
-            self._store_fails("send", error, "messages wait")
+    # commands
+
+    def _on_command(self, command: Command) -> None:
+        self._book, outcome = commands.take(self._book, command, self._clock.monotonic_s())
+        if isinstance(outcome, Answer):
+            self._post.reply(command, outcome)
+        elif isinstance(outcome, Do):
+            log.info("command %s: %s %s", command.correlation_id, command.command, command.variant or "")
+            self._do(command)
         else:
-            self._store_works("send")
+            assert isinstance(outcome, Wait)
 
-    def _send(self, now_s: float) -> None:
-        while entries := self._outbox.due(now_s, SEND_BATCH):
-            for entry in entries:
-                if not self._link.publish(entry.kind, entry.payload):
-                    return
-                self._outbox.sent(entry.key, now_s)
-
-    def _state(self, status: str, session: str) -> bytes:
-        try:
-            seq, floor = self._outbox.last_seq, self._outbox.floor()
-        except StoreError as error:
-            self._store_fails("state", error, "the collector is told no numbers")
-            seq, floor = 0, 1
-        else:
-            self._store_works("state")
-        return self._encode_state(status, session, seq=seq, floor=floor)
-
-    def _encode_state(self, status: str, session: str, *, seq: int, floor: int) -> bytes:
-        return messages.encode(
-            State(
-                device=self._settings.device,
-                incarnation=self._outbox.incarnation,
-                seq=seq,
-                floor=floor,
-                status=status,  # type: ignore[arg-type]
-                session=session,
-                device_class=self._settings.device_class,
-                agent_version=__version__,
-                formats=self._settings.formats,
-                desired_revision=self._desired.revision if self._desired else 0,
-                contexts=tuple(self._contexts)[:64],
+    def _do(self, command: Command) -> None:
+        known = self._stations.variants
+        if command.variant is not None and command.variant not in known:
+            running = f"it runs {', '.join(known)}" if known else "it runs nothing"
+            self._answer(
+                command, Answer(status="refused", detail=f"this device does not run {command.variant}; {running}")
             )
-        )
+        elif not known:
+            self._answer(command, Answer(status="refused", detail="this device runs no release"))
+        elif command.command == "measure":
+            count = self._stations.measure(command.correlation_id, command.variant)
+            self._orders[command.correlation_id] = _Order(command, count)
+        elif command.command == "restart-runner":
+            count = self._stations.restart(command.variant)
+            self._answer(command, Answer(status="done", detail=f"{count} started again"))
+        else:
+            self._answer(command, Answer(status="refused", detail=f"this agent does not know {command.command}"))
+
+    def _answer(self, command: Command, answer: Answer) -> None:
+        self._book = commands.answered(self._book, command.correlation_id, answer)
+        self._post.reply(command, answer)
+
+    def _on_ordered(self, order_id: str, *, seq: int | None, reason: str) -> None:
+        order = self._orders.get(order_id)
+        if order is None:
+            return
+        order.open -= 1
+        if seq is not None:
+            order.seqs.append(seq)
+        elif reason not in order.reasons:
+            order.reasons.append(reason)
+        if order.open <= 0:
+            del self._orders[order_id]
+            status: commands.Status = "done" if order.seqs else "failed"
+            self._answer(
+                order.command,
+                Answer(status=status, seqs=tuple(order.seqs)[:64], detail="; ".join(order.reasons)),
+            )
+
+    def _end_overdue_orders(self, now_s: float) -> None:
+        for command in commands.overdue(self._book, now_s):
+            self._stations.forget(command.correlation_id)
+            order = self._orders.pop(command.correlation_id, None)
+            self._answer(
+                command,
+                Answer(
+                    status="expired",
+                    detail=f"not done within its ttl_s of {command.ttl_s:g}",
+                    seqs=tuple(order.seqs)[:64] if order else (),
+                ),
+            )
 
     # the release
 
@@ -362,16 +321,18 @@ class Supervisor:
         described, release = found
         whole = [variant.name for variant in described.variants if self._slots.has(variant, described.golden)]
         if release == desired.release:
-            return Offer(release, tuple(wanted.name for wanted in desired.variants if wanted.name in whole))
+            return Offer(
+                release, tuple(wanted.name for wanted in desired.variants if wanted.name in whole), desired.signatures
+            )
         return Offer(release, tuple(whole)) if whole else None
 
     def _follow(self, desired: Desired) -> None:
-        if self._desired and desired.window_length_s < self._desired.window_length_s and self._window_due_s is not None:
-            self._window_due_s = min(self._window_due_s, self._clock.monotonic_s() + desired.window_length_s)
-        self._desired = desired
-        limits = self._limits(self._release)
-        for name, station in self._stations.items():
-            station.limits = limits.get(name, ())
+        now_s = self._clock.monotonic_s()
+        before, self._desired = self._desired, desired
+        self._post.desired_revision = desired.revision
+        if before and desired.window_length_s < before.window_length_s and self._window_due_s is not None:
+            self._window_due_s = min(self._window_due_s, now_s + self._length_s(desired))
+        self._stations.count_against(self._limits(self._stations.release))
         self._step(rollout.Offered(_offer(desired)) if desired.release else rollout.Withdrawn())
 
     def _limits(self, release: str) -> dict[str, tuple[Limit, ...]]:
@@ -399,14 +360,7 @@ class Supervisor:
     def _perform(self, actions: Sequence[rollout.Action]) -> None:
         for action in actions:
             if isinstance(action, rollout.StartFetch):
-                assert self._desired is not None
-                offer = action.offer
-                log.info("fetching release %s", offer.release[:12])
-                try:
-                    self._fetcher.start(self._desired.artifacts_url, offer.release, offer.variants, self._slots.idle())
-                except OSError as error:
-                    # No process or no memory is left; what there was of the offer stands.
-                    self._fetch_failed(FetchResult(ok=False, reason=f"cannot start the download: {error.strerror}"))
+                self._start_fetch(action.offer)
             elif isinstance(action, rollout.StopFetch):
                 self._fetcher.stop()
             elif isinstance(action, rollout.Switch):
@@ -414,10 +368,27 @@ class Supervisor:
             elif isinstance(action, rollout.StartRunners):
                 self._start_stations(action.offer)
             elif isinstance(action, rollout.StopRunners):
-                self._stop_stations()
+                self._stations.close()
             else:
                 log.info("%s: %s %s", action.event, action.release[:12], action.detail)
-                self._tell(action.event, release=action.release, detail=action.detail)
+                self._post.tell(action.event, release=action.release, detail=action.detail)
+
+    def _start_fetch(self, offer: Offer) -> None:
+        assert self._desired is not None
+        log.info("fetching release %s", offer.release[:12])
+        order = FetchOrder(
+            url=self._desired.artifacts_url,
+            release=offer.release,
+            variants=offer.variants,
+            directory=str(self._slots.idle()),
+            signatures=offer.signatures,
+            trusted_keys=self._settings.release.trusted_keys,
+        )
+        try:
+            self._fetcher.start(order)
+        except OSError as error:
+            # No process or no memory is left; what there was of the offer stands.
+            self._fetch_failed(FetchResult(ok=False, reason=f"cannot start the download: {error.strerror}"))
 
     def _poll_fetch(self) -> None:
         result = self._fetcher.result()
@@ -432,293 +403,121 @@ class Supervisor:
         log.warning("%s", result.reason)
         self._step(rollout.FetchFailed(result.reason, result.cause))
 
-    # the runners
-
     def _start_stations(self, offer: Offer) -> None:
-        found = self._slots.release()
-        described = {variant.name: variant for variant in found[0].variants} if found else {}
-        if found is None or found[1] != offer.release or not described.keys() >= set(offer.variants):
-            log.error("the running slot does not hold release %s; fetching it again", offer.release[:12])
+        limits = self._limits(offer.release)
+        if self._stations.open(offer, limits):
+            self._window_due_s = self._last_due_s = None
+        else:
             self._step(rollout.Vanished())
-            return
-        self._manifest, self._release = found
-        limits = self._limits(self._release)
-        for name in offer.variants:
-            station = _Station(described[name], self._new_runner(), limits.get(name, ()))
-            self._stations[name] = station
-            self._queue.append(_Turn(station))
-        self._window_due_s = None
 
-    def _stop_stations(self) -> None:
-        for station in self._stations.values():
-            station.runner.stop()
-        self._stations.clear()
-        self._queue.clear()
-        self._turn = None
+    # measuring
 
-    def _restart_failed(self, now_s: float) -> None:
-        for station in self._stations.values():
-            if station.restart_s is not None and now_s >= station.restart_s:
-                station.restart_s = None
-                self._queue.append(_Turn(station))
+    def _length_s(self, desired: Desired) -> float:
+        """Return how long windows are: as desired."""
+        return desired.window_length_s
 
-    def _begin_window(self, now_s: float) -> None:
-        """Queue a measurement of every variant when a window is due, once all of the last one's are done."""
-        if self._desired is None or self._turn or self._queue or not self._stations:
-            return
-        if self._window_due_s is not None and now_s < self._window_due_s:
-            return
-        length_s = self._desired.window_length_s
-        self._window_due_s = next_window_s(now_s if self._window_due_s is None else self._window_due_s, length_s, now_s)
-        self._queue.extend(_Turn(station, measuring=True) for station in self._stations.values() if station.ready)
-
-    def _next_turn(self) -> None:
-        while self._turn is None and self._queue:
-            turn = self._queue.popleft()
-            if turn.measuring and not turn.station.ready:
-                continue
-            if not turn.measuring and not self._has(turn.station.variant):
-                log.error("the running release is no longer whole on disk; fetching it again")
-                self._step(rollout.Vanished())
-                return
-            self._turn = turn
-            try:
-                if turn.measuring:
-                    turn.throttling = thermal.throttling()
-                    turn.station.runner.send(self._measure())
-                else:
-                    turn.station.starts += 1
-                    turn.station.runner.start(self._spec(turn.station.variant))
-            except RunnerError as error:
-                self._on_failure(turn.station, error)
-
-    def _has(self, variant: Variant) -> bool:
-        assert self._manifest is not None
-        return self._slots.has(variant, self._manifest.golden)
-
-    def _poll_runner(self) -> None:
-        # An answer may bring the next turn, whose answer may be there already.
-        while (turn := self._turn) is not None:
-            try:
-                answers = turn.station.runner.receive()
-            except RunnerError as error:
-                self._on_failure(turn.station, error)
-                return
-            if not answers:
-                return
-            for answer in answers:
-                self._on_answer(turn, answer)
-            self._turn = None
-            self._next_turn()
-
-    def _on_answer(self, turn: _Turn, answer: Response) -> None:
-        station = turn.station
-        if isinstance(answer, Loaded):
-            station.ready = True
-            station.context = self._learn_context(answer)
-            log.info(
-                "variant %s runs on %s %s", station.variant.name, self._settings.runtime.name, answer.runtime_version
-            )
-        elif isinstance(answer, Refused):
-            station.runner.stop()
-            station.ready = False
-            log.warning("variant %s is refused here: %s", station.variant.name, answer.reason)
-            self._tell("variant-refused", release=self._release, variant=station.variant.name, detail=answer.reason)
-        elif isinstance(answer, Measured):
-            try:
-                self._close_window(turn, answer)
-            except ValueError as error:
-                self._on_failure(station, RunnerError(f"answered nonsense: {error}"))
-            else:
-                station.failures = 0
-        elif isinstance(answer, Failed):
-            self._on_failure(station, RunnerError(answer.reason))
-
-    def _on_failure(self, station: _Station, error: RunnerError) -> None:
-        station.runner.stop()
-        station.ready = False
-        wait_s = min(RESTART_MAX_S, RESTART_FIRST_S * 2**station.failures)
-        station.failures = min(station.failures + 1, 30)
-        station.restart_s = self._clock.monotonic_s() + wait_s
-        self._turn = None
-        log.warning("runner of variant %s: %s; started again in %.0f s", station.variant.name, error, wait_s)
-        self._tell("runner-failed", release=self._release, variant=station.variant.name, detail=str(error))
-
-    def _spec(self, variant: Variant) -> RunnerSpec:
-        slot = self._slots.current()
-        assert slot is not None
-        assert self._manifest is not None
-        golden = self._manifest.golden
-        settings = self._settings
-        return RunnerSpec(
-            runtime=settings.runtime.name,
-            artifact=str(slot / variant.artifact.file),
-            format=variant.format,
-            threads=settings.runtime.threads,
-            xnnpack=settings.runtime.xnnpack,
-            inputs_file=str(slot / golden.inputs.file),
-            labels_file=str(slot / golden.labels.file),
-            outputs_file=str(slot / golden.outputs.file),
-            reference_correct=variant.reference.correct,
-            input_scale=settings.planted_fault.input_scale,
-            warm_up_max_s=settings.measure.warm_up_max_s,
-            lock_file=settings.measure.lock_file,
-            python=settings.runtime.python,
-        )
-
-    def _measure(self) -> Measure:
-        settings = self._settings.measure
-        return Measure(
-            samples=settings.samples,
-            max_duration_s=settings.max_duration_s,
-            min_sample_s=settings.min_sample_s,
-            leave_out_waiting=settings.leave_out_waiting,
-            lock_file=settings.lock_file,
-        )
-
-    # what goes up
-
-    def _learn_context(self, loaded: Loaded) -> str:
-        run = host.run_context(
-            device_class=self._settings.device_class,
-            runtime=self._settings.runtime.name,
-            runtime_version=loaded.runtime_version,
-            python=loaded.python,
-            accelerator_requested=loaded.accelerator_requested,
-            accelerator_executed=loaded.accelerator_executed,
-            delegated_ratio=loaded.delegated_ratio,
-            fallback_reason=loaded.fallback_reason,
-            threads=self._settings.runtime.threads,
-            attributes=self._settings.attributes,
-        )
-        digest = messages.context_digest(run)
-        self._contexts[digest] = run
-        return digest
-
-    def _close_window(self, turn: _Turn, measured: Measured) -> None:
-        station, context = turn.station, turn.station.context
-        assert context is not None
-        assert self._desired is not None
-        assert self._manifest is not None
-        assert turn.throttling is not None
-        self._tell_context(context)
-        body = window.close(measured, limits=station.limits, golden=self._manifest.golden.digest)
-        length_s = self._desired.window_length_s
-        throttled = thermal.throttled(turn.throttling, thermal.throttling())
-
-        def make(incarnation: Incarnation, seq: int, floor: int) -> Numbered:
-            return Window(
-                device=self._settings.device,
-                incarnation=incarnation,
-                seq=seq,
-                floor=floor,
-                release=self._release,
-                variant=station.variant.name,
-                artifact=station.variant.artifact.sha256,
-                context=context,
-                length_s=length_s,
-                ended_uptime_s=self._clock.monotonic_s(),
-                ended_wall_s=self._clock.wall_s(),
-                runner_start=station.starts,
-                throttled=throttled,
-                latency=body.latency,
-                exceedances=body.exceedances,
-                accuracy=body.accuracy,
-                memory=body.memory,
-            )
-
-        self._append("window", make)
-
-    def _tell_context(self, digest: str) -> None:
-        """Send a run context once per incarnation and session, before the first window that names it."""
-        key = (self._outbox.incarnation, digest)
-        if key in self._told_contexts:
-            return
-
-        def make(incarnation: Incarnation, seq: int, floor: int) -> Numbered:
-            return Context(
-                device=self._settings.device,
-                incarnation=incarnation,
-                seq=seq,
-                floor=floor,
-                digest=digest,
-                run=self._contexts[digest],
-            )
-
-        if self._append("context", make):
-            self._told_contexts.add(key)
-
-    def _tell_losses(self) -> None:
-        losses = self._outbox.ledger()
-        if losses and self._tell("loss", losses=tuple(losses)):
-            self._outbox.told(losses)  # or they are told once more
-
-    def _tell(
-        self,
-        event: str,
-        *,
-        release: str | None = None,
-        variant: str | None = None,
-        detail: str = "",
-        losses: tuple[messages.Loss, ...] = (),
-    ) -> bool:
-        def make(incarnation: Incarnation, seq: int, floor: int) -> Numbered:
-            return Event(
-                device=self._settings.device,
-                incarnation=incarnation,
-                seq=seq,
-                floor=floor,
-                event=event,  # type: ignore[arg-type]
-                happened_uptime_s=self._clock.monotonic_s(),
-                happened_wall_s=self._clock.wall_s(),
-                release=release or None,
-                variant=variant,
-                # A path that is no UTF-8 may stand in it.
-                detail=detail.encode(errors="replace").decode()[:500],
-                losses=losses,
-            )
-
-        return self._append("event", make)
-
-    def _append(self, kind: str, make: Callable[[Incarnation, int, int], Numbered]) -> bool:
-        try:
-            self._outbox.append(kind, make)
-        except StoreError as error:
-            # The disk is full or failing: the device goes on, and the next window tries again.
-            self._not_kept += 1
-            self._store_fails("keep", error, f"this {kind} is not kept, nor what comes until the disk works again")
+    def _begin_window(self, now_s: float) -> bool:
+        """Have every variant measured when a window is due and affordable, once all of the last one's are done."""
+        if self._desired is None or not self._stations.variants or not self._stations.idle:
             return False
-        if self._not_kept:
-            log.warning("the outbox can be written again; %d messages were not kept", self._not_kept)
-            self._not_kept = 0
-        self._store_works("keep")
-        return True
+        if self._window_due_s is not None and now_s < self._window_due_s:
+            return False
+        length_s = self._length_s(self._desired)
+        self._pay(now_s)
+        due_s = now_s if self._window_due_s is None else self._window_due_s
+        if self._allowance.free_s > now_s:
+            self._window_due_s = first_after_s(due_s, length_s, self._allowance.free_s)
+            return False
+        # In whole windows, by the grid: a turn that comes a little late stretches nothing.
+        stretched = max(1.0, round((due_s - self._last_due_s) / length_s)) if self._last_due_s is not None else 1.0
+        self._last_due_s, self._window_due_s = due_s, next_window_s(due_s, length_s, now_s)
+        self._round = _Round(now_s, length_s * stretched, self._overhead(now_s, stretched), self._taken)
+        if self._round.overhead:
+            self._standing.took(self._round.overhead.cpu_ratio, self._allowance.ratio, now_s)
+        return self._stations.measure_all() > 0
 
-    def _store_fails(self, doing: str, error: StoreError, consequence: str) -> None:
-        """Log what is wrong with the disk when it begins or changes, not each time."""
-        if self._store_troubles.get(doing) != str(error):
-            self._store_troubles[doing] = str(error)
-            log.error("%s; %s", error, consequence)
+    def _pay(self, now_s: float) -> None:
+        """Pay for what the agent took since the last look."""
+        before, self._taken = self._taken, self._machine.taken(self._stations.pids)
+        self._allowance = self._allowance.at(now_s).less(self._taken.cpu_s - before.cpu_s)
 
-    def _store_works(self, doing: str) -> None:
-        self._store_troubles.pop(doing, None)
+    def _overhead(self, now_s: float, stretched_ratio: float) -> Overhead | None:
+        """Return what the agent took since the round before began, None where no time has passed."""
+        before, passed_s = self._round.taken, now_s - self._round.began_s
+        if passed_s <= 0.0:
+            return None
+        return Overhead(
+            length_s=passed_s,
+            supervisor_cpu_ratio=max(0.0, self._taken.supervisor_cpu_s - before.supervisor_cpu_s) / passed_s,
+            cpu_ratio=max(0.0, self._taken.cpu_s - before.cpu_s) / passed_s,
+            budget_ratio=self._allowance.ratio,
+            stretched_ratio=stretched_ratio,
+            supervisor_rss_bytes=self._taken.supervisor_rss_bytes,
+            outbox_bytes=self._outbox.size_bytes,
+        )
+
+    def _work(self, now_s: float) -> None:
+        for finding in self._stations.work(now_s):
+            if isinstance(finding, Taken):
+                seq = self._post.window(finding.run, self._fields(finding))
+                if finding.order:
+                    self._on_ordered(finding.order, seq=seq, reason="the outbox does not take the window")
+            elif isinstance(finding, VariantRefused):
+                self._post.tell(
+                    "variant-refused",
+                    release=self._stations.release,
+                    variant=finding.variant,
+                    detail=finding.reason,
+                )
+            elif isinstance(finding, RunnerFailed):
+                self._post.tell(
+                    "runner-failed", release=self._stations.release, variant=finding.variant, detail=finding.reason
+                )
+            elif isinstance(finding, NotMeasured):
+                self._on_ordered(finding.order, seq=None, reason=finding.reason)
+            else:
+                assert isinstance(finding, Vanished)
+                self._step(rollout.Vanished())
+
+    def _fields(self, taken: Taken) -> dict[str, Any]:
+        """Return what `messages.Window` says of a measurement."""
+        overhead, self._round.overhead = self._round.overhead, None  # once is enough
+        return {
+            "release": self._stations.release,
+            "variant": taken.variant.name,
+            "artifact": taken.variant.artifact.sha256,
+            "length_s": self._round.length_s,
+            "runner_start": taken.starts,
+            "throttled": taken.throttled,
+            "latency": taken.body.latency,
+            "exceedances": taken.body.exceedances,
+            "accuracy": taken.body.accuracy,
+            "memory": taken.body.memory,
+            "overhead": overhead,
+        }
+
+    # time
+
+    def _look_at_clock(self, now_s: float) -> None:
+        """Say when the wall clock was set: windows before and after it lie elsewhere in time by it."""
+        offset_s = self._clock.wall_s() - now_s
+        moved_s, self._wall_offset_s = offset_s - self._wall_offset_s, offset_s
+        if abs(moved_s) > CLOCK_JUMP_S:
+            log.warning("the wall clock was set by %+.0f s", moved_s)
+            self._post.tell("clock-jumped", detail=f"the wall clock was set by {moved_s:+.0f} s")
 
     def _next_due_s(self, now_s: float) -> float:
-        due = [now_s + IDLE_S]
-        if self._session and self._store_retry_s > now_s:
-            due.append(self._store_retry_s)
-        if self._rollout.retry_s is not None:
-            due.append(self._rollout.retry_s)
-        due += [station.restart_s for station in self._stations.values() if station.restart_s is not None]
-        if self._turn is not None:
-            deadline_s = self._turn.station.runner.deadline_s
-            due += [deadline_s] if deadline_s is not None else []
-        elif self._stations and self._window_due_s is not None:
-            due.append(self._window_due_s)
-        return min(due)
+        due = [
+            self._post.due_s(now_s),
+            self._rollout.retry_s,
+            self._stations.due_s(),
+            commands.next_due_s(self._book),
+            self._window_due_s if self._stations.variants and self._stations.idle else None,
+        ]
+        return min([now_s + IDLE_S, *(at_s for at_s in due if at_s is not None)])
 
 
-def run(supervisor: Supervisor, wake: int, stopping: Callable[[], bool], clock: Clock) -> None:
+def run(supervisor: Supervisor, wake: int, stopping: Callable[[], bool], clock: Clock, manager: ServiceManager) -> None:
     """Turn until told to stop, sleeping in between until something happens or is due.
 
     Args:
@@ -726,38 +525,35 @@ def run(supervisor: Supervisor, wake: int, stopping: Callable[[], bool], clock: 
         wake: A descriptor that becomes readable when the link has events, or a signal came.
         stopping: Asked after every wake-up.
         clock: The supervisor's.
+        manager: Is told that the loop turns.
     """
     supervisor.start()
+    manager.ready(supervisor.status)
+    said = ""
     try:
         while not stopping():
             due_s = supervisor.turn()
+            manager.alive()
+            if supervisor.status != said:
+                said = supervisor.status
+                manager.status(said)
+            wait_s = max(0.0, due_s - clock.monotonic_s())
+            if manager.watchdog_s is not None:
+                wait_s = min(wait_s, manager.watchdog_s / 3)
             with selectors.DefaultSelector() as selector:
                 for descriptor in {wake, *supervisor.waitables()}:
                     selector.register(descriptor, selectors.EVENT_READ)
-                if any(key.fd == wake for key, _ in selector.select(max(0.0, due_s - clock.monotonic_s()))):
+                if any(key.fd == wake for key, _ in selector.select(wait_s)):
                     os.read(wake, 4096)
     finally:
+        manager.stopping()
         supervisor.stop()
-
-
-def new_word() -> str:
-    """Return a random word for an incarnation or a session."""
-    return secrets.token_hex(8)
-
-
-def boot_word() -> str:
-    """Return a name for this boot of the device: the kernel's, or one made of when it was."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        booted_s = math.floor((time.time() - time.monotonic()) / 10)
-        return hashlib.sha256(str(booted_s).encode()).hexdigest()[:32]
 
 
 def _offer(desired: Desired) -> Offer:
     assert desired.release is not None
     # A name that comes twice would be two runners for one variant.
-    return Offer(desired.release, tuple(dict.fromkeys(wanted.name for wanted in desired.variants)))
+    return Offer(desired.release, tuple(dict.fromkeys(wanted.name for wanted in desired.variants)), desired.signatures)
 
 
 def _read_desired(path: Path) -> Desired | None:

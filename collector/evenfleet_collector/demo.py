@@ -414,6 +414,9 @@ class Stage:
             # Two cores, and who knows what else on them: whoever measures, measures alone.
             "leave_out_waiting = true",
             f"lock_file = {json.dumps(str(self.directory / 'bench.lock'))}",
+            # A window a second is more than a guest may take.
+            "[schedule]",
+            "max_cpu_ratio = 64.0",
             "[planted_fault]",
             f"input_scale = {input_scale!r}",
         ]

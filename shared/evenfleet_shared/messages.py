@@ -43,6 +43,16 @@ LatencyMetric = Literal["latency"]
 NoiseClass = Literal["bit-exact", "within-rounding", "same-decision", "divergent"]
 MemoryKind = Literal["after_load", "peak_rss", "arena", "gpu"]
 Task = Literal["classification", "multi-label", "regression", "detection", "segmentation", "embedding", "agreement"]
+EventName = Literal[
+    "release-installed",
+    "release-refused",
+    "variant-refused",
+    "runner-failed",
+    "loss",
+    "outbox-damaged",
+    "clock-jumped",
+    "budget-reached",
+]
 CommandName = Literal["measure", "restart-runner", "layers"]
 CorrelationId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\n)")]
 
@@ -412,17 +422,7 @@ class Event(Header):
 
     schema: Literal["event/1"] = "event/1"
     seq: Seq
-    event: Literal[
-        "release-installed",
-        "release-refused",
-        "variant-refused",
-        "runner-failed",
-        "loss",
-        "outbox-damaged",
-        "clock-jumped",
-        "budget-reached",
-        "command-expired",
-    ]
+    event: EventName
     happened_uptime_s: Seconds
     happened_wall_s: Finite
     release: Digest | None = None
@@ -586,6 +586,8 @@ COMPARABILITY_KEYS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SchemaOnly:
+    """What tells which type to decode."""
+
     schema: Annotated[str, Meta(max_length=40)]
 
 

@@ -8,15 +8,19 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from evenfleet_agent.fetch import FetchProcess, FetchResult, WrongContentError, fetch_release
+from evenfleet_agent.fetch import UntrustedError, WrongContentError, check_signed, fetch_release
+from evenfleet_agent.fetcher import FetchOrder, FetchProcess, FetchResult
 from evenfleet_shared import manifest as manifests
+from evenfleet_shared import trust
 from evenfleet_shared.errors import ArtifactError, ReleaseError
+from evenfleet_shared.messages import ReleaseSignature
+from evenfleet_shared.signature import PrivateKey
 from fakes.artifact_servers import ArtifactServer, answers, artifact_server, cuts_off, holds, serves
 from fakes.disks import SyncedDisk
 from fakes.stores import small_manifest
@@ -283,7 +287,72 @@ def test_bytes_that_are_no_manifest_are_refused(server: ArtifactServer, tmp_path
         fetch_release(server.url, release, (), tmp_path)
 
 
+# who signed it
+
+
+def signed_by(key: PrivateKey, release: str) -> ReleaseSignature:
+    return ReleaseSignature(key=key.public.id, signature=key.sign(release).signature)
+
+
+OURS, THEIRS = PrivateKey(b"o" * 32), PrivateKey(b"t" * 32)
+RELEASE, OTHER = "1" * 64, "2" * 64
+
+
+def test_a_device_that_trusts_no_key_runs_what_it_is_told() -> None:
+    check_signed(RELEASE, (), ())
+
+
+def test_one_signature_of_a_trusted_key_among_others_is_enough() -> None:
+    check_signed(RELEASE, (signed_by(THEIRS, RELEASE), signed_by(OURS, RELEASE)), (OURS.public,))
+
+
+@pytest.mark.parametrize(
+    ("signatures", "why"),
+    [
+        ((), "none at all"),
+        ((signed_by(THEIRS, RELEASE),), "1 of other keys"),
+        ((signed_by(OURS, OTHER),), "does not hold"),
+        ((ReleaseSignature(key=OURS.public.id, signature=THEIRS.sign(RELEASE).signature),), "does not hold"),
+        ((ReleaseSignature(key=OURS.public.id, signature="not base64"),), "does not hold"),
+    ],
+)
+def test_a_release_that_no_trusted_key_has_signed_is_refused(
+    signatures: tuple[ReleaseSignature, ...], why: str
+) -> None:
+    with pytest.raises(UntrustedError, match=why):
+        check_signed(RELEASE, signatures, (OURS.public,))
+
+
+def test_nothing_is_asked_of_the_server_before_the_signature_holds(served: Served, tmp_path: Path) -> None:
+    public = trust.write_keys(tmp_path / "release.key", OURS)
+    fetcher = FetchProcess()
+    unsigned = order(served.server.url, served.release, VARIANTS, served.slot)
+    fetcher.start(replace(unsigned, trusted_keys=(str(public),)))
+
+    result = result_of(fetcher)
+    assert (result.ok, result.cause) == (False, "release")
+    assert "not signed by a key that this device trusts" in result.reason
+    assert served.server.asked == []
+
+    fetcher.start(replace(unsigned, trusted_keys=(str(public),), signatures=(signed_by(OURS, served.release),)))
+    assert result_of(fetcher) == FetchResult(ok=True)
+
+
+def test_a_key_file_that_cannot_be_read_is_not_held_against_the_release(served: Served, tmp_path: Path) -> None:
+    fetcher = FetchProcess()
+    wanted = order(served.server.url, served.release, VARIANTS, served.slot)
+    fetcher.start(replace(wanted, trusted_keys=(str(tmp_path / "missing.pub"),)))
+
+    result = result_of(fetcher)
+    assert (result.ok, result.cause) == (False, "link")
+    assert result.reason.startswith("release.trusted_keys: ")
+
+
 # the child
+
+
+def order(url: str, release: str, variants: Sequence[str], directory: Path) -> FetchOrder:
+    return FetchOrder(url=url, release=release, variants=tuple(variants), directory=str(directory))
 
 
 def result_of(fetcher: FetchProcess, timeout_s: float = 20.0) -> FetchResult:
@@ -300,7 +369,7 @@ def test_the_child_brings_a_release_and_says_so(served: Served) -> None:
     fetcher = FetchProcess()
     assert (fetcher.fileno(), fetcher.result()) == (None, None)
 
-    fetcher.start(served.server.url, served.release, VARIANTS, served.slot)
+    fetcher.start(order(served.server.url, served.release, VARIANTS, served.slot))
 
     assert result_of(fetcher) == FetchResult(ok=True)
     assert served.is_whole()
@@ -317,7 +386,7 @@ def test_the_child_says_by_whose_fault_it_failed(served: Served, cause: str) -> 
     else:
         url = "http://[::1"  # no address at all
     fetcher = FetchProcess()
-    fetcher.start(url, release, VARIANTS, served.slot)
+    fetcher.start(order(url, release, VARIANTS, served.slot))
 
     result = result_of(fetcher)
 
@@ -329,7 +398,7 @@ def test_the_child_says_by_whose_fault_it_failed(served: Served, cause: str) -> 
 def test_a_child_that_is_killed_is_a_failure_to_be_tried_again(served: Served) -> None:
     served.server.faults = [serves(served.payload), holds(served.server, 100_000)]
     fetcher = FetchProcess()
-    fetcher.start(served.server.url, served.release, VARIANTS, served.slot)
+    fetcher.start(order(served.server.url, served.release, VARIANTS, served.slot))
     assert served.server.waiting.wait(timeout=20)
     assert fetcher._child is not None
     os.kill(fetcher._child.pid, signal.SIGKILL)
@@ -339,7 +408,7 @@ def test_a_child_that_is_killed_is_a_failure_to_be_tried_again(served: Served) -
     assert "-9" in result.reason
 
     served.server.go_on.set()
-    fetcher.start(served.server.url, served.release, VARIANTS, served.slot)
+    fetcher.start(order(served.server.url, served.release, VARIANTS, served.slot))
     assert result_of(fetcher).ok
     assert served.is_whole()
 
@@ -347,7 +416,7 @@ def test_a_child_that_is_killed_is_a_failure_to_be_tried_again(served: Served) -
 def test_a_download_that_is_given_up_leaves_no_child_and_no_result(served: Served) -> None:
     served.server.faults = [holds(served.server, 10)]
     fetcher = FetchProcess()
-    fetcher.start(served.server.url, served.release, VARIANTS, served.slot)
+    fetcher.start(order(served.server.url, served.release, VARIANTS, served.slot))
     assert served.server.waiting.wait(timeout=20)
     assert fetcher._child is not None
     pid = fetcher._child.pid
@@ -361,8 +430,8 @@ def test_a_download_that_is_given_up_leaves_no_child_and_no_result(served: Serve
 
 
 def test_a_child_that_cannot_be_started_leaves_nothing_under_way(tmp_path: Path) -> None:
-    fetcher = FetchProcess()
-    with pytest.raises(OSError, match="too long"):
-        fetcher.start("http://" + "x" * 1_000_000, "0" * 64, (), tmp_path)
+    fetcher = FetchProcess(str(tmp_path / "no-python"))
+    with pytest.raises(FileNotFoundError):
+        fetcher.start(order("http://x", "0" * 64, (), tmp_path))
 
     assert (fetcher.fileno(), fetcher.result()) == (None, None)

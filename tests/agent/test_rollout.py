@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -35,6 +37,7 @@ from evenfleet_agent.rollout import (
     Withdrawn,
     step,
 )
+from evenfleet_shared.messages import ReleaseSignature
 
 ONE = Offer("1" * 64, ("float32",))
 TWO = Offer("2" * 64, ("float32", "int8"))
@@ -117,9 +120,18 @@ def test_a_release_that_cannot_be_used_is_told_and_not_fetched_again() -> None:
 def test_a_refused_update_leaves_the_running_release_alone() -> None:
     state, actions = after(Offered(ONE), Fetched(), Offered(TWO), FINAL)
 
-    assert (state.phase, state.running, state.refused) == ("running", ONE, TWO.release)
+    assert (state.phase, state.running, state.refused) == ("running", ONE, TWO)
     assert actions == (Report("release-refused", TWO.release, "no manifest"),)
     assert after(Offered(TWO), state=state)[1] == ()
+
+
+def test_a_refused_release_is_tried_again_when_it_comes_with_another_signature() -> None:
+    unsigned = FetchFailed("not signed", "release")
+    state, _ = after(Offered(ONE), unsigned)
+    signed = replace(ONE, signatures=(ReleaseSignature(key="a" * 64, signature="c2ln"),))
+
+    assert after(Offered(ONE), state=state)[1] == ()
+    assert after(Offered(signed), state=state)[1] == (StartFetch(signed),)
 
 
 def test_a_refused_release_is_tried_again_after_another_one_was_offered() -> None:
@@ -165,7 +177,7 @@ def test_something_else_in_the_place_of_a_release_is_held_against_it_the_fifth_t
     state, actions = step(state, WRONG, now_s)
 
     assert now_s == 900.0
-    assert (state.phase, state.refused) == ("empty", ONE.release)
+    assert (state.phase, state.refused) == ("empty", ONE)
     assert actions == (Report("release-refused", ONE.release, "digest, 5 times"),)
 
 
@@ -173,7 +185,7 @@ def test_a_link_that_fails_in_between_begins_the_count_of_wrong_contents_anew() 
     state, _ = after(Offered(ONE), *([WRONG, RetryDue()] * 4), TRANSIENT, RetryDue(), *([WRONG, RetryDue()] * 4))
     assert state.phase == "fetching"
 
-    assert after(WRONG, state=state)[0].refused == ONE.release
+    assert after(WRONG, state=state)[0].refused == ONE
 
 
 def test_a_login_page_a_day_never_refuses_a_release() -> None:
@@ -194,13 +206,13 @@ def test_wrong_contents_that_take_an_hour_each_to_come_are_held_against_the_rele
         now_s = state.retry_s
         state, _ = step(state, RetryDue(), now_s)
 
-    assert step(state, WRONG, now_s + 3600.0)[0].refused == ONE.release
+    assert step(state, WRONG, now_s + 3600.0)[0].refused == ONE
 
 
 def test_wrong_contents_over_a_longer_time_than_the_window_begin_a_new_count() -> None:
     four_times = after(Offered(ONE), *([WRONG, RetryDue()] * 4))[0]
 
-    assert step(four_times, WRONG, 100.0 + WRONG_WINDOW_S)[0].refused == ONE.release
+    assert step(four_times, WRONG, 100.0 + WRONG_WINDOW_S)[0].refused == ONE
     assert step(four_times, WRONG, 101.0 + WRONG_WINDOW_S)[0].refused is None
 
 
@@ -280,6 +292,8 @@ class Walk(RuleBasedStateMachine):
     @rule()
     def vanished(self) -> None:
         self.current = None
+        # What ran is fetched again, though more of the same release was refused.
+        self.refused = None
         self.happens(Vanished())
 
     @rule()

@@ -15,10 +15,10 @@ import pytest
 from evenfleet_agent import service
 from evenfleet_agent import standing as standings
 from evenfleet_agent.config import AgentSettings, BrokerSettings, RuntimeSettings
+from evenfleet_agent.names import boot_word
 from evenfleet_agent.outbox import open_outbox
 from evenfleet_agent.service import Status
 from evenfleet_agent.standing import StandingFile
-from evenfleet_agent.supervisor import boot_word
 from evenfleet_shared.errors import ConfigError, StoreError
 from evenfleet_shared.messages import Event, Incarnation
 
@@ -115,6 +115,8 @@ def test_the_command_says_all_of_it_to_a_person_and_to_a_program(tmp_path: Path)
     standing.disconnected("no broker answers at broker:1883", time.monotonic() - 400.0)
     standing.receipted(time.monotonic() - 400.0)
     standing.troubled("another client")
+    standing.runs({"int8": "ready", "float32": "refused: no such operator"})
+    standing.took(0.0213, 0.1, time.monotonic())
     lock = os.open(tmp_path / "agent.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
 
@@ -127,6 +129,9 @@ def test_the_command_says_all_of_it_to_a_person_and_to_a_program(tmp_path: Path)
         "agent        running",
         "broker       no session for 6 minutes: no broker answers at broker:1883",
         "trouble      another client",
+        "  float32              refused: no such operator",
+        "  int8                 ready",
+        "takes        2.1% of a processor, may take 10.0%",
         "receipt      at most 6 minutes ago",
         "given up     2 messages: outbox-full",
     ):

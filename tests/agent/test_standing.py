@@ -116,3 +116,27 @@ def test_a_directory_that_cannot_be_written_is_said_once(path: Path, caplog: pyt
 
     (said,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "cannot write" in said.message
+
+
+def test_variants_are_written_when_one_of_them_changes_and_not_at_every_turn(path: Path) -> None:
+    file = StandingFile(path, "boot-1")
+    file.runs({"int8": "starting"})
+    assert written(path)
+    for _ in range(100):
+        file.runs({"int8": "starting"})
+    assert not written(path)
+
+    file.runs({"int8": "failed, starting again: \udcff"})
+    found = read(path)
+    assert found is not None
+    assert found.variants == {"int8": "failed, starting again: ?"}
+
+
+def test_what_the_agent_takes_is_written_once_a_minute_at_most(path: Path) -> None:
+    file = StandingFile(path, "boot-1")
+    writes = 0
+    for now_s in range(3600):
+        file.took(0.01 + now_s * 1e-6, 0.1, float(now_s))
+        writes += written(path)
+
+    assert writes == 60

@@ -17,26 +17,33 @@ import pytest
 from evenfleet_agent import standing as standings
 from evenfleet_agent.config import AgentSettings, MeasureSettings, RuntimeSettings
 from evenfleet_agent.outbox import Outbox, open_outbox
+from evenfleet_agent.post import STORE_RETRY_S
+from evenfleet_agent.rival import RIVAL_WITHIN_S
 from evenfleet_agent.runner.protocol import Failed, RunnerSpec
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
-from evenfleet_agent.supervisor import RESTART_MAX_S, RIVAL_WITHIN_S, STORE_RETRY_S, Supervisor
+from evenfleet_agent.stations import RESTART_MAX_S
+from evenfleet_agent.supervisor import Supervisor
 from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import RunnerError
 from evenfleet_shared.messages import (
+    Command,
     Desired,
     DesiredVariant,
     Event,
     IncarnationReceipt,
     Limit,
     Receipt,
+    ReleaseSignature,
+    Reply,
     State,
     Window,
 )
 from fakes.agent_links import FakeLink, Published, again
 from fakes.disks import FoldersThatCannotBeSynced, SyncedDisk
 from fakes.fetchers import FakeFetcher
-from fakes.runners import Bench, loaded, measured, refused, steady
+from fakes.machines import FakeMachine
+from fakes.runners import Bench, OnMeasure, loaded, measured, refused, steady
 from fakes.stores import small_manifest
 
 DEVICE = "press-01"
@@ -65,6 +72,7 @@ class Board:
     max_bytes: int = 1 << 20
     fetcher: FakeFetcher = field(default_factory=FakeFetcher)
     bench: Bench = field(default_factory=Bench)
+    machine: FakeMachine = field(default_factory=FakeMachine)
 
     def __post_init__(self) -> None:
         self.release = self.fetcher.add(*small_manifest("float32", "int8"))
@@ -101,6 +109,7 @@ class Board:
             fetcher=self.fetcher,
             new_runner=self.bench.new_runner,
             clock=self.clock,
+            machine=self.machine,
         )
         self.supervisor.start()
 
@@ -1189,3 +1198,289 @@ def test_a_directory_that_cannot_keep_what_is_desired_is_survived(
     assert "a restart waits for the collector" in caplog.text
     board.link.take()
     assert len(board.windows(1)) == 2
+
+
+# commands
+
+
+def command(board: Board, name: str = "measure", **changes: Any) -> None:
+    base = Command(device=DEVICE, correlation_id="c-1", command="measure", variant="int8", ttl_s=60.0)
+    board.link.deliver(replace(base, command=name, **changes))
+    board.turn()
+
+
+def dies_of(signal: str) -> OnMeasure:
+    def measure(spec: RunnerSpec, before: int) -> RunnerError:
+        return RunnerError(f"was killed by {signal}")
+
+    return measure
+
+
+def test_a_command_to_measure_is_answered_with_the_numbers_of_its_windows(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    command(board)
+
+    published = [one.message for one in board.link.take()]
+    (window,) = [one for one in published if isinstance(one, Window)]
+    (reply,) = [one for one in published if isinstance(one, Reply)]
+    assert window.variant == "int8"
+    assert (reply.correlation_id, reply.command, reply.status, reply.seqs) == ("c-1", "measure", "done", (window.seq,))
+
+
+def test_a_command_without_a_variant_measures_all(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    command(board, variant=None)
+
+    (reply,) = board.sent(Reply)
+    assert (reply.status, len(reply.seqs)) == ("done", 2)
+
+
+def test_a_copy_of_an_answered_command_gets_the_same_answer_and_measures_nothing(board: Board) -> None:
+    board.measures()
+    command(board)
+    (first,) = board.sent(Reply)
+    command(board, age_s=10.0)
+
+    published = [one.message for one in board.link.take()]
+    assert [type(one) for one in published] == [Reply]
+    assert replace(published[0], seq=first.seq, floor=first.floor) == first
+
+
+def test_an_answer_that_found_no_session_is_given_to_the_next_copy(board: Board) -> None:
+    board.measures()
+    board.bench.held = True
+    command(board)
+    board.link.disconnect()
+    board.turn()
+    board.bench.held = False
+    board.turn()
+    board.link.connect()
+    assert board.sent(Reply) == []
+
+    command(board, age_s=5.0)
+    (reply,) = board.sent(Reply)
+    assert reply.status == "done"
+
+
+def test_a_command_that_was_not_done_in_its_time_is_answered_as_expired(board: Board) -> None:
+    board.measures()
+    board.windows(1)
+    board.bench.held = True
+    command(board, ttl_s=5.0)
+    board.link.take()
+    board.clock.now_s += 5.0
+    board.turn()
+
+    (reply,) = board.sent(Reply)
+    assert (reply.status, reply.seqs) == ("expired", ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"variant": "int4"}, "does not run int4; it runs float32, int8"),
+        ({"name": "layers"}, "does not know layers"),
+        ({"age_s": 60.0}, "60 s old"),
+    ],
+)
+def test_a_command_that_cannot_be_done_says_why(board: Board, changes: dict[str, Any], why: str) -> None:
+    board.measures()
+    board.link.take()
+    command(board, **changes)
+
+    (reply,) = board.sent(Reply)
+    assert reply.status in ("refused", "expired")
+    assert why in reply.detail
+
+
+def test_a_device_that_runs_nothing_says_so(board: Board) -> None:
+    board.link.connect()
+    command(board, variant=None)
+
+    (reply,) = board.sent(Reply)
+    assert (reply.status, reply.detail) == ("refused", "this device runs no release")
+
+
+def test_a_runner_is_started_again_on_command_at_once(board: Board) -> None:
+    board.measures()
+    board.bench.on_measure = dies_of("SIGKILL")
+    board.windows(1)
+    assert board.bench.running == []
+    board.bench.on_measure = steady()
+
+    command(board, "restart-runner")
+
+    (reply,) = board.sent(Reply)
+    assert (reply.status, reply.detail) == ("done", "1 started again")
+    assert ["int8" in spec.artifact for spec in board.bench.running] == [True]
+    assert board.windows(1)[-1].runner_start == 2
+
+
+def test_a_command_that_fails_on_the_device_says_with_what(board: Board) -> None:
+    board.measures()
+    board.bench.on_measure = dies_of("SIGSEGV")
+    command(board)
+
+    (reply,) = board.sent(Reply)
+    assert (reply.status, reply.detail) == ("failed", "was killed by SIGSEGV")
+
+
+def test_taking_the_release_away_answers_what_was_to_be_measured(board: Board) -> None:
+    board.measures()
+    board.bench.held = True
+    command(board)
+    board.told(board.desired(revision=2, release=None, variants=()))
+    board.turn()
+
+    (reply,) = board.sent(Reply)
+    assert (reply.status, "taken away" in reply.detail) == ("failed", True)
+
+
+# what the agent takes
+
+
+def test_windows_are_stretched_until_what_they_cost_is_within_the_share(board: Board) -> None:
+    """Each round costs 30 s; with a tenth of a processor and windows of 10 s that is one in thirty."""
+    board.measures()
+    board.link.take()
+    spent = board.supervisor._allowance.saved_s
+    board.machine.cpu_s += spent  # what may be taken at the start
+
+    def costly(spec: RunnerSpec, before: int) -> Any:
+        board.machine.cpu_s += 15.0
+        return measured(spec, [1.0])
+
+    board.bench.on_measure = costly
+    began_s, before_s = board.clock.now_s, board.machine.cpu_s
+    sent = {window.seq: window for window in board.windows(100)}  # some twice: nothing is receipted
+    windows = [sent[seq] for seq in sorted(sent)]
+
+    took_s, passed_s = board.machine.cpu_s - before_s, board.clock.now_s - began_s
+    assert took_s <= 0.1 * passed_s + 30.0
+    assert took_s >= 0.1 * passed_s - 31.0
+    assert {window.variant for window in windows} == {"float32", "int8"}
+    overheads = [window.overhead for window in windows if window.overhead]
+    assert overheads[-1].stretched_ratio == pytest.approx(30.0)
+    assert overheads[-1].cpu_ratio == pytest.approx(0.1)
+    assert overheads[-1].budget_ratio == pytest.approx(0.1)
+    assert windows[-1].length_s == pytest.approx(300.0)
+
+
+def test_an_agent_within_its_share_keeps_its_grid(board: Board) -> None:
+    board.measures()
+    windows = board.windows(5)
+
+    ends = sorted({window.ended_uptime_s for window in windows})
+    assert {b - a for a, b in pairwise(ends)} == {LENGTH_S}
+    assert {window.length_s for window in windows} == {LENGTH_S}
+    # Once in each round, not with every variant.
+    assert [window.overhead is not None for window in windows[-4:]] == [True, False, True, False]
+
+
+# the machine
+
+
+def test_a_wall_clock_that_is_set_is_an_event_and_one_that_drifts_is_not(board: Board) -> None:
+    board.measures()
+    board.windows(1)
+    board.clock.wall_s = lambda: 1.7e9 + board.clock.now_s + 20.0  # type: ignore[method-assign]
+    board.windows(1)
+    board.clock.wall_s = lambda: 50 * 365.25 * 86_400 + board.clock.now_s  # type: ignore[method-assign]
+    board.clock.now_s += LENGTH_S
+    board.turn()
+
+    (event,) = [one for one in board.sent(Event) if one.event == "clock-jumped"]
+    assert event.detail == "the wall clock was set by -122120020 s"
+    assert board.windows(2)  # and measuring goes on as before
+
+
+def test_a_runner_that_the_kernel_killed_for_memory_is_told_so(board: Board) -> None:
+    board.measures()
+    board.link.take()
+
+    def killed(spec: RunnerSpec, before: int) -> Any:
+        board.machine.ooms = (board.machine.ooms or 0) + 1
+        return RunnerError("runner was killed by SIGKILL while measuring")
+
+    board.bench.on_measure = killed
+    board.clock.now_s += LENGTH_S
+    board.turn()
+
+    details = [one.detail for one in board.sent(Event)]
+    assert details
+    assert all("out-of-memory killer" in detail for detail in details)
+
+
+def test_a_governor_that_changes_makes_another_context_without_a_restart(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    board.machine.governor = "powersave"
+    board.clock.now_s += LENGTH_S
+    board.turn()
+
+    published = [one.message for one in board.link.take()]
+    context = next(one for one in published if one.schema == "context/1")
+    windows = [one for one in published if isinstance(one, Window)]
+    assert context.run.governor == "powersave"
+    assert {window.context for window in windows} == {context.digest}
+    assert {window.comparability for window in windows} == {messages.comparability(context.run)}
+
+
+def test_the_fetch_is_told_which_keys_are_trusted_and_what_the_release_is_signed_with(board: Board) -> None:
+    signature = ReleaseSignature(key="a" * 64, signature="c2ln")
+    board.link.connect()
+    board.told(board.desired(signatures=(signature,)))
+
+    (order,) = board.fetcher.orders
+    assert (order.signatures, order.trusted_keys) == ((signature,), ())
+
+
+def test_a_runner_that_leaks_is_ended_before_it_takes_the_devices_memory(board: Board) -> None:
+    board.measures()
+    board.windows(1)
+    leaking = next(runner for runner in board.bench.runners if runner.spec and "int8" in runner.spec.artifact)
+    assert leaking.pid is not None
+    board.machine.resident[leaking.pid] = 40_000_000
+    board.windows(1)
+    board.machine.resident[leaking.pid] += 300_000_000
+    board.clock.now_s += LENGTH_S
+    board.turn()
+
+    published = [one.message for one in board.link.take()]
+    (event,) = [one for one in published if isinstance(one, Event)]
+    assert (event.event, event.variant) == ("runner-failed", "int8")
+    assert "leaks: it has grown by 300 MB" in event.detail
+    # Its window is there all the same, and it is measured again after a pause.
+    assert [one.variant for one in published if isinstance(one, Window)] == ["float32", "int8"]
+    assert ["int8" in spec.artifact for spec in board.bench.running] == [False]
+    assert {window.variant for window in board.windows(2)} == {"float32", "int8"}
+
+
+def test_a_kernel_upgrade_while_offline_is_not_forgotten(board: Board) -> None:
+    board.measures()
+    board.receipted()
+    before = board.link.take()
+    board.link.disconnect()
+    for _ in range(2):
+        board.clock.now_s += LENGTH_S
+        board.turn()
+    board.machine.kernel = "6.6.0"
+    board.restart(reboot=True)
+    board.turn()
+    for _ in range(2):
+        board.clock.now_s += LENGTH_S
+        board.turn()
+
+    board.link.connect()
+    board.turn()
+    published = [one.message for one in [*before, *board.link.take()]]
+    kernels: dict[str, str] = {}
+    told = []
+    for message in published:
+        if message.schema == "context/1":
+            kernels[message.digest] = message.run.kernel
+        elif isinstance(message, Window):
+            told.append((message.incarnation.counter, kernels[message.context]))  # known before it is named
+    assert sorted(set(told)) == [(1, "6.1.0"), (2, "6.6.0")]

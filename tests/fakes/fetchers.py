@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from evenfleet_agent.fetch import FetchResult
+from evenfleet_agent.fetcher import FetchOrder, FetchResult
 from evenfleet_agent.rollout import Cause
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.manifest import Manifest
@@ -20,6 +19,7 @@ class FakeFetcher:
         self._result: FetchResult | None = None
         self.start_error: OSError | None = None
         self.started: list[tuple[str, tuple[str, ...]]] = []
+        self.orders: list[FetchOrder] = []
 
     def add(self, manifest: Manifest, files: dict[str, bytes]) -> str:
         """Make a release known; returns its name."""
@@ -49,12 +49,13 @@ class FakeFetcher:
     def fail(self, reason: str, cause: Cause = "link") -> None:
         self._end(FetchResult(ok=False, cause=cause, reason=reason))
 
-    def start(self, url: str, release: str, variants: Sequence[str], directory: Path) -> None:
+    def start(self, order: FetchOrder) -> None:
         assert self._under_way is None, "two downloads at once"
         if self.start_error is not None:
             raise self.start_error
-        self._under_way = (release, tuple(variants), directory)
-        self.started.append((release, tuple(variants)))
+        self._under_way = (order.release, order.variants, Path(order.directory))
+        self.started.append((order.release, order.variants))
+        self.orders.append(order)
 
     def fileno(self) -> int | None:
         return None

@@ -147,7 +147,8 @@ class FakeRunner:
 
     @property
     def pid(self) -> int | None:
-        return None
+        # No process has such a number.
+        return 2**22 + id(self) % 2**22 if self.spec else None
 
     @property
     def readable(self) -> bool:

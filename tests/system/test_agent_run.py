@@ -2,114 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from evenfleet_collector import client
-from evenfleet_collector.tolerance import ExceedanceTolerance, Policy
-from evenfleet_shared import manifest
+from fakes.agents import DEVICE, Agent, push, running, status_of, until
 from fakes.collectors import WAIT_S, Serving, serving
-from fakes.tiny_release import write_release
 
 pytestmark = pytest.mark.processes
 
 pytest.importorskip("ai_edge_litert", reason="needs LiteRT")
 
-DEVICE = "press-01"
 # A supervisor holds no runtime, no numpy and no OpenSSL; 32 MiB is what a small board may give it.
 SUPERVISOR_RSS_BYTES = 32 * 1024 * 1024
-
-
-class Agent:
-    """An agent that runs, started as a service manager starts it."""
-
-    def __init__(self, directory: Path, mqtt: str) -> None:
-        self.state_dir = directory / "agent"
-        self.file = directory / "agent.toml"
-        self.file.write_text(
-            f"""device = "{DEVICE}"
-device_class = "bench"
-state_dir = "{self.state_dir}"
-[broker]
-url = "mqtt://{mqtt}"
-keepalive_s = 5
-[measure]
-samples = 20
-max_duration_s = 0.2
-warm_up_max_s = 0.1
-"""
-        )
-        self.process = self.start()
-
-    def start(self) -> subprocess.Popen[str]:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "evenfleet_agent", "run", "-v", "--config", str(self.file)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        return self.process
-
-    def kill(self) -> None:
-        """End it and its children as a power cut does."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.kill()
-        self.process.communicate(timeout=WAIT_S)
-        # They are bound to it, and die with it.
-        _, alive = psutil.wait_procs(children, timeout=5)
-        assert not alive
-
-    def held(self) -> set[tuple[int, str, int]]:
-        """Return what the outbox holds, as seen from outside."""
-        return set(self.ask("SELECT counter, random, seq FROM messages"))
-
-    def last_seq(self) -> int:
-        return int(self.ask("SELECT next_seq - 1 FROM life")[0][0])
-
-    def ask(self, sql: str) -> list[Any]:
-        connection = sqlite3.connect(f"file:{self.state_dir / 'outbox.sqlite'}?mode=ro", uri=True)
-        try:
-            return connection.execute(sql).fetchall()
-        finally:
-            connection.close()
-
-
-@contextmanager
-def running(directory: Path, mqtt: str) -> Iterator[Agent]:
-    agent = Agent(directory, mqtt)
-    try:
-        yield agent
-    finally:
-        if agent.process.poll() is None:
-            agent.kill()
-
-
-def push(collector: Serving, directory: Path) -> str:
-    """Push the tiny release, assign it to all, and make windows short."""
-    release = write_release(directory)
-    described, digest = manifest.load(release)
-    with client.Collector(collector.url) as api:
-        for reference in described.files:
-            api.put_artifact(release / reference.file, reference, lambda _: None)
-        api.add_release((release / manifest.MANIFEST_NAME).read_bytes())
-        # Eleven times the reference: three windows on a machine that does other things too are no steady bench.
-        latency = ExceedanceTolerance(margin_ratio=10.0)
-        api.set_policy(Policy(window_length_s=0.3, burn_in_windows=3, calibration_windows=3, latency=latency))
-        api.assign("*", digest)
-    return digest
 
 
 def cells(collector: Serving) -> dict[str, Any]:
@@ -122,20 +35,6 @@ def windows_of(data: Path) -> list[tuple[int, str, int]]:
         return connection.execute("SELECT counter, random, seq FROM windows").fetchall()
     finally:
         connection.close()
-
-
-def status_of(agent: Agent) -> dict[str, Any]:
-    """Ask as a person does."""
-    asked = subprocess.run(
-        [sys.executable, "-m", "evenfleet_agent", "status", "--json", "--config", str(agent.file)],
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-        check=False,
-    )
-    assert asked.returncode == 0, asked.stderr
-    found: dict[str, Any] = json.loads(asked.stdout)
-    return found
 
 
 def measured(collector: Serving, at_least: int) -> None:
@@ -235,16 +134,6 @@ def assert_all_is_there_once(collector: Serving, agent: Agent, data: Path) -> No
     rows = windows_of(data)
     assert len(rows) == len(set(rows))
     assert collector.get("/api/v1/stats")["dead_letters"] == 0
-
-
-def until(ask: Any, what: str) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline_s:
-        with contextlib.suppress(sqlite3.Error):
-            if ask():
-                return
-        time.sleep(0.02)
-    raise AssertionError(f"waited {WAIT_S:g} s for {what}")
 
 
 def test_a_broker_that_nobody_answers_at_is_said_and_the_agent_waits_and_ends_when_told_to(tmp_path: Path) -> None:

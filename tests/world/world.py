@@ -20,7 +20,7 @@ from typing import Any
 from evenfleet_agent import outbox as outboxes
 from evenfleet_agent import standing as standings
 from evenfleet_agent.config import AgentSettings
-from evenfleet_agent.fetch import FetchResult
+from evenfleet_agent.fetcher import FetchOrder, FetchResult
 from evenfleet_agent.link import Connected, Disconnected, LinkEvent, Received
 from evenfleet_agent.outbox import CounterFile, Outbox
 from evenfleet_agent.slots import Slots
@@ -37,6 +37,7 @@ from evenfleet_shared import manifest, topics
 from evenfleet_shared.errors import UnreachableError
 from evenfleet_shared.messages import Network
 from fakes.links import FakeBroker
+from fakes.machines import FakeMachine
 from fakes.runners import Bench, refused, steady
 from fakes.runners import loaded as load_answer
 
@@ -269,6 +270,7 @@ class DeviceLife:
             fetcher=CopyingFetcher(self.world.release),
             new_runner=self.bench.new_runner,
             clock=self,
+            machine=FakeMachine(),
         )
         self.supervisor.start()
 
@@ -344,8 +346,8 @@ class CopyingFetcher:
         self._release = release
         self._result: FetchResult | None = None
 
-    def start(self, url: str, release: str, variants: Sequence[str], directory: Path) -> None:
-        shutil.copytree(self._release, directory, dirs_exist_ok=True)
+    def start(self, order: FetchOrder) -> None:
+        shutil.copytree(self._release, order.directory, dirs_exist_ok=True)
         self._result = FetchResult(ok=True)
 
     def fileno(self) -> int | None:

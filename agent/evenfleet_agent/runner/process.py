@@ -135,6 +135,7 @@ class RunnerProcess:
             )
         except OSError as error:
             raise RunnerError(f"{what} cannot be started with {program}: {error.strerror}") from None
+        _offer_to_the_kernel(self._process.pid)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             assert pipe is not None
             os.set_blocking(pipe.fileno(), False)
@@ -269,6 +270,12 @@ class RunnerProcess:
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
+
+
+def _offer_to_the_kernel(pid: int) -> None:
+    """Make the runner what the kernel kills first for want of memory: never the device's application, nor the agent."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def _located(spec: RunnerSpec) -> RunnerSpec:

@@ -107,6 +107,14 @@ def test_measuring_before_loading_fails_and_the_subprocess_goes_on(runner):
     assert isinstance(answer(runner), Checked)
 
 
+def test_runner_is_what_the_kernel_kills_first_for_want_of_memory(runner, spec):
+    runner.start(spec)
+    assert isinstance(answer(runner), Loaded)
+
+    assert Path(f"/proc/{runner.pid}/oom_score_adj").read_text() == "1000\n"
+    assert Path("/proc/self/oom_score_adj").read_text() != "1000\n"
+
+
 def test_crash_is_told_with_its_signal_and_leaves_nothing(runner, spec):
     runner.start(spec)
     answer(runner)

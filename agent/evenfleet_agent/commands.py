@@ -1,0 +1,105 @@
+"""Decide what becomes of a command that arrives: it is done, answered as before, refused, or too late.
+
+Pure. `take` is asked for each copy that comes, `answered` and `overdue` when something became of one. `supervisor` does what
+is to be done and sends the answers.
+
+* A command is sent again until it is answered: a copy of one that was answered gets the same answer, a copy of one that is
+  being done gets none yet. So nothing is done twice, but by an agent that was started anew in between.
+* Time counts from the first copy's arrival, less its age: the device's wall clock may be wrong by any amount.
+* What is remembered is bounded; with no room left a command is refused, not an older one forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, Union
+
+from evenfleet_shared.messages import Command
+
+MAX_REMEMBERED: Final = 64
+
+Status = Literal["done", "failed", "expired", "refused"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What became of a command; the fields are those of `messages.Reply`."""
+
+    status: Status
+    detail: str = ""
+    seqs: tuple[int, ...] = ()
+    result: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A command that came and what became of it, None while it is being done."""
+
+    command: Command
+    expires_s: float
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Do:
+    """It is to be done now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """It is being done."""
+
+
+Outcome = Union[Do, Wait, Answer]
+Book = tuple[Entry, ...]
+
+
+def take(book: Book, command: Command, now_s: float) -> tuple[Book, Outcome]:
+    """Return what becomes of a command that has just come.
+
+    Args:
+        book: What is remembered.
+        command: Checked; of this device.
+        now_s: Monotonic seconds.
+
+    >>> command = Command(device="press-07", correlation_id="a", command="measure", ttl_s=10.0)
+    >>> book, outcome = take((), command, 100.0)
+    >>> outcome, take(book, command, 101.0)[1]
+    (Do(), Wait())
+    """
+    # What is over cannot come again: its sender has stopped.
+    book = tuple(entry for entry in book if entry.answer is None or now_s < entry.expires_s)
+    known = next((entry for entry in book if entry.command.correlation_id == command.correlation_id), None)
+    if known is not None:
+        if known.command.command != command.command or known.command.variant != command.variant:
+            return book, Answer(
+                status="refused", detail=f"correlation_id {command.correlation_id} was another command's; use a new one"
+            )
+        return book, known.answer or Wait()
+    if command.age_s >= command.ttl_s:
+        return book, Answer(
+            status="expired", detail=f"it was {command.age_s:g} s old when it was sent, its ttl_s is {command.ttl_s:g}"
+        )
+    if len(book) >= MAX_REMEMBERED:
+        return book, Answer(
+            status="refused",
+            detail=f"{MAX_REMEMBERED} commands are remembered already; try again when some have expired",
+        )
+    return (*book, Entry(command=command, expires_s=now_s + command.ttl_s - command.age_s)), Do()
+
+
+def answered(book: Book, correlation_id: str, answer: Answer) -> Book:
+    """Return the book with a command's answer in it."""
+    return tuple(
+        replace(entry, answer=answer) if entry.command.correlation_id == correlation_id else entry for entry in book
+    )
+
+
+def overdue(book: Book, now_s: float) -> tuple[Command, ...]:
+    """Return the commands that are still being done and no longer worth it."""
+    return tuple(entry.command for entry in book if entry.answer is None and now_s >= entry.expires_s)
+
+
+def next_due_s(book: Book) -> float | None:
+    """Return when the next of those that are being done will be overdue; None where none is."""
+    return min((entry.expires_s for entry in book if entry.answer is None), default=None)

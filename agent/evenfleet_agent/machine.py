@@ -1,0 +1,104 @@
+"""What the agent asks its machine while it runs: in which condition it is, and what the agent takes of it.
+
+`Machine` is what the loop is given; `SystemMachine` reads it from `host`. What a machine does not tell is None.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from evenfleet_agent import host
+from evenfleet_agent.config import AgentSettings
+from evenfleet_agent.host import oom, system, thermal, usage
+from evenfleet_agent.host.thermal import Throttling
+from evenfleet_agent.runner.protocol import Loaded
+from evenfleet_shared.messages import RunContext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """The machine at one instant."""
+
+    throttling: Throttling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What the agent has taken: `cpu_s` of all its processes since it began, those that have ended too; memory now."""
+
+    cpu_s: float
+    supervisor_cpu_s: float
+    supervisor_rss_bytes: int
+
+
+class Machine(Protocol):
+    """The machine that an agent runs on."""
+
+    def look(self) -> Look:
+        """Return how the machine is now."""
+
+    def taken(self, runners: Sequence[int]) -> Taken:
+        """Return what this process, those runners and all children before them have taken."""
+
+    def resident_bytes(self, pid: int) -> int | None:
+        """Return the memory that a process has, None where it has ended."""
+
+    def out_of_memory_kills(self) -> int | None:
+        """Return how often the kernel has killed for want of memory since boot."""
+
+    def run_context(self, settings: AgentSettings, loaded: Loaded) -> RunContext:
+        """Return what a measurement depends on beside the model, as it is now."""
+
+
+class SystemMachine:
+    """The real one."""
+
+    def __init__(self, root: Path = system.ROOT) -> None:
+        self._root = root
+
+    def look(self) -> Look:
+        return Look(throttling=thermal.throttling(self._root))
+
+    def taken(self, runners: Sequence[int]) -> Taken:
+        own = usage.usage(os.getpid(), self._root)
+        alive = [usage.usage(pid, self._root) for pid in runners]
+        # A child's time is its parent's once it has ended and was waited for: each is counted in one place.
+        times = os.times()
+        supervisor_cpu_s = times.user + times.system
+        ended_cpu_s = times.children_user + times.children_system
+        return Taken(
+            cpu_s=supervisor_cpu_s + ended_cpu_s + sum(one.cpu_s for one in alive if one),
+            supervisor_cpu_s=supervisor_cpu_s,
+            supervisor_rss_bytes=own.rss_bytes if own else 0,
+        )
+
+    def resident_bytes(self, pid: int) -> int | None:
+        found = usage.usage(pid, self._root)
+        return found.rss_bytes if found else None
+
+    def out_of_memory_kills(self) -> int | None:
+        return oom.kills(self._root)
+
+    def run_context(self, settings: AgentSettings, loaded: Loaded) -> RunContext:
+        return host.run_context(
+            device_class=settings.device_class,
+            runtime=settings.runtime.name,
+            runtime_version=loaded.runtime_version,
+            python=loaded.python,
+            accelerator_requested=loaded.accelerator_requested,
+            accelerator_executed=loaded.accelerator_executed,
+            delegated_ratio=loaded.delegated_ratio,
+            fallback_reason=loaded.fallback_reason,
+            threads=settings.runtime.threads,
+            attributes=settings.attributes,
+            root=self._root,
+        )
+
+
+def throttled(before: Look, after: Look) -> bool | None:
+    """Return whether the processor was held back between two looks; None where the machine does not tell."""
+    return thermal.throttled(before.throttling, after.throttling)
