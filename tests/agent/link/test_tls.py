@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from evenfleet_agent import service
+from evenfleet_agent.config import AgentSettings, BrokerSettings
 from evenfleet_agent.link import Connected, Disconnected
 from evenfleet_agent.link.tls import client_context
 from evenfleet_shared.errors import ConfigError
@@ -198,3 +200,29 @@ def test_ca_that_has_expired_is_told_before_a_broker_is_asked(authority: Authori
 
 def test_named_ca_is_the_only_one_that_is_trusted(authority: Authority) -> None:
     assert len(client_context(ca_file=authority.file).get_ca_certs()) == 1
+
+
+def test_check_and_run_refuse_what_cannot_be_used_before_anything_runs(authority: Authority, tmp_path: Path) -> None:
+    pair, other = authority.issue("one"), authority.issue("two")
+    broker = BrokerSettings(url="mqtts://b", ca_file=authority.file, cert_file=pair.cert, key_file=other.key)
+    with pytest.raises(ConfigError, match="is not the key of"):
+        service.check(AgentSettings(device="press-01", state_dir=str(tmp_path), broker=broker))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"url": "mqtt://b", "ca_file": "x"}, "broker.ca_file is set, and broker.url is 'mqtt://b', expected mqtts://"),
+        ({"url": "mqtts://b", "key_file": "x"}, "broker.key_file is set without broker.cert_file"),
+    ],
+)
+def test_settings_of_tls_that_do_not_go_together_are_refused(settings: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words.replace(".", r"\.")):
+        AgentSettings(device="press-01", broker=BrokerSettings(**settings))
+
+
+def test_port_of_tls_is_its_own_unless_the_url_says_another() -> None:
+    def address(url: str) -> tuple[str, int]:
+        return AgentSettings(device="press-01", broker=BrokerSettings(url=url)).broker_address()
+
+    assert (address("mqtts://b"), address("mqtts://b:1"), address("mqtt://b")) == (("b", 8883), ("b", 1), ("b", 1883))
