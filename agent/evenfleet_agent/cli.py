@@ -61,7 +61,9 @@ def run(file: Path, verbose: bool) -> None:
     service.check(config.load(file, os.environ, {}))
     # The process that stays for a year begins anew, without what only the command line needs.
     arguments = [sys.executable, "-m", "evenfleet_agent.lean", str(file.resolve()), *(["-v"] if verbose else [])]
-    os.execv(sys.executable, arguments)  # noqa: S606 - our own program
+    # Of heaps one is enough for two threads; `lean` sees to it that the runners have theirs.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    os.execve(sys.executable, arguments, environment)  # noqa: S606 - our own program
 
 
 @main.command()

@@ -44,6 +44,7 @@ class BrokerSettings:
 class NetworkSettings:
     """What the way to the broker costs."""
 
+    encoding: Literal["messagepack", "json"] = "messagepack"
     metered: bool = False
     metered_window_length_s: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 3600.0
     metered_keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 600
@@ -165,6 +166,11 @@ class AgentSettings:
         return urlsplit(self.broker.url).scheme == "mqtts"
 
     @property
+    def packed(self) -> bool:
+        """Return whether messages go up as MessagePack."""
+        return self.network.metered or self.network.encoding == "messagepack"
+
+    @property
     def keepalive_s(self) -> int:
         """Return how long the link to the broker is silent at most."""
         return self.network.metered_keepalive_s if self.network.metered else self.broker.keepalive_s
@@ -199,6 +205,7 @@ COMMENTS: Final = {
     "broker.ca_file": "for mqtts: the CA whose brokers are trusted, PEM; the system's by default",
     "broker.cert_file": "for mqtts: this device's certificate, PEM, where the broker asks for one",
     "broker.key_file": "its key, PEM without passphrase; not needed where it stands in cert_file",
+    "network.encoding": "json can be read along with any MQTT client, and is a third larger",
     "network.metered": "true: bytes cost; smaller messages, fewer windows, a longer keepalive",
     "network.metered_window_length_s": "then a window is at least so long",
     "network.metered_keepalive_s": "then this keepalive holds",

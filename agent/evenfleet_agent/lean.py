@@ -1,33 +1,39 @@
 """Be the agent's process without what it does not need: `python -m evenfleet_agent.lean CONFIG [-v]`.
 
-The MQTT client names modules for things that an agent never does (proxies, WebSockets) and for TLS; to load them all the
-same would cost 2.5 MB and, where the broker is spoken to in the clear (`mqtt://`), another 5 MB for OpenSSL: `hashlib`
-has its own sha256. `evenfleet-agent run` becomes this process.
+Libraries load modules for things that an agent never does: proxies and WebSockets, the text of signatures, archives. Those
+are hidden, or loaded only if something asks for them after all. Where the broker is spoken to in the clear (`mqtt://`), OpenSSL
+is hidden, too: `hashlib` has its own sha256. On a small board that is a quarter of what the agent would take; `bench/footprint.py`
+has the figures. `evenfleet-agent run` becomes this process.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Final
 
-
-def environment() -> dict[str, str]:
-    """Return what this process is started with: one heap for both threads, not a heap each."""
-    return {**os.environ, "MALLOC_ARENA_MAX": "1"}
+# Whoever imports these is prepared for an ImportError, and does the same without.
+_WITHOUT: Final = ("_hashlib", "bz2", "lzma", "socks", "typing_extensions")
+# These nobody is prepared to miss, and nobody here uses: they must only be there.
+_EMPTY: Final = ("msgspec.inspect", "urllib.request")
+# Loaded when something is looked up in them: a signature for a class without a docstring, an address in brackets.
+_LATER: Final = ("ast", "difflib", "dis", "inspect", "ipaddress", "traceback")
 
 
 def main() -> None:
     """Hide what is not needed from every import, then run the agent."""
     # Read at the start, and not for the runners: the interpreters in them have many threads.
     os.environ.pop("MALLOC_ARENA_MAX", None)
-    # None makes an import raise ImportError, which the MQTT client is prepared for.
-    sys.modules["socks"] = None  # type: ignore[assignment]
-    # This one it is not prepared for, and never uses without the one above.
-    sys.modules["urllib.request"] = ModuleType("urllib.request")
-    # hashlib is prepared for it; with TLS it would only be a second way to the same.
-    sys.modules["_hashlib"] = None  # type: ignore[assignment]
+    for name in _WITHOUT:
+        # None makes an import raise ImportError.
+        sys.modules[name] = None  # type: ignore[assignment]
+    for name in _EMPTY:
+        sys.modules[name] = ModuleType(name)
+    for name in _LATER:
+        sys.modules.setdefault(name, _Later(name))
     if not _needs_tls():
         _hide_ssl()
     from evenfleet_agent import service
@@ -51,6 +57,20 @@ def _hide_ssl() -> None:
     for name in ("SSLError", "SSLWantReadError", "SSLWantWriteError", "CertificateError"):
         setattr(ssl, name, type(name, (OSError,), {}))
     sys.modules["ssl"] = ssl
+
+
+class _Later(ModuleType):
+    """A module that is loaded when something is looked up in it.
+
+    The standard library's LazyLoader would load it at the second `import` already, until Python 3.12.
+    """
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)  # the import system's own questions
+        del sys.modules[self.__name__]
+        loaded = importlib.import_module(self.__name__)
+        return getattr(loaded, name)
 
 
 if __name__ == "__main__":

@@ -707,6 +707,8 @@ COMPARABILITY_KEYS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SchemaOnly:
+    """What tells which type to decode."""
+
     schema: Annotated[str, Meta(max_length=40)]
 
 

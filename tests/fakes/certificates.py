@@ -51,10 +51,14 @@ class Authority:
             *("-subj", f"/CN=evenfleet test {name}"),
         )
 
-    def issue(self, name: str, *, names: str = "DNS:localhost,IP:127.0.0.1", expired: bool = False) -> Pair:
+    def issue(
+        self, name: str, *, names: str = "DNS:localhost,IP:127.0.0.1", expired: bool = False, is_ca: bool = False
+    ) -> Pair:
         """Return a new certificate."""
         request, cert, key = (self._path(f"{name}.{end}") for end in ("csr", "pem", "key"))
-        subject = ("-subj", f"/CN={name}", "-addext", f"subjectAltName={names}")
+        subject = ["-subj", f"/CN={name}", "-addext", f"subjectAltName={names}"]
+        if is_ca:
+            subject += ["-addext", "basicConstraints=critical,CA:TRUE"]
         _openssl("req", *_NEW_KEY, "-keyout", key, "-out", request, *subject)
         span = ("20200101000000Z", "20200102000000Z") if expired else ("20200101000000Z", "20991231000000Z")
         _openssl(

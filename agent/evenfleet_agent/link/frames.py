@@ -51,8 +51,8 @@ class Frames:
             NoMqttError: It is no MQTT.
 
         >>> frames = Frames()
-        >>> frames.feed(bytes([0xD0, 0, 0x30, 1])), frames.feed(b"a"), frames.packets
-        (b'\xd0\x000\x01', b'a', {13: 1, 3: 1})
+        >>> frames.feed(bytes([0x20, 2, 0, 0, 0x30, 1])), frames.feed(b"a"), frames.packets
+        (b' \x02\x00\x000\x01', b'a', {2: 1, 3: 1})
         """
         if not self._head and len(data) <= self._left:
             return self._body(data)

@@ -38,23 +38,25 @@ class Inbox:
                 self._turn(event)
                 return None
             kind = event.topic.rpartition("/")[2]
-            gone = None
+            gone = 0
             # A receipt is worth its look as long as there is room.
-            replaces = kind == "desired" or (kind in CUMULATIVE and not self._has_room(event))
-            if replaces and (older := self._oldest(event.topic)) is not None:
+            while kind == "desired" or (kind in CUMULATIVE and not self._has_room(event)):
+                older = self._oldest(event.topic)
+                if older is None:
+                    break
                 self._remove(older)
-                gone = kind
-            if not self._has_room(event):
-                gone = kind
-            else:
+                gone += 1
+            if self._has_room(event):
                 self._events.append(event)
                 self._messages += 1
                 self._bytes += len(event.payload)
+            else:
+                gone += 1
             if gone:
                 # Whatever anybody calls a topic, the counts stay few.
-                name = gone if gone in CUMULATIVE or gone == "command" else "other"
-                self.dropped[name] = self.dropped.get(name, 0) + 1
-            return gone
+                name = kind if kind in CUMULATIVE or kind == "command" else "other"
+                self.dropped[name] = self.dropped.get(name, 0) + gone
+            return kind if gone else None
 
     def take(self) -> list[LinkEvent]:
         """Return everything, and be empty."""

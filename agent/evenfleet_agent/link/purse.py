@@ -30,6 +30,8 @@ AGE_EVERY_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Spent:
+    """What the file holds; times are of the monotonic clock of `boot`."""
+
     boot: str
     began_s: float
     age_s: float
