@@ -156,7 +156,7 @@ def _duration(seconds: float) -> str:
 )
 @click.option(
     "--runtime",
-    type=click.Choice(["auto", "litert", "tflite", "tensorflow"]),
+    type=click.Choice(["auto", "litert", "tflite", "litert-compiled", "tensorflow", "onnx"]),
     multiple=True,
     default=("auto",),
     show_default=True,
@@ -284,44 +284,43 @@ def measure(
 
 @main.command()
 @click.option("--python", help="The Python of another environment to look at.")
+@click.option(
+    "--delegate",
+    "delegates",
+    multiple=True,
+    help="Try this too: gpu, edgetpu, npu, or the path of a TFLite delegate's library. May be given several times.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def doctor(python: str | None, as_json: bool) -> None:
-    """Say which runtimes work here, and what to install for the others.
+def doctor(python: str | None, delegates: tuple[str, ...], as_json: bool) -> None:
+    """Say which runtimes and accelerators work here, and what to install for the others.
 
-    Every runtime really builds an interpreter: some import fine and fail only then.
+    Every runtime really builds an interpreter, since some import fine and fail only then; with --delegate those that
+    work do so once more, and tell whether the delegate runs a small model or why not.
 
-    Example: evenfleet-agent doctor
+    Example: evenfleet-agent doctor --delegate edgetpu
 
-    Exit codes: 0 at least one runtime works, 1 none does, 2 wrong arguments.
+    Exit codes: 0 at least one runtime works, and every delegate in at least one; 1 not so; 2 wrong arguments.
     """
     import msgspec
 
+    from evenfleet_agent import doctor as examination
     from evenfleet_agent import measure as measuring
-    from evenfleet_agent.host import cpufreq, system
-    from evenfleet_agent.runner.protocol import Checked
 
-    host = {
-        "os": system.os_name(),
-        "kernel": system.kernel(),
-        "machine": system.machine(),
-        "cpu_model": system.cpu_model(),
-        "cpu_count": system.cpu_count(),
-        "memory_total_bytes": system.memory_total_bytes(),
-        "governor": cpufreq.governor(),
-    }
     measuring.check_python(python)
-    found = measuring.check_runtimes(python)
+    sources, accelerators = examination.read_sources(), examination.attached()
+    plain = examination.try_runtimes(python)
+    with_delegates = examination.try_delegates(python, delegates, plain)
     if as_json:
-        click.echo(msgspec.json.encode({"host": host, "runtimes": found}).decode())
+        found = {
+            "host": sources,
+            "accelerators": accelerators,
+            "runtimes": {tried.runtime: tried for tried in plain},
+            "delegates": with_delegates,
+        }
+        click.echo(msgspec.json.encode(found).decode())
     else:
-        for name, value in host.items():
-            click.echo(f"{name:<20}{'not known' if value is None else value}")
-        for name, outcome in found.items():
-            if isinstance(outcome, Checked):
-                click.echo(f"{name:<20}works, version {outcome.runtime_version}, Python {outcome.python}")
-            else:
-                click.echo(f"{name:<20}missing: {outcome.reason}")
-    sys.exit(EXIT_DONE if any(isinstance(outcome, Checked) for outcome in found.values()) else EXIT_FAILED)
+        click.echo(examination.table(sources, accelerators, [*plain, *with_delegates]))
+    sys.exit(EXIT_DONE if examination.all_there(plain, delegates, with_delegates) else EXIT_FAILED)
 
 
 if __name__ == "__main__":

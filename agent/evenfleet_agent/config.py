@@ -18,8 +18,12 @@ from evenfleet_shared.messages import Name, Text
 FORMATS: Final[dict[str, tuple[Format, ...]]] = {
     "litert": ("tflite",),
     "tflite": ("tflite",),
+    "litert-compiled": ("tflite",),
     "tensorflow": ("saved_model",),
+    "onnx": ("onnx",),
 }
+
+_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,15 +34,31 @@ class BrokerSettings:
     username: str | None = None
     password_file: str | None = None
     keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 30
+    protocol: Literal["auto", "5", "3.1.1"] = "auto"
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSettings:
+    """What the way to the broker costs."""
+
+    metered: bool = False
+    metered_window_length_s: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 3600.0
+    metered_keepalive_s: Annotated[int, Meta(ge=5, le=3600)] = 600
+    budget_bytes_per_day: Annotated[int, Meta(ge=65_536)] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeSettings:
     """What runs the models."""
 
-    name: Literal["litert", "tflite", "tensorflow"] = "litert"
+    name: Literal["litert", "tflite", "litert-compiled", "tensorflow", "onnx"] = "litert"
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     xnnpack: bool = True
+    delegate: Annotated[str, Meta(pattern=r"^(gpu|edgetpu|npu|/.+)$", max_length=500)] | None = None
+    delegate_options: Annotated[dict[Name, Text], Meta(max_length=32)] = field(default_factory=dict)
     python: str | None = None
     max_growth_bytes: Annotated[int, Meta(ge=1_048_576)] = 268_435_456
 
@@ -92,6 +112,7 @@ class AgentSettings:
     state_dir: str = "/var/lib/evenfleet"
     attributes: Annotated[dict[Name, Text], Meta(max_length=32)] = field(default_factory=dict)
     broker: BrokerSettings = field(default_factory=BrokerSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
     measure: MeasureSettings = field(default_factory=MeasureSettings)
     outbox: OutboxSettings = field(default_factory=OutboxSettings)
@@ -103,6 +124,11 @@ class AgentSettings:
         if not topics.is_device_id(self.device):
             raise ValueError(f"device is {self.device!r}, must be {topics.DEVICE_ID_RULE}")
         self.broker_address()
+        for name in ("ca_file", "cert_file", "key_file"):
+            if getattr(self.broker, name) is not None and not self.tls:
+                raise ValueError(f"broker.{name} is set, and broker.url is {self.broker.url!r}, expected mqtts://")
+        if self.broker.key_file is not None and self.broker.cert_file is None:
+            raise ValueError("broker.key_file is set without broker.cert_file, whose key it should be")
 
     @property
     def formats(self) -> tuple[Format, ...]:
@@ -120,9 +146,19 @@ class AgentSettings:
             port = url.port
         except ValueError as error:
             raise ValueError(f"broker.url is {self.broker.url!r}: {error}") from None
-        if url.scheme != "mqtt" or not url.hostname:
-            raise ValueError(f"broker.url is {self.broker.url!r}, expected mqtt://host[:port]")
-        return url.hostname, port or 1883
+        if url.scheme not in _PORTS or not url.hostname:
+            raise ValueError(f"broker.url is {self.broker.url!r}, expected mqtt://host[:port] or mqtts://host[:port]")
+        return url.hostname, port or _PORTS[url.scheme]
+
+    @property
+    def tls(self) -> bool:
+        """Return whether the broker is spoken to over TLS."""
+        return urlsplit(self.broker.url).scheme == "mqtts"
+
+    @property
+    def keepalive_s(self) -> int:
+        """Return how long the link to the broker is silent at most."""
+        return self.network.metered_keepalive_s if self.network.metered else self.broker.keepalive_s
 
     def password(self) -> str | None:
         """Return the broker password, read from its file.
@@ -146,11 +182,22 @@ COMMENTS: Final = {
     "device_class": "devices of one class should measure alike: same board, CPU, runtime",
     "state_dir": "outbox, releases and the incarnation counter lie here",
     "attributes": "your own labels, such as firmware or site, to look for causes in",
-    "broker.url": "mqtt://host:port",
+    "broker.url": "mqtt://host:port, or mqtts://host:port for TLS",
     "broker.username": "the device id by default",
     "broker.password_file": "the token of 'evenfleet device enrol'",
-    "runtime.name": "litert, tflite or tensorflow",
+    "broker.keepalive_s": "a broker not heard for one and a half of it is taken for gone",
+    "broker.protocol": "the MQTT version: 5, 3.1.1, or auto for the newer of them that the broker knows",
+    "broker.ca_file": "for mqtts: the CA whose brokers are trusted, PEM; the system's by default",
+    "broker.cert_file": "for mqtts: this device's certificate, PEM, where the broker asks for one",
+    "broker.key_file": "its key, PEM without passphrase; not needed where it stands in cert_file",
+    "network.metered": "true: bytes cost; smaller messages, fewer windows, a longer keepalive",
+    "network.metered_window_length_s": "then a window is at least so long",
+    "network.metered_keepalive_s": "then this keepalive holds",
+    "network.budget_bytes_per_day": "more never goes over the broker's socket, both ways together; then the agent waits for the next day",
+    "runtime.name": "litert, tflite, litert-compiled, tensorflow or onnx",
     "runtime.xnnpack": "false: plain kernels, for comparison",
+    "runtime.delegate": "gpu, edgetpu, npu, or the path of a TFLite delegate's library; the CPU runs what it leaves",
+    "runtime.delegate_options": "as the delegate takes them",
     "runtime.python": "the Python that runs the models; this one by default",
     "runtime.max_growth_bytes": "a runner that has grown by more since its first window leaks, and is started anew",
     "measure.samples": "latency samples per window and variant",

@@ -1,6 +1,6 @@
-"""Measure models on this device, with no broker and no collector: what `evenfleet-agent measure` and `doctor` do.
+"""Measure models on this device, with no broker and no collector: what `evenfleet-agent measure` does.
 
-Decides what a path is (a .tflite, a SavedModel, a tar of one, a release), which runtimes to try, and how the figures
+Decides what a path is (a .tflite, an .onnx, a SavedModel, a tar of one, a release), which runtimes to try, and how the figures
 are told. Leaves measuring to the runner, which the supervisor uses too, so that both give the same figures.
 """
 
@@ -26,10 +26,7 @@ from evenfleet_agent.host import conditions
 from evenfleet_agent.host.conditions import Look
 from evenfleet_agent.rounds import Spread
 from evenfleet_agent.runner import Runner
-from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.runner.protocol import (
-    Check,
-    Checked,
     Evaluation,
     Failed,
     Loaded,
@@ -186,7 +183,7 @@ def find_targets(
         ArtifactError: A file of the release is missing or damaged.
     """
     if not model.exists():
-        raise ConfigError(f"{model} does not exist; expected a .tflite file, a SavedModel or a release")
+        raise ConfigError(f"{model} does not exist; expected a .tflite or .onnx file, a SavedModel or a release")
     if model.is_dir() and (model / manifest.MANIFEST_NAME).exists():
         return _release_targets(model, runtime, template, variants, data)
     if variants:
@@ -303,7 +300,7 @@ def foretell(outcomes: Sequence[Result | Failure]) -> list[Result | Failure]:
 
 
 def check_installed(runtime_name: str, python: str | None) -> None:
-    """Look whether a runtime is installed, without building an interpreter; `check_runtimes` does.
+    """Look whether a runtime is installed, without building an interpreter; `doctor` does.
 
     Args:
         runtime_name: Of `runtimes`.
@@ -318,28 +315,6 @@ def check_installed(runtime_name: str, python: str | None) -> None:
         raise ConfigError(f"runtime.python is {program}, which is no Python that has evenfleet installed")
     if not _has_module(program, runtime.module.partition(".")[0]):
         raise ConfigError(f"runtime.name is {runtime_name}, which {program} has not installed: {runtime.install}")
-
-
-def check_runtimes(python: str | None) -> dict[str, Checked | Failure]:
-    """Build a real interpreter of every runtime, each in a subprocess of its own, and return what came of it."""
-    found: dict[str, Checked | Failure] = {}
-    for runtime in runtimes.RUNTIMES:
-        runner = RunnerProcess()
-        try:
-            runner.spawn(python, what=f"check of {runtime.name}")
-            runner.send(Check(runtime=runtime.name))
-            answer = _await_answer(runner, runtime.name, _silent)
-            if isinstance(answer, Checked):
-                found[runtime.name] = answer
-            elif isinstance(answer, Refused):
-                found[runtime.name] = Failure(name=runtime.name, kind=answer.kind, reason=answer.reason)
-            else:
-                raise _unexpected(answer)
-        except RunnerError as error:
-            found[runtime.name] = Failure(name=runtime.name, kind="runner", reason=str(error))
-        finally:
-            runner.stop()
-    return found
 
 
 def as_error(failure: Failure) -> EvenfleetError:
@@ -518,19 +493,22 @@ def _sniff(model: Path) -> Format:
         )
     if not model.is_file():
         raise ConfigError(
-            f"{model} is neither a file nor a directory; expected a .tflite file, a SavedModel or a release"
+            f"{model} is neither a file nor a directory; expected a .tflite or .onnx file, a SavedModel or a release"
         )
     try:
         with model.open("rb") as file:
             start = file.read(8)
         if start[4:8] == b"TFL3" or model.suffix in (".tflite", ".lite"):
             return "tflite"
+        # ONNX files have no mark of their own.
+        if model.suffix == ".onnx":
+            return "onnx"
         if tarfile.is_tarfile(model):
             return "saved_model"
     except OSError as error:
         raise ConfigError(f"{model} cannot be read: {error.strerror}") from None
-    hint = "; convert it with 'evenfleet optimize'" if model.suffix in (".keras", ".h5", ".hdf5", ".onnx") else ""
-    raise ConfigError(f"{model} is neither a .tflite file nor a tar of a SavedModel{hint}")
+    hint = "; convert it with 'evenfleet optimize'" if model.suffix in (".keras", ".h5", ".hdf5") else ""
+    raise ConfigError(f"{model} is neither a .tflite file nor a tar of a SavedModel, nor an .onnx file{hint}")
 
 
 def _candidates(runtime: str, model_format: Format) -> tuple[str, ...]:

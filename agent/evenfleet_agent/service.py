@@ -12,12 +12,13 @@ import os
 import random
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from evenfleet_agent import config
 from evenfleet_agent import outbox as outboxes
@@ -25,7 +26,9 @@ from evenfleet_agent import standing as standings
 from evenfleet_agent.clock import SystemClock
 from evenfleet_agent.config import AgentSettings
 from evenfleet_agent.fetcher import FetchProcess
-from evenfleet_agent.link import MqttLink
+from evenfleet_agent.link import purse as purses
+from evenfleet_agent.link.mqtt import MqttLink
+from evenfleet_agent.link.purse import Purse
 from evenfleet_agent.names import boot_word, new_word
 from evenfleet_agent.outbox import open_outbox
 from evenfleet_agent.runner.process import RunnerProcess
@@ -36,6 +39,9 @@ from evenfleet_agent.systemd import ServiceManager
 from evenfleet_shared.disk import held
 from evenfleet_shared.errors import ConfigError, EvenfleetError, StoreError
 from evenfleet_shared.messages import Incarnation, Loss
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 _LOCK_NAME: Final = "agent.lock"
 
@@ -73,13 +79,14 @@ def serve(settings: AgentSettings) -> None:
     """Run the agent until a signal ends it.
 
     Raises:
-        ConfigError: A secret that cannot be read.
+        ConfigError: A secret or a certificate that cannot be used.
         StoreError: The state directory cannot be written, or another agent has it.
     """
     state_dir = Path(settings.state_dir)
     with _only_agent(state_dir), _wake_pipe() as (wake, wake_up):
         stopping = False
         boot = boot_word()
+        clock = SystemClock()
 
         def stop(*_: object) -> None:
             nonlocal stopping
@@ -101,12 +108,16 @@ def serve(settings: AgentSettings) -> None:
             settings.broker_address(),
             username=settings.broker.username or settings.device,
             password=settings.password(),
-            keepalive_s=settings.broker.keepalive_s,
+            keepalive_s=settings.keepalive_s,
             new_session=new_word,
             will=lambda session: supervisor.will(session),  # noqa: PLW0108 - supervisor is made after the link
+            sleeping=lambda session: _sleeping(supervisor.will(session)),
             wake=lambda: _wake(wake_up),
+            uniform=random.random,
+            purse=Purse(settings.network.budget_bytes_per_day, state_dir / purses.FILE_NAME, boot, clock.monotonic_s()),
+            context=_context(settings),
+            protocol=settings.broker.protocol,
         )
-        clock = SystemClock()
         supervisor = Supervisor(
             settings,
             state_dir=state_dir,
@@ -125,12 +136,29 @@ def check(settings: AgentSettings) -> None:
     """Look at what `serve` needs, without running anything.
 
     Raises:
-        ConfigError: A secret or an interpreter that is not there.
+        ConfigError: A secret, a certificate or an interpreter that is not there, or not what it should be.
     """
     settings.password()
+    _context(settings)
     python = settings.runtime.python
     if python is not None and not os.access(python, os.X_OK):
         raise ConfigError(f"runtime.python is {python}, which is not a program")
+
+
+def _context(settings: AgentSettings) -> SSLContext | None:
+    if not settings.tls:
+        return None
+    # Loads OpenSSL.
+    from evenfleet_agent.link import tls
+
+    broker = settings.broker
+    return tls.client_context(ca_file=broker.ca_file, cert_file=broker.cert_file, key_file=broker.key_file)
+
+
+def _sleeping(will: bytes) -> bytes:
+    """Return what is said when the day's bytes are used up: as the will, but for the status."""
+    # Not as a State: its decoder would stay in memory for this alone.
+    return msgspec.json.encode({**msgspec.json.decode(will), "status": "sleeping"})
 
 
 def check_state_dir(settings: AgentSettings) -> None:
@@ -139,6 +167,8 @@ def check_state_dir(settings: AgentSettings) -> None:
     Raises:
         ConfigError: It cannot be made or written.
     """
+    import tempfile  # not for the process that stays for a year
+
     state_dir = Path(settings.state_dir)
     missing = [path for path in (state_dir, *state_dir.parents) if not path.exists()]
     try:

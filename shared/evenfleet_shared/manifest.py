@@ -28,7 +28,7 @@ _CHUNK_BYTES: Final = 1 << 20
 
 # One known folder, one plain name: never a path that could leave the release.
 RelativeFile = Annotated[str, Meta(pattern=r"^(artifacts|golden)/[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$(?!\n)")]
-Format = Literal["tflite", "saved_model"]
+Format = Literal["tflite", "saved_model", "onnx"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Annotated, Any, Final, Literal, NamedTuple, Union
@@ -396,6 +396,84 @@ class Window(Header):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryLatency:
+    """The latency samples of several windows together; as `Latency`, without what a union of windows can't say."""
+
+    n: Seq
+    inferences_per_sample: Seq = 1
+    min_ms: Milliseconds
+    mean_ms: Milliseconds
+    max_ms: Milliseconds
+    sketch: Sketch
+
+    def __post_init__(self) -> None:
+        if self.min_ms > self.max_ms:
+            raise ValueError("latency must not fall from min_ms to max_ms")
+        if self.sketch.n != self.n:
+            raise ValueError(f"sketch counts {self.sketch.n} values, latency.n says {self.n}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryAccuracy:
+    """The passes over the golden set of several windows together.
+
+    The set is the same in each, so `errors` of `n` (all passes added up) say how often it was wrong, but are no more
+    evidence than one pass where outputs do not change: `changed` passes differed from the one before them. `last` is the
+    newest pass, whole.
+    """
+
+    passes: Seq
+    n: Seq
+    errors: Count
+    errors_max: Count
+    changed: Count
+    last: Accuracy
+
+    def __post_init__(self) -> None:
+        if self.errors > self.n:
+            raise ValueError(f"errors is {self.errors}, more than n = {self.n}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary(Header):
+    """What is left of several windows of one variant that had to give way on the device before they were published.
+
+    It stands for the windows numbered `first_seq` to `last_seq` of the incarnation `summarised` that are of this
+    `release`, `variant` and `context`; the ledger tells of each of them by number, with the reason `summarised`. It is
+    refused (`overlaps`) where one of them has arrived. Counts and sketches are sums, `memory` is the highest of each kind
+    and method. A summary is history: no verdict is made of it.
+    """
+
+    schema: Literal["summary/1"] = "summary/1"
+    seq: Seq
+    summarised: Incarnation
+    first_seq: Seq
+    last_seq: Seq
+    windows: Seq
+    release: Digest
+    variant: Name
+    artifact: Digest
+    context: Digest
+    mode: Literal["steady", "cadence"] = "steady"
+    cadence_ms: Milliseconds | None = None
+    comparability: ComparabilityKey | None = None
+    measured_s: Seconds
+    first_ended_uptime_s: Seconds
+    last_ended_uptime_s: Seconds
+    first_ended_wall_s: Finite
+    last_ended_wall_s: Finite
+    throttled_windows: Count = 0
+    latency: SummaryLatency | None = None
+    exceedances: Annotated[tuple[Exceedance, ...], Meta(max_length=16)] = ()
+    accuracy: SummaryAccuracy | None = None
+    memory: Annotated[tuple[MemoryReading, ...], Meta(max_length=8)] = ()
+
+    def __post_init__(self) -> None:
+        if not self.windows <= self.last_seq - self.first_seq + 1:
+            raise ValueError(f"{self.windows} windows cannot be numbered {self.first_seq} to {self.last_seq}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
     """What a measurement depended on beside the model. Absent (None) is not zero.
 
@@ -475,7 +553,8 @@ class State(Header):
     """Birth and death of a device's session: retained, unnumbered; the broker sends `lost` as the will.
 
     `session` names the connection, so that the will of an older one is not taken for the death of this one. `formats`
-    are those that the device's runtime can load: it is told to run nothing else.
+    are those that the device's runtime can load: it is told to run nothing else. `uptime_s` of a birth is the device's
+    monotonic clock now, by which windows of a device without a wall clock are dated; a will has none.
     """
 
     schema: Literal["state/1"] = "state/1"
@@ -483,9 +562,10 @@ class State(Header):
     session: Annotated[str, Meta(pattern=r"^[0-9a-f]{8,32}$(?!\n)")]
     device_class: Name
     agent_version: Text
-    formats: Annotated[tuple[Literal["tflite", "saved_model"], ...], Meta(max_length=8)] = ()
+    formats: Annotated[tuple[Literal["tflite", "saved_model", "onnx"], ...], Meta(max_length=8)] = ()
     desired_revision: Count
     contexts: Annotated[tuple[Digest, ...], Meta(max_length=64)] = ()
+    uptime_s: Seconds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -595,14 +675,14 @@ class Receipt:
     incarnations: Annotated[tuple[IncarnationReceipt, ...], Meta(max_length=64)] = ()
 
 
-Uplink = Union[Window, Context, Event, State, Reply]
-Numbered = Union[Window, Context, Event]
+Uplink = Union[Window, Summary, Context, Event, State, Reply]
+Numbered = Union[Window, Summary, Context, Event]
 Downlink = Union[Desired, Receipt, Command]
 
 # Which types a topic's kind may carry, by schema.
 SCHEMAS: Final[dict[str, dict[str, type[Any]]]] = {
     "window": {"window/1": Window},
-    "backfill": {"window/1": Window},
+    "backfill": {"window/1": Window, "summary/1": Summary},
     "context": {"context/1": Context},
     "event": {"event/1": Event},
     "state": {"state/1": State},
@@ -648,25 +728,52 @@ def comparability(run: RunContext) -> str:
     return hashlib.sha256(msgspec.json.encode(comparability_key(run), order="sorted")).hexdigest()[:16]
 
 
-def encode(message: Uplink | Downlink) -> bytes:
-    """Return a message as JSON."""
-    return msgspec.json.encode(message)
+def encode(message: Uplink | Downlink, *, compact: bool = False, packed: bool = False) -> bytes:
+    """Return a message as bytes; whatever the form, `decode` makes the same value of them.
+
+    Args:
+        message: What to say.
+        compact: Leave out every field that is at its default; otherwise only those that are None by default and are None.
+        packed: MessagePack instead of JSON.
+    """
+    told = _told(message, compact=compact)
+    return msgspec.msgpack.encode(told) if packed else msgspec.json.encode(told)
+
+
+def _told(value: Any, *, compact: bool) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            name: _told(held, compact=compact)
+            for name, default in _defaults(type(value))
+            if not ((held := getattr(value, name)) == default and (compact or default is None))
+        }
+    if isinstance(value, tuple | list):
+        return [_told(each, compact=compact) for each in value]
+    return value
+
+
+@cache
+def _defaults(message_type: type[Any]) -> tuple[tuple[str, Any], ...]:
+    """Return the fields and their defaults; the schema has none, for nothing can be decoded without it."""
+    return tuple((each.name, MISSING if each.name == "schema" else each.default) for each in fields(message_type))
 
 
 def with_floor(payload: bytes, floor: int) -> bytes:
-    """Return an encoded uplink message with its `floor` brought up to date.
+    """Return an encoded uplink message with its `floor` brought up to date, in the form that it has.
 
     An outbox writes a message once and sends it later, when it may have let go of older ones.
 
     Raises:
         MessageError: These are not the bytes that `encode` returned: the disk that they were on is failing.
     """
+    form: Any = msgspec.json if payload[:1] == b"{" else msgspec.msgpack
     try:
-        fields = msgspec.json.decode(payload, type=dict[str, Any])
-        fields["floor"] = floor
-        return msgspec.json.encode(fields)
+        told = form.decode(payload, type=dict[str, Any])
+        told["floor"] = floor
+        encoded: bytes = form.encode(told)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise MessageError("encoding", str(error)[:300]) from None
+    return encoded
 
 
 def decode_header(payload: bytes) -> Header:

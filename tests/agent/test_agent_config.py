@@ -72,7 +72,7 @@ def test_the_environment_goes_before_the_file_and_the_command_line_before_both(t
         ('device = "a"\n[broker]\nurl = "mqtt://x:99999"', "99999"),
         ('device = "a"\n[broker]\nurl = "mqtt://x:port"', "port"),
         ('device = "a"\n[broker]\nkeepalive_s = 1', "broker.keepalive_s"),
-        ('device = "a"\n[runtime]\nname = "onnx"', "runtime.name"),
+        ('device = "a"\n[runtime]\nname = "caffe"', "runtime.name"),
         ('device = "a"\n[runtime]\nthreads = 0', "runtime.threads"),
         ('device = "a"\n[measure]\nsamples = 0', "measure.samples"),
         ('device = "a"\n[measure]\nsamples = "many"', "measure.samples"),

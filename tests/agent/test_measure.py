@@ -40,7 +40,7 @@ def runner():
 
 def test_tflite_file_is_tried_with_every_runtime_that_runs_it(tmp_path):
     (target,) = targets(tiny_models.classifier(tmp_path / "m.tflite"))
-    assert target.runtimes == ("litert", "tflite")
+    assert target.runtimes == ("litert", "tflite", "litert-compiled")
 
 
 def test_tflite_file_is_known_by_its_content_too(tmp_path):
@@ -77,7 +77,7 @@ def test_directory_that_holds_no_model_is_refused(tmp_path):
 
 
 def test_runtime_that_does_not_run_the_format_names_those_that_do(tmp_path):
-    with pytest.raises(ConfigError, match="use litert or tflite"):
+    with pytest.raises(ConfigError, match="use litert or tflite or litert-compiled"):
         targets(tiny_models.classifier(tmp_path / "m.tflite"), runtime="tensorflow")
 
 

@@ -608,10 +608,11 @@ def test_a_run_context_that_gave_way_offline_is_told_again(board: Board) -> None
     """Without it every later window would be undetermined for as long as the process lives."""
     board.measures()
     board.link.disconnect()
-    board.outbox._max_bytes = 20_000
-    board.windows(30)
+    board.outbox._max_bytes = 10  # contexts give way last
+    board.windows(3)
     assert "context" not in [entry.kind for entry in board.outbox.due(1e9, 10_000)]
 
+    board.outbox._max_bytes = 1 << 20
     board.link.connect()
     board.turn()
     board.windows(1)
@@ -889,8 +890,8 @@ def test_a_restart_without_a_network_goes_on_measuring(board: Board) -> None:
     board.windows(2)
 
     assert len(board.fetcher.started) == 1
-    window = next(entry for entry in board.outbox.due(1e9, 100) if entry.key[0] == 2 and entry.kind == "window")
-    assert messages.decode("window", window.payload).exceedances[0].limit_ms == LIMIT.limit_ms
+    window = next(entry for entry in board.outbox.due(1e9, 100) if entry.key[0] == 2 and entry.kind == "backfill")
+    assert messages.decode("backfill", window.payload).exceedances[0].limit_ms == LIMIT.limit_ms
 
 
 def test_a_power_cut_during_an_update_lets_the_old_release_go_on_until_the_new_one_is_here(board: Board) -> None:

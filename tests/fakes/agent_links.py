@@ -7,7 +7,7 @@ from typing import Any
 
 from evenfleet_agent.link import Connected, Disconnected, LinkEvent, Received
 from evenfleet_shared import messages, topics
-from evenfleet_shared.messages import Desired, Receipt
+from evenfleet_shared.messages import Command, Desired, Network, Receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class Published:
     kind: str
     payload: bytes
     retain: bool
+    answers: Received | None = None
 
     @property
     def message(self) -> Any:
@@ -39,6 +40,8 @@ class FakeLink:
         self.takes: int | None = None
         self.published: list[Published] = []
         self.farewell: Published | None = None
+        # What `network` says next, once.
+        self.conditions = Network(round_trips=0)
 
     def open(self) -> None:
         self.opened = True
@@ -47,14 +50,18 @@ class FakeLink:
         events, self._events = self._events, []
         return events
 
-    def publish(self, kind: str, payload: bytes, *, retain: bool = False) -> bool:
+    def network(self) -> Network:
+        said, self.conditions = self.conditions, Network(round_trips=0)
+        return said
+
+    def publish(self, kind: str, payload: bytes, *, retain: bool = False, answers: Received | None = None) -> bool:
         if self.takes is not None and self.takes <= 0:
             self.connected = False
         if not self.connected:
             return False
         if self.takes is not None:
             self.takes -= 1
-        self.published.append(Published(kind, payload, retain))
+        self.published.append(Published(kind, payload, retain, answers))
         return True
 
     def close(self, farewell: bytes) -> None:
@@ -78,7 +85,7 @@ class FakeLink:
         self.connected = False
         self._events.append(Disconnected(reason, refused))
 
-    def deliver(self, message: Desired | Receipt) -> None:
+    def deliver(self, message: Desired | Receipt | Command) -> None:
         """Let a downlink message arrive."""
         kind = message.schema.partition("/")[0]
         self.deliver_bytes(kind, messages.encode(message))

@@ -16,6 +16,7 @@ _TYPES = {
     "int8": schema.TensorType.INT8,
     "uint8": schema.TensorType.UINT8,
     "int32": schema.TensorType.INT32,
+    "int64": schema.TensorType.INT64,
 }
 
 FEATURES, CLASSES = 4, 3
@@ -150,11 +151,31 @@ def partly_delegated(path: Path) -> Path:
     return graph.write(path, inputs=(x,), outputs=(y,))
 
 
-def custom(path: Path) -> Path:
+def custom(path: Path, *, name: str = "Frobnicate") -> Path:
     """Write a model whose only operator nobody has."""
     graph = _Graph()
     x, y = graph.tensor("x", (1,)), graph.tensor("y", (1,))
-    graph.operator(schema.BuiltinOperator.CUSTOM, (x,), (y,), None, custom_code="Frobnicate")
+    graph.operator(schema.BuiltinOperator.CUSTOM, (x,), (y,), None, custom_code=name)
+    return graph.write(path, inputs=(x,), outputs=(y,))
+
+
+def named_outputs(path: Path) -> Path:
+    """Write RELU and NEG of one input, whose signature lists the two outputs in another order than the graph."""
+    graph = _Graph()
+    x, up, down = graph.tensor("x", (1, 2)), graph.tensor("up", (1, 2)), graph.tensor("down", (1, 2))
+    graph.operator(schema.BuiltinOperator.RELU, (x,), (up,), None)
+    graph.operator(schema.BuiltinOperator.NEG, (x,), (down,), (schema.BuiltinOptions.NegOptions, schema.NegOptionsT()))
+    graph.sign(inputs={"x": x}, outputs={"a_down": down, "b_up": up})
+    return graph.write(path, inputs=(x,), outputs=(up, down))
+
+
+def with_min_runtime_version(path: Path, version: str) -> Path:
+    """Write a model that says which runtime its converter counts on."""
+    graph = _Graph()
+    x, y = graph.tensor("x", (1,)), graph.tensor("y", (1,))
+    graph.operator(schema.BuiltinOperator.RELU, (x,), (y,), None)
+    # Converters pad it to 16 bytes.
+    graph.metadata("min_runtime_version", version.encode().ljust(16, b"\0"))
     return graph.write(path, inputs=(x,), outputs=(y,))
 
 
@@ -169,6 +190,8 @@ class _Graph:
         self._tensors: list[Any] = []
         self._operators: list[Any] = []
         self._codes: list[Any] = []
+        self._metadata: list[Any] = []
+        self._signatures: list[Any] = []
 
     def tensor(
         self,
@@ -221,6 +244,20 @@ class _Graph:
         self._codes.append(code)
         self._operators.append(operator)
 
+    def metadata(self, name: str, content: bytes) -> None:
+        entry = schema.MetadataT()
+        entry.name = name
+        entry.buffer = len(self._buffers)
+        self._buffers.append(_buffer(np.frombuffer(content, dtype=np.uint8)))
+        self._metadata.append(entry)
+
+    def sign(self, *, inputs: dict[str, int], outputs: dict[str, int]) -> None:
+        signature = schema.SignatureDefT()
+        signature.signatureKey = "serving_default"
+        signature.subgraphIndex = 0
+        signature.inputs, signature.outputs = _tensor_map(inputs), _tensor_map(outputs)
+        self._signatures.append(signature)
+
     def write(self, path: Path, *, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> Path:
         subgraph = schema.SubGraphT()
         subgraph.tensors, subgraph.operators = self._tensors, self._operators
@@ -228,6 +265,7 @@ class _Graph:
         model = schema.ModelT()
         model.version = 3
         model.operatorCodes, model.subgraphs, model.buffers = self._codes, [subgraph], self._buffers
+        model.metadata, model.signatureDefs = self._metadata, self._signatures
         builder = flatbuffers.Builder(1024)
         builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
         path.write_bytes(builder.Output())
@@ -239,3 +277,13 @@ def _buffer(data: npt.NDArray[Any] | None) -> Any:
     if data is not None:
         buffer.data = np.frombuffer(data.tobytes(), dtype=np.uint8)
     return buffer
+
+
+def _tensor_map(names: dict[str, int]) -> list[Any]:
+    made = []
+    for name, index in names.items():
+        entry = schema.TensorMapT()
+        entry.name = name
+        entry.tensorIndex = index
+        made.append(entry)
+    return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from evenfleet_shared.messages import Incarnation, Sketch, Window
 
 GOLDEN = {path.stem: path.read_bytes() for path in sorted((Path(__file__).parent / "golden").glob("*.json"))}
 KINDS = {name: kind for kind, known in messages.SCHEMAS.items() for name in GOLDEN if name.replace("-", "/") in known}
-UPLINK = ("window-1", "context-1", "event-1", "state-1")
+UPLINK = ("window-1", "summary-1", "context-1", "event-1", "state-1")
 
 scalars = (
     st.none()
@@ -47,6 +48,43 @@ def test_golden_bytes_are_understood_and_nothing_in_them_is_lost(name):
 def test_same_message_as_messagepack_is_the_same_value(name):
     packed = msgspec.msgpack.encode(json.loads(GOLDEN[name]))
     assert messages.decode(KINDS[name], packed) == messages.decode(KINDS[name], GOLDEN[name])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("name", GOLDEN)
+def test_every_form_of_a_message_is_the_same_value(name, compact, packed):
+    value = messages.decode(KINDS[name], GOLDEN[name])
+    payload = messages.encode(value, compact=compact, packed=packed)
+    assert (payload[:1] == b"{") is not packed
+    assert messages.decode(KINDS[name], payload) == value
+
+
+def test_compact_form_leaves_out_what_is_at_its_default_and_keeps_the_schema():
+    value = messages.Exceedance(limit_ms=5.0, limit_revision=1, exceed=0, n=2)
+    window = replace(messages.decode("window", GOLDEN["window-1"]), exceedances=(value,), memory=(), leak=None)
+    told = json.loads(messages.encode(window, compact=True))
+    assert told["schema"] == "window/1"
+    assert told["exceedances"] == [{"limit_ms": 5.0, "limit_revision": 1, "exceed": 0, "n": 2}]
+    assert not {"memory", "leak", "mode"} & told.keys()
+
+
+def test_none_that_is_the_default_is_never_told_and_one_that_says_something_is():
+    accuracy = replace(messages.decode("window", GOLDEN["window-1"]).accuracy, hamming=None, metric=None)
+    told = json.loads(messages.encode(replace(messages.decode("window", GOLDEN["window-1"]), accuracy=accuracy)))
+    assert told["accuracy"]["hamming"] is None
+    assert "metric" not in told["accuracy"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", [name for name in UPLINK if name != "state-1"])
+def test_floor_is_brought_up_to_date_in_the_form_that_the_outbox_holds(name, packed):
+    value = messages.decode(KINDS[name], GOLDEN[name])
+    held = messages.encode(value, compact=True, packed=packed)
+    sent = messages.with_floor(held, 42)
+    assert messages.decode(KINDS[name], sent) == replace(value, floor=42)
+    assert (sent[:1] == b"{") is not packed
+    assert abs(len(sent) - len(held)) < 12
 
 
 @pytest.mark.parametrize("name", UPLINK)

@@ -157,7 +157,7 @@ class Walk:
         return [
             Hop(
                 "It is published",
-                ("evenfleet_agent.link:MqttLink.publish", "evenfleet_shared.messages:with_floor"),
+                ("evenfleet_agent.link.mqtt:MqttLink.publish", "evenfleet_shared.messages:with_floor"),
                 "At QoS 1, on the device's own topic, with the `floor` as it is now: the lowest number still held. The "
                 "server makes a NATS subject of the topic, and its stream keeps the message.",
                 f"MQTT  {held.topic}\nNATS  {topics.to_subject(held.topic)}\n{self.hide(held.payload.decode())[:260]}…",

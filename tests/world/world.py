@@ -35,6 +35,7 @@ from evenfleet_collector.store.sqlite import FILE_NAME, SqliteReader, SqliteWrit
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import manifest, topics
 from evenfleet_shared.errors import UnreachableError
+from evenfleet_shared.messages import Network
 from fakes.links import FakeBroker
 from fakes.machines import FakeMachine
 from fakes.runners import Bench, refused, steady
@@ -166,13 +167,13 @@ class CollectorLife:
         while self._judge.step(self._world.now_s, connected_since_s=self._world.now_s - 1e6):
             pass
         self._steer.step(self._world.now_s)
-        due = outgoing.due(self.store)
+        due = outgoing.due(self.store, self._world.now_s)
         try:
             for one in due:
                 self._world.broker.send(one.topic, one.payload, retain=one.retain)
         except UnreachableError:
             return
-        outgoing.sent(self.store, due)
+        outgoing.sent(self.store, due, self._world.now_s)
 
     def _crashes(self, do: Callable[[], None]) -> bool:
         try:
@@ -318,7 +319,10 @@ class BrokerLink:
         events, self._events = self._events, []
         return events
 
-    def publish(self, kind: str, payload: bytes, *, retain: bool = False) -> bool:
+    def network(self) -> Network:
+        return Network(round_trips=0)
+
+    def publish(self, kind: str, payload: bytes, *, retain: bool = False, answers: Received | None = None) -> bool:
         if not self.connected:
             return False
         try:

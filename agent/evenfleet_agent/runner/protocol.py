@@ -36,6 +36,8 @@ class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
         format: What the artifact is.
         threads: Threads of the interpreter.
         xnnpack: Let the interpreter use its XNNPACK kernels; no meaning for TensorFlow.
+        delegate: What shall run the model instead of the CPU: ``gpu``, ``edgetpu``, ``npu``, or a library's path.
+        delegate_options: As the delegate takes them.
         inputs_file: Samples as .npy, shape ``(n, ...)``; None makes up a few (the same ones every time).
         labels_file: True classes as .npy, shape ``(n,)``, integers.
         outputs_file: The reference's outputs as .npy, shape ``(n, classes)``.
@@ -53,6 +55,8 @@ class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
     format: Format
     threads: Positive = 1
     xnnpack: bool = True
+    delegate: str | None = None
+    delegate_options: dict[str, str] = {}
     inputs_file: str | None = None
     labels_file: str | None = None
     outputs_file: str | None = None
@@ -108,16 +112,20 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Build a real interpreter of one runtime and run something small in it."""
+    """Build a real interpreter of one runtime and run something small in it, with a delegate if one is asked for."""
 
     runtime: str
+    delegate: str | None = None
+    delegate_options: dict[str, str] = {}
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The runtime works."""
+    """The runtime works; who ran what was small, and why not the delegate that was asked for."""
 
     runtime_version: str
     python: str
+    accelerator_executed: str
+    fallback_reason: str | None
 
 
 class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -154,8 +154,7 @@ def main() -> None:
                 scratch.append(request.scratch)
                 session, answer = load(request, voice)
             elif isinstance(request, Check):
-                version = runtimes.by_name(request.runtime).check()
-                answer = Checked(runtime_version=version, python=platform.python_version())
+                answer = check(request)
             elif session is None:
                 answer = Failed(reason="asked to measure before a model was loaded")
             else:
@@ -187,7 +186,7 @@ def load(request: Load, voice: Voice) -> tuple[Session, Loaded]:
             data = golden.load(spec)
             peak_was_reset = memory.reset_peak()
             started = time.perf_counter_ns()
-            model = runtime.load(artifact, Options(threads=spec.threads, xnnpack=spec.xnnpack), data.sample_shape)
+            model = runtime.load(artifact, _options(spec), data.sample_shape)
             init_ms = (time.perf_counter_ns() - started) / 1e6
             after_load = memory.after_load()
             golden.check_fits(data, model)
@@ -234,6 +233,18 @@ def load(request: Load, voice: Voice) -> tuple[Session, Loaded]:
     )
 
 
+def check(request: Check) -> Checked:
+    """Run something small in a runtime."""
+    runtime = runtimes.by_name(request.runtime)
+    found = runtime.check(Options(delegate=request.delegate, delegate_options=request.delegate_options))
+    return Checked(
+        runtime_version=runtime.version(),
+        python=platform.python_version(),
+        accelerator_executed=found.executed,
+        fallback_reason=found.fallback_reason,
+    )
+
+
 def measure(session: Session, request: Measure, voice: Voice) -> Measured:
     """Take latency samples, then do what else was asked for, and pass over the golden set."""
     with _turn(request.lock_file, voice) as waited_s:
@@ -270,6 +281,12 @@ def measure(session: Session, request: Measure, voice: Voice) -> Measured:
         late_starts=steady.late_starts,
         sustained=sustained,
         throughput=throughput,
+    )
+
+
+def _options(spec: RunnerSpec) -> Options:
+    return Options(
+        threads=spec.threads, xnnpack=spec.xnnpack, delegate=spec.delegate, delegate_options=spec.delegate_options
     )
 
 

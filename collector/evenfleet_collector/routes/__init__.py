@@ -20,7 +20,9 @@ from evenfleet_collector.resources import API, Access
 from evenfleet_collector.routes import (
     artifacts,
     assignments,
+    commands,
     devices,
+    events,
     flags,
     health,
     metrics,
@@ -42,7 +44,10 @@ __all__ = ["Edits", "Health", "HealthSnapshot", "build_api"]
 
 RESOURCES = tuple(
     module.router
-    for module in (devices, windows, releases, tags, artifacts, parity, flags, assignments, policies, stats, stream)
+    for module in (
+        *(devices, windows, events, commands, releases, tags, artifacts, parity, flags, assignments, policies, stats),
+        stream,
+    )
 )
 BESIDE = (health.router, metrics.router)
 

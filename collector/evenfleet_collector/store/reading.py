@@ -7,6 +7,7 @@ from typing import Protocol
 
 from evenfleet_collector.store.rows import (
     CellRow,
+    CommandRow,
     DeadLetterRow,
     DeviceRow,
     EventRow,
@@ -14,6 +15,7 @@ from evenfleet_collector.store.rows import (
     LossRow,
     ReleaseRow,
     Stats,
+    SummaryRow,
     TagMoveRow,
     TagRow,
     WindowRow,
@@ -43,6 +45,10 @@ class Reader(Protocol):
         limit: int = 100,
     ) -> Sequence[WindowRow]:
         """Return a device's windows in the log's order, from the one behind `after`, received in [start_s, end_s)."""
+        ...
+
+    def summaries(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[SummaryRow]:
+        """Return what is left of windows that gave way on a device, in the order it came."""
         ...
 
     def cells(
@@ -85,8 +91,18 @@ class Reader(Protocol):
         """Return what became of a tag since it was first given, in that order."""
         ...
 
-    def events(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[EventRow]:
-        """Return what a device reported, in the log's order."""
+    def events(
+        self, device: str, *, after: int = 0, limit: int = 100, newest_first: bool = False
+    ) -> Sequence[EventRow]:
+        """Return what a device reported from the one behind `after` (0: the first), in the log's order or against it."""
+        ...
+
+    def commands(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[CommandRow]:
+        """Return what a device was told to do, in that order, from the one behind `after`."""
+        ...
+
+    def command(self, device: str, correlation_id: str) -> CommandRow | None:
+        """Return one command."""
         ...
 
     def losses(self, device: str) -> Sequence[LossRow]:

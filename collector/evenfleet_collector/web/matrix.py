@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from evenfleet_collector import figures
+from evenfleet_collector import circumstances, figures
 from evenfleet_collector.cell import MetricVerdict
 from evenfleet_collector.store.rows import CellRow
 from evenfleet_collector.tolerance import Policy
@@ -59,7 +59,7 @@ class Drawn:
     """One cell in words.
 
     `word` is a key of `MARKS`, `reason` the whole of it in short, `details` the verdict on each metric with what it
-    rests on; `faults` are the metrics that are outside.
+    rests on; `faults` are the metrics that are outside, `circumstances` what the latest window was measured under.
     """
 
     word: str
@@ -74,6 +74,7 @@ class Drawn:
     delta: str | None
     memory: str | None
     noise: str | None
+    circumstances: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +160,7 @@ def draw(cell: CellRow, policy: Policy | None = None) -> Drawn:
         delta=None if cell.accuracy_delta is None else figures.points(cell.accuracy_delta),
         memory=None if cell.peak_bytes is None else figures.size(cell.peak_bytes),
         noise=None if cell.noise_class is None else NOISE_WORDS.get(cell.noise_class, cell.noise_class),
+        circumstances=circumstances.lines(cell.circumstances),
     )
 
 
