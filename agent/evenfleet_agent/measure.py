@@ -307,9 +307,15 @@ def measure_in_turns(
                 found[number].append(outcome)
             else:
                 failures[number] = outcome
-    return _with_predictions(
+    return foretell(
         [failures[number] if number in failures else _over_processes(found[number]) for number in range(len(targets))]
     )
+
+
+def foretell(outcomes: Sequence[Result | Failure]) -> list[Result | Failure]:
+    """Return the outcomes with what each model's own time is foretold to be by the others that were run like it."""
+    results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
+    return [_foretold(outcome, results) if isinstance(outcome, Result) else outcome for outcome in outcomes]
 
 
 def check_installed(runtime_name: str, python: str | None) -> None:
@@ -691,12 +697,6 @@ def _over_processes(results: Sequence[Result]) -> Result:
         conditions=conditions.between(first.start, last.end),
         throttled=any(throttled) if throttled else None,
     )
-
-
-def _with_predictions(outcomes: Sequence[Result | Failure]) -> list[Result | Failure]:
-    """Return the outcomes with what each model's own time is foretold to be by those that were run like it."""
-    results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
-    return [_foretold(outcome, results) if isinstance(outcome, Result) else outcome for outcome in outcomes]
 
 
 def _foretold(result: Result, results: Sequence[Result]) -> Result:

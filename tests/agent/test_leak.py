@@ -51,6 +51,13 @@ def test_one_wild_reading_does_not_make_a_leak():
     assert found.low_bytes_per_hour == found.high_bytes_per_hour == 0
 
 
+@pytest.mark.parametrize("grown_at", [1, 10, 20, 30, 39])
+def test_memory_that_grows_once_and_stays_is_not_told_as_surely_growing(grown_at):
+    found = leak.slope(history((300.0 * i, 50_000_000 + 9_000_000 * (i >= grown_at)) for i in range(40)))
+    assert found is not None
+    assert found.low_bytes_per_hour == 0
+
+
 def test_interval_holds_the_true_slope_in_95_of_100_cases():
     """Drawn 1,000 times; the share may miss 0.95 by the chance of that many draws."""
     draw = random.Random(2)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import subprocess
-import sys
 import tarfile
 import zipfile
 
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from evenfleet_agent import cli, runtimes
+from evenfleet_agent import cli, predict, runtimes
 from evenfleet_agent import measure as measuring
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.runner.protocol import Measure, RunnerSpec
@@ -265,23 +263,6 @@ def test_python_of_the_models_is_asked_for_evenfleet_and_for_the_runtime(tmp_pat
     measuring.check_installed("litert", None)
 
 
-@pytest.mark.tensorflow
-def test_offline_throughput_takes_the_largest_batch_that_the_model_takes(tmp_path, runner):
-    """TensorFlow is set up once in a process, so that the model is written and run by two others."""
-    program = (
-        "import sys, tensorflow as tf; m = tf.Module(); "
-        "m.f = tf.function(lambda x: {'y': 2 * x}, input_signature=[tf.TensorSpec([None, 4], tf.float32)]); "
-        "tf.saved_model.save(m, sys.argv[1], signatures={'serving_default': m.f})"
-    )
-    subprocess.run([sys.executable, "-c", program, tmp_path / "saved"], check=True, capture_output=True)
-    (target,) = targets(tmp_path / "saved")
-    result = measuring.measure(target, Measure(samples=5, offline_s=0.02), runner, silent)
-    assert isinstance(result, measuring.Result)
-    assert result.throughput is not None
-    assert result.throughput.batch > 1
-    assert result.throughput.inferences % result.throughput.batch == 0
-
-
 def test_models_are_measured_in_turns_and_the_processes_figures_are_told_as_median_and_spread(tmp_path, runner):
     chosen = [
         *targets(tiny_models.classifier(tmp_path / "a.tflite")),
@@ -352,15 +333,25 @@ def test_time_is_foretold_from_the_other_variants_that_were_run_alike(tmp_path, 
         (target,) = targets(tiny_models.dense(tmp_path / f"{n}.tflite", [(np.ones((n, n)), np.ones(n))]))
         chosen.append(dataclasses.replace(target, macs=n * n))
     outcomes = measuring.measure_in_turns(chosen, Measure(samples=50), runner, silent)
-    for outcome in outcomes:
-        assert isinstance(outcome, measuring.Result)
-        assert outcome.cost.predicted_ms is not None
-        assert outcome.cost.predicted_error_ratio is not None
-        assert outcome.cost.macs in {64 * 64, 256 * 256, 512 * 512}
-    (alone,) = measuring.measure_in_turns(chosen[:1], Measure(samples=5), runner, silent)
-    assert isinstance(alone, measuring.Result)
-    assert alone.cost.predicted_ms is None
-    assert "operations" in measuring.table([outcomes[0]])
+    results = [outcome for outcome in outcomes if isinstance(outcome, measuring.Result)]
+    assert [result.cost.macs for result in results] == [64 * 64, 256 * 256, 512 * 512]
+    known = [predict.Known(size_bytes=one.size_bytes, macs=one.cost.macs, p50_ms=one.latency.p50_ms) for one in results]
+    for index, result in enumerate(results):
+        expected = predict.predict(known[index].size_bytes, known[index].macs, known[:index] + known[index + 1 :])
+        assert expected is not None
+        assert (result.cost.predicted_ms, result.cost.predicted_error_ratio) == (
+            expected.predicted_ms,
+            expected.error_ratio,
+        )
+    assert "multiply-accumulates" in measuring.table([outcomes[0]])
+
+    stranger = dataclasses.replace(results[0], comparability="0" * 16)
+    unknown = dataclasses.replace(results[1], size_bytes=None)
+    for others in ([stranger], [unknown], []):
+        alone = dataclasses.replace(results[2], cost=dataclasses.replace(results[2].cost, predicted_ms=None))
+        (told, *_) = measuring.foretell([alone, results[1], *others])
+        assert isinstance(told, measuring.Result)
+        assert told.cost.predicted_ms is None
 
 
 def test_modes_are_told_beside_the_steady_figures(tmp_path, runner):

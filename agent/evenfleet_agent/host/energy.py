@@ -57,10 +57,10 @@ def used_mj(before: EnergyReading | None, after: EnergyReading | None) -> float 
 def _rapl(root: Path) -> EnergyReading | None:
     counters: dict[str, int] = {}
     ranges: dict[str, int] = {}
-    # intel-rapl:0 is a package, intel-rapl:0:1 a part of it; AMD's have the same name. The mmio ones count the same again.
+    # A package's parts are called core, uncore, dram; AMD's zones have Intel's name. intel-rapl-mmio counts the same again.
     for zone in find(root / "sys/class/powercap", "intel-rapl:*"):
         name = read_text(zone / "name") or ""
-        if zone.name.count(":") != 1 or not name.startswith("package"):
+        if not name.startswith("package"):
             continue
         place = f"{zone.name} {name}"
         with contextlib.suppress(ValueError):

@@ -7,9 +7,11 @@ import io
 import numpy as np
 import pytest
 
-from evenfleet_agent.runner import worker
+from evenfleet_agent.runner import golden, worker
 from evenfleet_agent.runner.protocol import Load, Measure, RunnerSpec
+from evenfleet_agent.runtimes.interface import Execution
 from evenfleet_shared.errors import ConfigError, DataError, ModelRefusedError
+from evenfleet_shared.manifest import TensorSpec
 from fakes import tiny_models
 
 # What each row's largest feature makes of it, with `tiny_models.weights`.
@@ -142,6 +144,77 @@ def test_timing_stops_at_the_longest_duration(load, tmp_path):
     measured = run(session, samples=1_000_000, max_duration_s=0.05)
     assert 8 <= len(measured.samples_ms) < 8_000_000
     assert measured.length_s < 5
+
+
+class Recorder:
+    """A `Model` that takes up to eight samples at once and remembers what it was given at each `invoke`."""
+
+    inputs = outputs = (TensorSpec(name="x", shape=(-1, 4), dtype="float32"),)
+    execution = Execution(requested="cpu", executed="cpu", delegated_ratio=None, fallback_reason=None)
+    max_batch = 8
+
+    def __init__(self):
+        self.invoked = []
+        self.feeds = 0
+
+    def prepare(self, values):
+        (values,) = values
+        return values
+
+    def feed(self, prepared):
+        self._fed = prepared
+        self.feeds += 1
+
+    def invoke(self):
+        self.invoked.append(self._fed)
+
+    def read(self):
+        return [self._fed]
+
+
+def recorded(inputs=3):
+    model = Recorder()
+    samples = [[np.full((1, 4), number, dtype=np.float32)] for number in range(inputs)]
+    return worker.Session(
+        model=model,
+        data=golden.load(RunnerSpec(runtime="litert", artifact="m", format="tflite")),
+        init_ms=1.0,
+        first_ms=1.0,
+        inference_ms=0.1,
+        samples=samples,
+        ring=[model.prepare(values) for values in samples],
+        peak_was_reset=True,
+        after_load=None,
+        scored=False,
+    )
+
+
+def test_offline_throughput_takes_the_largest_batch_that_the_model_takes():
+    session = recorded()
+    throughput = run(session, offline_s=0.01).throughput
+    assert throughput is not None
+    batches = [values for values in session.model.invoked if len(values) == 8]
+    assert (throughput.batch, throughput.inferences) == (8, 8 * len(batches))
+    # Different samples, as far as there are any.
+    assert batches[0][:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+
+
+def test_input_is_held_over_some_samples_of_a_steady_window():
+    session = recorded()
+    measured = run(session, samples=160)
+    requests_beside = measured.phases[0].n
+    assert session.model.feeds - requests_beside == 10
+    given = [int(values[0, 0]) for values in session.model.invoked[:160]]
+    assert given == [number // 16 % 3 for number in range(160)]
+
+
+def test_every_input_has_its_turn_where_there_are_few_samples():
+    session = recorded()
+    run(session, samples=6)
+    assert [int(values[0, 0]) for values in session.model.invoked[:6]] == [0, 0, 1, 1, 2, 2]
+    session = recorded(inputs=5)
+    run(session, samples=3)
+    assert [int(values[0, 0]) for values in session.model.invoked[:3]] == [0, 1, 2]
 
 
 def test_share_of_the_accelerator_is_read_from_the_graph(load, tmp_path):
