@@ -11,6 +11,7 @@ from evenfleet_collector.seqs import Ranges
 from evenfleet_collector.tolerance import Verdict
 from evenfleet_shared.manifest import Format, Manifest
 from evenfleet_shared.messages import (
+    AppWindow,
     CommandName,
     Conditions,
     Cost,
@@ -82,11 +83,22 @@ class Circumstances:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AppWindowRow:
+    """One window of an application's own inferences as it was received, with a number in the order of receipt."""
+
+    id: int
+    received_s: float
+    backfill: bool
+    window: AppWindow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CellRow:
     """One device × variant of a release: its verdict, by metric, and the figures of its latest window.
 
     `refusal` is set where the device cannot run the variant; there are no figures then. `version` grows with every
-    change of any cell, so that a reader can ask for what is new.
+    change of any cell, so that a reader can ask for what is new. `accuracy_ratio` is the share of right samples, `score`
+    the task's own metric, named `score_metric`, where it has another.
     """
 
     version: int
@@ -109,6 +121,9 @@ class CellRow:
     run: RunContext | None
     updated_s: float
     circumstances: Circumstances | None = None
+    # Of later than the first rows, which do not have them.
+    score_metric: str | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
