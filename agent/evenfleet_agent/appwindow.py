@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 from evenfleet_shared import sketch
@@ -23,6 +23,8 @@ from evenfleet_shared.messages import (
     AppInput,
     AppLatency,
     AppStatistics,
+    AppWindow,
+    Incarnation,
     Sketch,
 )
 from evenfleet_shared.metrics import MIN_RUNS_FOR_P99
@@ -92,6 +94,12 @@ class AppBody:
     refused: int
     latency: AppLatency | None
     statistics: AppStatistics | None
+
+
+def message(body: AppBody, *, device: str, incarnation: Incarnation, seq: int, floor: int) -> AppWindow:
+    """Return a window as it goes up."""
+    figures = {one.name: getattr(body, one.name) for one in fields(body)}
+    return AppWindow(device=device, incarnation=incarnation, seq=seq, floor=floor, **figures)
 
 
 @dataclass(slots=True)

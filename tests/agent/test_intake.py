@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from evenfleet_agent import intake as intake_module
 from evenfleet_agent import probe
-from evenfleet_agent.appwindow import AppBody
+from evenfleet_agent.appwindow import AppBody, message
 from evenfleet_agent.intake import MAX_APPS, MAX_RINGS_OF_OWNER, Intake
 from evenfleet_agent.probe import Probe
 from evenfleet_shared import messages
-from evenfleet_shared.messages import AppWindow, Incarnation
+from evenfleet_shared.messages import Incarnation
 
 NAME = "ring-1-0123456789abcdef"
 
@@ -293,13 +293,9 @@ def test_whatever_a_ring_says_the_window_is_a_message(
     made.write(probe.UNREADABLE_AT, struct.pack("=Q", unreadable))
     for _ in range(3):
         for window in close(intake):
-            messages.decode("window", messages.encode(message_of(window)))
+            sent = message(window, device="press-07", incarnation=Incarnation(1, "0" * 8), seq=1, floor=1)
+            assert messages.decode("window", messages.encode(sent)) == sent
     made.die()
-
-
-def message_of(body: AppBody) -> AppWindow:
-    fields = {name: getattr(body, name) for name in body.__slots__}
-    return AppWindow(device="press-07", incarnation=Incarnation(1, "0" * 8), seq=1, floor=1, **fields)
 
 
 def test_one_owner_takes_no_more_than_its_share_of_places(rings: Path, intake: Intake) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from evenfleet_agent.appwindow import AppBody
 from evenfleet_agent.intake import Intake
 from evenfleet_agent.probe import Probe
 from fakes import tiny_models
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "probed_app.py"
 
 litert = pytest.importorskip("ai_edge_litert.interpreter")
 
@@ -143,6 +148,19 @@ def test_signature_runner_is_noted_too(tmp_path: Path, app: Probe) -> None:
     assert body.statistics is not None
     assert body.statistics.classes == ((1, body.statistics.samples),)
     assert body.statistics.inputs[0].mean == 1.0
+
+
+def test_the_example_is_counted_as_any_application(tmp_path: Path) -> None:
+    (tmp_path / "rings").mkdir()
+    path = tiny_models.quantised_classifier(tmp_path / "m.tflite")
+    command = [sys.executable, str(EXAMPLE), str(path), "--seconds", "0.3", "--directory", str(tmp_path / "rings")]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    body = window(tmp_path)
+    assert said.startswith(f"{body.calls} calls, noted; statistics of 1 in ")
+    assert (body.app, body.model) == ("probed-app", hashlib.sha256(path.read_bytes()).hexdigest())
+    assert body.statistics is not None
+    assert body.statistics.samples > 0
+    assert list((tmp_path / "rings").iterdir()) == []
 
 
 def test_interpreter_that_cannot_show_its_tensors_is_timed_all_the_same(tmp_path: Path, app: Probe) -> None:
