@@ -210,6 +210,16 @@ def test_eight_threads_lose_no_call_and_count_none_twice(agent: Agent, app: Prob
     assert [window.dropped for window in windows] == [0] * len(windows)
 
 
+def test_calls_made_while_another_thread_makes_the_ring_are_in_it(agent: Agent, app: Probe) -> None:
+    app._opening.acquire()
+    call(2, app)
+    assert not app.recording
+    app._opening.release()
+    call(1, app)
+    window = agent.window()
+    assert (window.calls, window.dropped) == (3, 0)
+
+
 def test_calls_that_were_overwritten_are_counted_as_dropped(agent: Agent, app: Probe) -> None:
     call(probe.RECORD_SLOTS + 100, app)
     window = agent.window()
@@ -409,7 +419,7 @@ def test_input_without_a_finite_number_has_no_mean(agent: Agent, app: Probe) -> 
 
 def test_large_input_is_looked_at_in_every_channel(agent: Agent, app: Probe) -> None:
     """A step that the channels fall in with would see one of them alone."""
-    image = np.zeros((224, 224, 3), dtype="float32")
+    image = np.zeros((216, 216, 3), dtype="float32")  # every ninth element would do
     image[..., 1] = 3.0
     observe(app, None, image)
     statistics = agent.window().statistics
