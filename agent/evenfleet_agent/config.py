@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
+from evenfleet_agent import probe
 from evenfleet_shared import settings, topics
 from evenfleet_shared.errors import ConfigError
 from evenfleet_shared.manifest import Format
@@ -107,6 +108,15 @@ class ReleaseSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSettings:
+    """What applications' own inferences are read from."""
+
+    directory: str = probe.DEFAULT_DIRECTORY
+    budget_ratio: Annotated[float, Meta(ge=0.0, le=probe.MAX_BUDGET_RATIO)] = probe.DEFAULT_BUDGET_RATIO
+    poll_s: Annotated[float, Meta(ge=0.1, le=3600.0)] = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlantedFaultSettings:
     """Faults for demonstrations and tests; all off by default."""
 
@@ -128,6 +138,7 @@ class AgentSettings:
     outbox: OutboxSettings = field(default_factory=OutboxSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     release: ReleaseSettings = field(default_factory=ReleaseSettings)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
     planted_fault: PlantedFaultSettings = field(default_factory=PlantedFaultSettings)
 
     def __post_init__(self) -> None:
@@ -228,6 +239,9 @@ COMMENTS: Final = {
     "outbox.backfill_per_s": "windows measured offline that are sent in a second, at most",
     "schedule.max_cpu_ratio": "the agent's share of one processor, measuring included; windows are stretched to hold it",
     "release.trusted_keys": "files of public keys; with any, only releases that one of them has signed are run",
+    "probe.directory": "where applications that use evenfleet_agent.probe leave their figures; empty: nowhere",
+    "probe.budget_ratio": "what statistics of inputs and outputs may take of an application's inference time; 0: none",
+    "probe.poll_s": "how often it is read: each process keeps its last 16,384 calls",
     "planted_fault.input_scale": "multiplied into every input; anything but 1.0 is a fault, for demonstrations",
 }
 

@@ -19,7 +19,16 @@ import httpx
 import msgspec
 
 from evenfleet_collector.resources import API, Assignment, Enrolment, Flag, Page, Parity
-from evenfleet_collector.store.rows import CellRow, CommandRow, DeviceRow, EventRow, ReleaseRow, TagRow, WindowRow
+from evenfleet_collector.store.rows import (
+    AppWindowRow,
+    CellRow,
+    CommandRow,
+    DeviceRow,
+    EventRow,
+    ReleaseRow,
+    TagRow,
+    WindowRow,
+)
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import signature as signatures
 from evenfleet_shared.errors import ArtifactError, ConfigError, EvenfleetError, RefusedError, UnreachableError
@@ -69,6 +78,14 @@ class Collector:
             RefusedError: It is not known.
         """
         return self._get(f"/devices/{quote(device, safe='')}", DeviceRow)
+
+    def apps(self, device: str, **filters: str) -> list[AppWindowRow]:
+        """Return windows of a device's applications.
+
+        Raises:
+            RefusedError: It is not known.
+        """
+        return list(self._all(f"/devices/{quote(device, safe='')}/apps", Page[AppWindowRow], filters))
 
     def enrol(self, device: str) -> Enrolment:
         """Enrol a device and return its token.

@@ -26,7 +26,18 @@ from evenfleet_collector.store import IngestRows, Writer
 from evenfleet_collector.store.rows import UNEXPLAINED, IncarnationRow, LossRow, NewWindow
 from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import MessageError, StoreError
-from evenfleet_shared.messages import Context, Header, Incarnation, Numbered, Refusal, Reply, State, Summary, Window
+from evenfleet_shared.messages import (
+    AppWindow,
+    Context,
+    Header,
+    Incarnation,
+    Numbered,
+    Refusal,
+    Reply,
+    State,
+    Summary,
+    Window,
+)
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +164,8 @@ class _Batch:
             return
         if isinstance(message, Window):
             life.windows.append(NewWindow(window=message, backfill=backfill))
+        elif isinstance(message, AppWindow):
+            self._tx.add_app_window(message, backfill=backfill, now_s=self._now_s)
         elif isinstance(message, Summary):
             self._tx.add_summary(message, self._now_s)
         elif isinstance(message, Context):

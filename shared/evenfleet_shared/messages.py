@@ -476,6 +476,124 @@ class Summary(Header):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AppLatency:
+    """How long an application's calls took, those left out that raised. Quantiles are the sketch's."""
+
+    n: Seq
+    min_ms: Milliseconds
+    mean_ms: Milliseconds
+    max_ms: Milliseconds
+    p50_ms: Milliseconds
+    p90_ms: Milliseconds
+    p95_ms: Milliseconds
+    p99_ms: Milliseconds
+    p99_qualified: bool
+    sketch: Sketch
+
+    def __post_init__(self) -> None:
+        ladder = (self.min_ms, self.p50_ms, self.p90_ms, self.p95_ms, self.p99_ms, self.max_ms)
+        if any(low > high for low, high in pairwise(ladder)):
+            raise ValueError("latency quantiles must not fall from min_ms to max_ms")
+        if self.sketch.n != self.n:
+            raise ValueError(f"sketch counts {self.sketch.n} values, latency.n says {self.n}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppInput:
+    """One input of an application's sampled calls, by its place among them.
+
+    `n` counts elements that were looked at, `nan` and `infinite` those of them that are no finite numbers; the rest is of
+    the finite ones, and None where there was none.
+    """
+
+    index: Annotated[int, Meta(ge=0, le=15)]
+    n: Count
+    nan: Count = 0
+    infinite: Count = 0
+    mean: Finite | None = None
+    std: Annotated[float, Meta(ge=0.0, le=1e300)] | None = None
+    min: Finite | None = None
+    max: Finite | None = None
+
+    def __post_init__(self) -> None:
+        if self.nan + self.infinite > self.n:
+            raise ValueError(f"nan and infinite are {self.nan + self.infinite}, more than n = {self.n}")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min is {self.min}, above max = {self.max}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppEntropy:
+    """How undecided outputs were, in nats: 0 is certain, ln(classes) knows nothing. Quantiles are the sketch's."""
+
+    n: Seq
+    mean_nats: Annotated[float, Meta(ge=0.0, le=1e3)]
+    p50_nats: Annotated[float, Meta(ge=0.0, le=1e3)]
+    p95_nats: Annotated[float, Meta(ge=0.0, le=1e3)]
+    max_nats: Annotated[float, Meta(ge=0.0, le=1e3)]
+    sketch: Sketch
+
+    def __post_init__(self) -> None:
+        if not self.p50_nats <= self.p95_nats <= self.max_nats:
+            raise ValueError("entropy quantiles must not fall from p50_nats to max_nats")
+        if self.sketch.n != self.n:
+            raise ValueError(f"sketch counts {self.sketch.n} values, entropy.n says {self.n}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppStatistics:
+    """What an application's sampled calls were given and answered: 1 call in `one_in` at last, `samples` in all.
+
+    `dropped` samples were overwritten before they were read, `unreadable` ones held no numbers. `classes` counts outputs
+    by the class that was decided for, the most frequent ones; `other_classes` is how many outputs decided for any other.
+    """
+
+    one_in: Seq
+    samples: Count
+    dropped: Count = 0
+    unreadable: Count = 0
+    inputs: Annotated[tuple[AppInput, ...], Meta(max_length=16)] = ()
+    classes: Annotated[tuple[tuple[Count, Seq], ...], Meta(max_length=64)] = ()
+    other_classes: Count = 0
+    entropy: AppEntropy | None = None
+
+    def __post_init__(self) -> None:
+        if len({index for index, _ in self.classes}) != len(self.classes):
+            raise ValueError("a class stands twice in classes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppWindow(Header):
+    """One report of one application on the device: its own inferences, as `evenfleet_agent.probe` noted them.
+
+    `model` is as the application names it: a name, or the sha256 of its file, which is an artifact's name. Clocks are as
+    in a `window`. Of all `calls`, `latency.n` were read, `exceptions` raised, `dropped` were overwritten before they were
+    read or could not be noted, and `refused` were noted as what no call can be.
+    """
+
+    schema: Literal["app/1"] = "app/1"
+    seq: Seq
+    app: Name
+    model: Name | None = None
+    length_s: Seconds
+    ended_uptime_s: Seconds
+    ended_wall_s: Finite
+    processes: Count
+    calls: Count
+    exceptions: Count = 0
+    dropped: Count = 0
+    refused: Count = 0
+    latency: AppLatency | None = None
+    statistics: AppStatistics | None = None
+
+    def __post_init__(self) -> None:
+        timed = self.latency.n if self.latency else 0
+        found = timed + self.exceptions + self.dropped + self.refused
+        if found != self.calls:
+            raise ValueError(f"latency.n, exceptions, dropped and refused add up to {found}, calls says {self.calls}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
     """What a measurement depended on beside the model. Absent (None) is not zero.
 
@@ -677,14 +795,14 @@ class Receipt:
     incarnations: Annotated[tuple[IncarnationReceipt, ...], Meta(max_length=64)] = ()
 
 
-Uplink = Union[Window, Summary, Context, Event, State, Reply]
-Numbered = Union[Window, Summary, Context, Event]
+Uplink = Union[Window, AppWindow, Summary, Context, Event, State, Reply]
+Numbered = Union[Window, AppWindow, Summary, Context, Event]
 Downlink = Union[Desired, Receipt, Command]
 
 # Which types a topic's kind may carry, by schema.
 SCHEMAS: Final[dict[str, dict[str, type[Any]]]] = {
-    "window": {"window/1": Window},
-    "backfill": {"window/1": Window, "summary/1": Summary},
+    "window": {"window/1": Window, "app/1": AppWindow},
+    "backfill": {"window/1": Window, "app/1": AppWindow, "summary/1": Summary},
     "context": {"context/1": Context},
     "event": {"event/1": Event},
     "state": {"state/1": State},

@@ -23,7 +23,7 @@ from evenfleet_shared.errors import StoreError
 from evenfleet_shared.messages import Incarnation, IncarnationReceipt, Loss, Receipt, Uplink
 from fakes import uplink
 from fakes.stores import command_row
-from fakes.uplink import DEVICE, LIFE, arrival, context, event, reply, state, window
+from fakes.uplink import DEVICE, LIFE, app_window, arrival, context, event, reply, state, window
 
 NOW_S = 1.7e9
 OTHER_LIFE = Incarnation(2, "bbbbbbbb")
@@ -101,6 +101,21 @@ def test_the_same_number_of_another_life_or_device_is_another_message(collector:
 
     assert collector.seqs == [1, 1]
     assert len(collector.reader.windows("press-02")) == 1
+
+
+def test_an_applications_window_is_kept_apart_from_the_log_and_settled_like_any_message(collector: Collector) -> None:
+    collector.save(window(1), app_window(2), app_window(2), window(3))
+    assert collector.seqs == [1, 3]
+    assert [row.window.seq for row in collector.reader.app_windows(DEVICE)] == [2]
+    assert collector.part().contiguous == 3
+    assert collector.part().gaps == ()
+
+
+def test_an_applications_window_that_contradicts_itself_is_refused_by_its_number(collector: Collector) -> None:
+    fields = msgspec.json.decode(messages.encode(app_window(1)))
+    collector.save(Arrival(topics.build(DEVICE, "window"), msgspec.json.encode({**fields, "calls": 1})))
+    assert [refusal.reason for refusal in collector.part().refused] == ["invalid"]
+    assert collector.reader.app_windows(DEVICE) == []
 
 
 def test_a_backfill_topic_carries_windows_and_says_so(collector: Collector) -> None:

@@ -35,7 +35,7 @@ from evenfleet_shared.messages import Desired, Incarnation, Limit, Refusal
 from evenfleet_shared.signature import PrivateKey
 from fakes import uplink
 from fakes.stores import cell_row, command_row, flag_row, small_manifest
-from fakes.uplink import DEVICE, LIFE, RELEASE, SESSION, context, event, reply, state, window
+from fakes.uplink import DEVICE, LIFE, RELEASE, SESSION, app_window, context, event, reply, state, window
 
 NOW_S = 1.7e9
 POLICY = Policy()
@@ -394,6 +394,49 @@ def test_a_cells_windows_are_those_that_were_judged_in_order_and_not_those_passe
     assert [(row.window.incarnation.counter, row.window.seq) for row in found] == [
         (1, 2), (1, 5), (1, 6), (2, 2), (2, 4), (2, 5)
     ]  # fmt: skip
+
+
+def test_windows_of_applications_come_back_as_they_were_sent(store: Store) -> None:
+    sent = [
+        app_window(1),
+        app_window(2, app="counting", model=None),
+        app_window(3),
+        app_window(4, latency=None, calls=5),
+    ]
+    with store.writer.transaction() as tx:
+        for at, one in enumerate(sent):
+            tx.add_app_window(one, backfill=at == 1, now_s=NOW_S + at)
+        tx.add_app_window(app_window(1, device="press-02"), backfill=False, now_s=NOW_S)
+
+    rows = store.reader.app_windows(DEVICE)
+    assert [row.window for row in rows] == sent
+    assert [(row.received_s, row.backfill) for row in rows[:2]] == [(NOW_S, False), (NOW_S + 1, True)]
+    assert [row.window.seq for row in store.reader.app_windows(DEVICE, app="inspection", limit=2)] == [1, 3]
+    assert [row.window.seq for row in store.reader.app_windows(DEVICE, after=rows[1].id)] == [3, 4]
+    assert [row.window.seq for row in store.reader.app_windows(DEVICE, start_s=NOW_S + 1, end_s=NOW_S + 3)] == [2, 3]
+
+
+def test_newest_window_of_each_application_and_model_is_found(store: Store) -> None:
+    with store.writer.transaction() as tx:
+        for one in (app_window(1), app_window(2, model=None), app_window(3), app_window(4, app="counting")):
+            tx.add_app_window(one, backfill=False, now_s=NOW_S)
+
+    newest = store.reader.newest_app_windows(DEVICE)
+    assert [(row.window.app, row.window.model, row.window.seq) for row in newest] == [
+        ("counting", "fashion-cnn", 4),
+        ("inspection", None, 2),
+        ("inspection", "fashion-cnn", 3),
+    ]
+
+
+def test_older_database_has_no_windows_of_applications(tmp_path: Path) -> None:
+    db = Database(tmp_path / FILE_NAME)
+    migrations.apply(db, stop_before="m009_windows_of_applications")
+    db.close()
+
+    open_writer(tmp_path).close()
+
+    assert open_reader(tmp_path).app_windows(DEVICE) == []
 
 
 def test_events_and_contexts_are_kept(store: Store) -> None:

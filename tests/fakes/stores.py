@@ -12,6 +12,7 @@ from typing import Any
 from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.routes import HealthSnapshot
 from evenfleet_collector.store.rows import (
+    AppWindowRow,
     Balance,
     CellRow,
     CommandRow,
@@ -43,6 +44,7 @@ class FakeStore:
     def __init__(self) -> None:
         self.device_rows: dict[str, DeviceRow] = {}
         self.window_rows: list[WindowRow] = []
+        self.app_window_rows: list[AppWindowRow] = []
         self.cell_rows: dict[tuple[str, str, str], CellRow] = {}
         self.flag_rows: list[FlagRow] = []
         self.release_rows: list[ReleaseRow] = []
@@ -94,6 +96,31 @@ class FakeStore:
 
     def summaries(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[SummaryRow]:
         return []
+
+    def app_windows(
+        self,
+        device: str,
+        *,
+        app: str | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[AppWindowRow]:
+        return [
+            row
+            for row in self.app_window_rows
+            if row.window.device == device
+            and row.id > after
+            and app in {None, row.window.app}
+            and (start_s is None or row.received_s >= start_s)
+            and (end_s is None or row.received_s < end_s)
+        ][:limit]
+
+    def newest_app_windows(self, device: str) -> Sequence[AppWindowRow]:
+        rows = [row for row in self.app_window_rows if row.window.device == device]
+        newest = {(row.window.app, row.window.model or ""): row for row in rows}
+        return [row for _, row in sorted(newest.items())]
 
     def cells(
         self, *, release: str | None = None, device: str | None = None, after_version: int = 0

@@ -12,6 +12,8 @@ from evenfleet_shared import messages, sketch, topics
 from evenfleet_shared.messages import (
     Accuracy,
     Agreement,
+    AppLatency,
+    AppWindow,
     Context,
     Event,
     Exceedance,
@@ -83,6 +85,38 @@ def summary(seq: int, first: int, last: int, **changes: Any) -> Summary:
         last_ended_uptime_s=300.0 * last,
         first_ended_wall_s=1.7e9,
         last_ended_wall_s=1.7e9,
+    )
+    return replace(base, **changes)
+
+
+def app_window(seq: int, *, device: str = DEVICE, incarnation: Incarnation = LIFE, **changes: Any) -> AppWindow:
+    values = [1.0] * 20
+    base = AppWindow(
+        device=device,
+        incarnation=incarnation,
+        seq=seq,
+        floor=1,
+        app="inspection",
+        model="fashion-cnn",
+        length_s=300.0,
+        ended_uptime_s=300.0 * seq,
+        ended_wall_s=1.7e9,
+        processes=1,
+        calls=25,
+        exceptions=2,
+        dropped=3,
+        latency=AppLatency(
+            n=20,
+            min_ms=1.0,
+            mean_ms=1.0,
+            max_ms=1.0,
+            p50_ms=1.0,
+            p90_ms=1.0,
+            p95_ms=1.0,
+            p99_ms=1.0,
+            p99_qualified=False,
+            sketch=sketch.from_values(values),
+        ),
     )
     return replace(base, **changes)
 
@@ -191,5 +225,13 @@ def arrival(message: Uplink) -> Arrival:
 
 
 def kind_of(message: Uplink | Numbered) -> str:
-    kinds = {Window: "window", Summary: "backfill", Context: "context", Event: "event", State: "state", Reply: "reply"}
+    kinds = {
+        Window: "window",
+        AppWindow: "window",
+        Summary: "backfill",
+        Context: "context",
+        Event: "event",
+        State: "state",
+        Reply: "reply",
+    }
     return kinds[type(message)]

@@ -19,7 +19,7 @@ from evenfleet_collector.commands.device_orders import measure, restart_runner
 from evenfleet_collector.commands.flags import render_flags
 from evenfleet_collector.commands.parity import STYLES, render_parity
 from evenfleet_collector.commands.printing import CONTEXT, print_json, show
-from evenfleet_collector.store.rows import CellRow, DeviceRow, EventRow
+from evenfleet_collector.store.rows import AppWindowRow, CellRow, DeviceRow, EventRow
 from evenfleet_shared.errors import ConfigError
 from evenfleet_shared.topics import DEVICE_ID_RULE, is_device_id
 
@@ -71,18 +71,20 @@ def list_devices(*, verdict: str | None, url: str, as_json: bool) -> None:
 @url_option
 @json_option
 def show_device(*, device_id: str, url: str, as_json: bool) -> None:
-    """Show one device: its state, its cells and what they were measured under, its open flags, and what it reported last."""
+    """Show one device: its state, its cells and what they were measured under, its open flags, its applications and what it reported last."""
     _check(device_id)
     with Collector(url) as collector:
         row = collector.device(device_id)
         cells = collector.parity(row.release, device=device_id).items
         flags = collector.flags(device=device_id)
+        apps = collector.apps(device_id, newest="true")
         events = collector.newest_events(device_id, EVENTS_SHOWN)
     if as_json:
-        print_json({"device": row, "cells": cells, "flags": flags, "events": events})
+        print_json({"device": row, "cells": cells, "flags": flags, "apps": apps, "events": events})
         return
     show(_table([row], time.time()), "", render_parity(cells), "", render_flags(flags))
     show(*(Text(line) for cell in cells for line in _circumstances(cell)))
+    show(*(Text(_line_of(app, time.time())) for app in apps))
     show(*(_event(event, time.time()) for event in events))
 
 
@@ -157,6 +159,18 @@ def _event(event: EventRow, now_s: float) -> Text:
         f"  {figures.ago(event.received_s, now_s)} ago  ",
         "  ".join(part for part in about if part),
     )
+
+
+def _line_of(row: AppWindowRow, now_s: float) -> str:
+    window = row.window
+    model = window.model or ""
+    named = f", model {figures.short(model) if len(model) == 64 else model}" if model else ""
+    took = f"p50 {window.latency.p50_ms:.3g} ms, p95 {window.latency.p95_ms:.3g} ms" if window.latency else "none timed"
+    parts = [f"{window.calls:,} calls in {window.length_s:.0f} s", took]
+    parts += [
+        f"{count:,} {word}" for word, count in (("raised", window.exceptions), ("dropped", window.dropped)) if count
+    ]
+    return f"application {window.app}{named}: {', '.join(parts)}; {figures.ago(row.received_s, now_s)} ago"
 
 
 def _check(device_id: str) -> None:

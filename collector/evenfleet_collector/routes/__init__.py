@@ -18,6 +18,7 @@ from fastapi_offline import FastAPIOffline
 from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.resources import API, Access
 from evenfleet_collector.routes import (
+    apps,
     artifacts,
     assignments,
     commands,
@@ -45,7 +46,21 @@ __all__ = ["Edits", "Health", "HealthSnapshot", "build_api"]
 RESOURCES = tuple(
     module.router
     for module in (
-        *(devices, windows, events, commands, releases, tags, artifacts, parity, flags, assignments, policies, stats),
+        *(
+            devices,
+            windows,
+            apps,
+            events,
+            commands,
+            releases,
+            tags,
+            artifacts,
+            parity,
+            flags,
+            assignments,
+            policies,
+            stats,
+        ),
         stream,
     )
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from evenfleet_collector.store.rows import (
+    AppWindowRow,
     CellRow,
     CommandRow,
     DeadLetterRow,
@@ -49,6 +50,23 @@ class Reader(Protocol):
 
     def summaries(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[SummaryRow]:
         """Return what is left of windows that gave way on a device, in the order it came."""
+        ...
+
+    def app_windows(
+        self,
+        device: str,
+        *,
+        app: str | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[AppWindowRow]:
+        """Return the windows of a device's applications, as `windows` does."""
+        ...
+
+    def newest_app_windows(self, device: str) -> Sequence[AppWindowRow]:
+        """Return the window that came last of each application and model of a device, by these names."""
         ...
 
     def cells(

@@ -11,6 +11,7 @@ from evenfleet_collector.seqs import Ranges
 from evenfleet_collector.tolerance import Verdict
 from evenfleet_shared.manifest import Format, Manifest
 from evenfleet_shared.messages import (
+    AppWindow,
     CommandName,
     Conditions,
     Cost,
@@ -79,6 +80,16 @@ class Circumstances:
     network: Network | None = None
     leak: Leak | None = None
     cost: Cost | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppWindowRow:
+    """One window of an application's own inferences as it was received, with a number in the order of receipt."""
+
+    id: int
+    received_s: float
+    backfill: bool
+    window: AppWindow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -261,5 +261,31 @@ def m008_summaries_and_dates(db: Database) -> None:
     db.table("incarnations").add_column("booted_s", float)
 
 
+@migrations()
+def m009_windows_of_applications(db: Database) -> None:
+    """Keep what applications' own inferences were, apart from the log, which is judged."""
+    _create(
+        db,
+        "app_windows",
+        {
+            "id": int,
+            **_LIFE,
+            "seq": int,
+            "app": str,
+            "model": str,
+            "received_s": float,
+            "backfill": int,
+            "calls": int,
+            "p50_ms": float,
+            "p95_ms": float,
+            "body": bytes,
+        },
+        pk="id",
+    )
+    db.table("app_windows").create_index(["device", "counter", "random", "seq"], unique=True)
+    db.table("app_windows").create_index(["device", "app", "model"])
+    db.table("app_windows").create_index(["received_s"])
+
+
 def _create(db: Database, name: str, columns: dict[str, Any], *, pk: str | tuple[str, ...]) -> None:
     db.table(name).create(columns, pk=pk)

@@ -28,6 +28,7 @@ from evenfleet_collector.seqs import contiguous, gaps, size
 from evenfleet_collector.store.rows import (
     INGEST_RESULTS,
     UNEXPLAINED,
+    AppWindowRow,
     ArrivalRow,
     Balance,
     CellRow,
@@ -56,6 +57,7 @@ from evenfleet_shared import topics
 from evenfleet_shared.errors import MessageError, StoreError
 from evenfleet_shared.manifest import Manifest
 from evenfleet_shared.messages import (
+    AppWindow,
     Context,
     Desired,
     Event,
@@ -255,6 +257,26 @@ class SqliteWriter:
             ),
         )
         return found is not None
+
+    def add_app_window(self, window: AppWindow, *, backfill: bool, now_s: float) -> None:
+        latency = window.latency
+        self._run(
+            "INSERT INTO app_windows (device, counter, random, seq, app, model, received_s, backfill, calls, p50_ms,"
+            " p95_ms, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                window.device,
+                *window.incarnation,
+                window.seq,
+                window.app,
+                window.model or "",
+                now_s,
+                int(backfill),
+                window.calls,
+                latency.p50_ms if latency else None,
+                latency.p95_ms if latency else None,
+                msgspec.json.encode(window),
+            ),
+        )
 
     def add_context(self, context: Context, now_s: float) -> None:
         self._run(
@@ -901,6 +923,35 @@ class SqliteReader:
             SummaryRow(id=i, received_s=at, summary=msgspec.json.decode(body, type=Summary)) for i, at, body in rows
         ]
 
+    def app_windows(
+        self,
+        device: str,
+        *,
+        app: str | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[AppWindowRow]:
+        where = ["device = ?", "id > ?"]
+        values: list[Any] = [device, after]
+        for clause, value in (("app = ?", app), ("received_s >= ?", start_s), ("received_s < ?", end_s)):
+            if value is not None:
+                where.append(clause)
+                values.append(value)
+        return _app_window_rows(
+            self._all(f"{_APP_WINDOWS} WHERE {' AND '.join(where)} ORDER BY id LIMIT ?", (*values, limit))
+        )
+
+    def newest_app_windows(self, device: str) -> Sequence[AppWindowRow]:
+        return _app_window_rows(
+            self._all(
+                f"{_APP_WINDOWS} WHERE id IN (SELECT max(id) FROM app_windows WHERE device = ? GROUP BY app, model)"
+                " ORDER BY app, model",
+                (device,),
+            )
+        )
+
     def cells(
         self, *, release: str | None = None, device: str | None = None, after_version: int = 0
     ) -> Sequence[CellRow]:
@@ -1102,6 +1153,7 @@ _DEVICES: Final = (
 _FLAGS: Final = (
     "SELECT id, device, device_class, release, variant, metric, reason, opened_s, cleared_s, evidence FROM flags"
 )
+_APP_WINDOWS: Final = "SELECT id, received_s, backfill, body FROM app_windows"
 _RELEASES: Final = "SELECT release, model, pushed_s, manifest FROM releases"
 
 
@@ -1190,6 +1242,13 @@ def _window_rows(rows: Iterable[tuple[Any, ...]]) -> list[WindowRow]:
             dated=dated,
         )
         for i, at, backfill, measured_s, dated, body in rows
+    ]
+
+
+def _app_window_rows(rows: Iterable[tuple[Any, ...]]) -> list[AppWindowRow]:
+    return [
+        AppWindowRow(id=i, received_s=at, backfill=bool(backfill), window=msgspec.json.decode(body, type=AppWindow))
+        for i, at, backfill, body in rows
     ]
 
 

@@ -28,6 +28,7 @@ from evenfleet_collector.tolerance import Policy
 from evenfleet_shared.errors import MessageError
 from evenfleet_shared.manifest import Manifest
 from evenfleet_shared.messages import (
+    AppWindow,
     Context,
     Desired,
     Event,
@@ -112,6 +113,10 @@ class IngestRows(Shared, Protocol):
 
     def has_window_of(self, summary: Summary) -> bool:
         """Return whether a window that a summary stands for is in the log."""
+        ...
+
+    def add_app_window(self, window: AppWindow, *, backfill: bool, now_s: float) -> None:
+        """Keep an application's window; the caller has made sure that it is new."""
         ...
 
     def add_context(self, context: Context, now_s: float) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from evenfleet_collector.store.rows import Circumstances, WindowRow
+from evenfleet_collector.store.rows import AppWindowRow, Circumstances, WindowRow
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared import trust
 from evenfleet_shared.messages import Conditions
@@ -29,7 +29,7 @@ from fakes.stores import (
     small_manifest,
     write_files,
 )
-from fakes.uplink import reply, window
+from fakes.uplink import app_window, reply, window
 
 Run = Callable[..., Any]
 
@@ -334,6 +334,20 @@ class TestDevice:
         assert "press-02" not in outcome.out
         assert evenfleet("device", "show", "press-99").code == 3
         assert evenfleet("device", "show", "Press 1").code == 2
+
+    @pytest.mark.usefixtures("fleet")
+    def test_show_says_what_the_devices_applications_did_last(self, evenfleet: Run, store: FakeStore) -> None:
+        for seq, window in enumerate(
+            [app_window(1, model="a" * 64), app_window(2, model="a" * 64), app_window(3, app="x")]
+        ):
+            row = AppWindowRow(id=seq, received_s=NOW_S, backfill=False, window=window)
+            store.app_window_rows.append(row)
+        out = " ".join(evenfleet("device", "show", "press-01").out.split())
+        assert out.count("application inspection, model aaaaaaaaaaaa: 25 calls in 300 s, p50 1 ms, p95 1 ms") == 1
+        assert "application x, model fashion-cnn: 25 calls in 300 s" in out
+        assert "2 raised, 3 dropped" in out
+        shown = json.loads(evenfleet("device", "show", "press-01", "--json").out)
+        assert [row["window"]["seq"] for row in shown["apps"]] == [2, 3]
 
     def test_show_tells_what_was_measured_under_and_what_happened_last(
         self, evenfleet: Run, store: FakeStore, fleet: str

@@ -7,12 +7,12 @@ import msgspec
 import pytest
 from fastapi.testclient import TestClient
 
-from evenfleet_collector.store.rows import CommandRow, ReleaseRow, WindowRow
+from evenfleet_collector.store.rows import AppWindowRow, CommandRow, ReleaseRow, WindowRow
 from evenfleet_shared import signature as signatures
-from evenfleet_shared.messages import Conditions, Incarnation, Window
+from evenfleet_shared.messages import AppWindow, Conditions, Incarnation, Window
 from evenfleet_shared.signature import PrivateKey
 from fakes.stores import NOW_S, FakeStore, cell_row, command_row, device_row, event_row, flag_row, release_row
-from fakes.uplink import reply
+from fakes.uplink import app_window, reply
 
 
 def window_row(number: int, device: str = "press-01", variant: str = "int8") -> WindowRow:
@@ -99,6 +99,38 @@ def test_windows_are_the_messages_that_devices_sent(client: TestClient, store: F
     found = pages(client, "/api/v1/devices/press-01/windows", 1, variant="int8")
     assert [row["id"] for page in found for row in page] == [1, 3]
     assert msgspec.convert(found[0][0]["window"], Window) == window_row(1).window
+
+
+@pytest.fixture
+def apps(store: FakeStore) -> list[AppWindowRow]:
+    store.put_device(device_row("press-01"))
+    sent = [app_window(1), app_window(2, app="counting"), app_window(3), app_window(4, device="press-02")]
+    store.app_window_rows += [
+        AppWindowRow(id=row.seq, received_s=NOW_S + row.seq, backfill=False, window=row) for row in sent
+    ]
+    return store.app_window_rows
+
+
+def test_windows_of_applications_come_in_pages_and_are_filtered(client: TestClient, apps: list[AppWindowRow]) -> None:
+    path = "/api/v1/devices/press-01/apps"
+    assert [[row["id"] for row in page] for page in pages(client, path, 2)] == [[1, 2], [3]]
+    assert [row["id"] for page in pages(client, path, 1, app="inspection") for row in page] == [1, 3]
+    start = {"start": "2023-11-14T22:13:22Z"}
+    assert [row["id"] for row in client.get(path, params=start).json()["items"]] == [2, 3]
+    body = client.get(path).json()["items"][0]["window"]
+    assert msgspec.convert(body, AppWindow) == apps[0].window
+
+
+def test_newest_window_of_each_application_can_be_asked_for(client: TestClient, apps: list[AppWindowRow]) -> None:
+    path = "/api/v1/devices/press-01/apps"
+    assert [[row["id"] for row in page] for page in pages(client, path, 1, newest="true")] == [[2], [3]]
+    assert [row["id"] for row in client.get(path, params={"newest": "true", "app": "counting"}).json()["items"]] == [2]
+
+
+@pytest.mark.usefixtures("apps")
+def test_applications_of_a_device_that_is_not_known_are_not_found(client: TestClient) -> None:
+    assert client.get("/api/v1/devices/press-99/apps").status_code == 404
+    assert client.get("/api/v1/devices/press-01/apps?application=x").status_code == 422
 
 
 def test_releases_are_listed_newest_first_and_found_by_their_start(client: TestClient, store: FakeStore) -> None:
