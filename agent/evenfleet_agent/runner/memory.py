@@ -31,7 +31,7 @@ def readings(after_load: MemoryReading | None, *, was_reset: bool, proc: Path = 
         was_reset: What `reset_peak` said.
         proc: This process's.
     """
-    kinds = (after_load, peak(was_reset=was_reset, proc=proc))
+    kinds = (after_load, peak(was_reset=was_reset, proc=proc), gpu(nvml.read()))
     return tuple(reading for reading in kinds if reading is not None)
 
 
