@@ -27,7 +27,7 @@ from evenfleet_shared.messages import (
     Incarnation,
     Sketch,
 )
-from evenfleet_shared.metrics import MIN_RUNS_FOR_P99
+from evenfleet_shared.metrics import runs_needed
 
 MAX_CLASSES: Final = 64
 # Told apart while a window is open: beyond them a new class is `other` although it may turn out frequent.
@@ -263,7 +263,7 @@ class Accumulator:
             p90_ms=held.quantile(0.9),
             p95_ms=held.quantile(0.95),
             p99_ms=held.quantile(0.99),
-            p99_qualified=held.sketch.n >= MIN_RUNS_FOR_P99,
+            p99_qualified=held.sketch.n >= runs_needed(0.99),
             sketch=held.sketch,
         )
 

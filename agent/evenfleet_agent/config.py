@@ -73,6 +73,7 @@ class MeasureSettings:
     min_sample_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0
     max_duration_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 30.0
     leave_out_waiting: bool = False
+    cadence_ms: Annotated[float, Meta(gt=0.0, le=3_600_000.0)] | None = None
     warm_up_max_s: Annotated[float, Meta(ge=0.0, le=600.0)] = 2.0
     lock_file: str | None = None
 
@@ -231,6 +232,7 @@ COMMENTS: Final = {
     "measure.min_sample_s": "a sample times as many inferences in a row as it takes to last so long; 0: one",
     "measure.max_duration_s": "a window's measuring stops after so long",
     "measure.leave_out_waiting": "true: time without a processor does not count; for several devices on one machine",
+    "measure.cadence_ms": "begin an inference every so often, as the application does, for idle clocks lie; one after another by default",
     "measure.lock_file": "agents on one machine that share this file measure in turns",
     "outbox.max_bytes": "then windows give way to summaries, at last the oldest messages go, and the ledger says so",
     "outbox.max_age_s": "older messages go, and the ledger says so; counted while the device is up",

@@ -158,6 +158,7 @@ def open_outbox(
     backfill_per_s: float = DEFAULT_BACKFILL_PER_S,
     uptime_s: Callable[[], float] = time.monotonic,
     wall_s: Callable[[], float] = time.time,
+    packed: bool = False,
 ) -> Outbox:
     """Open or create the outbox of a state directory; a damaged file is set aside and its loss told.
 
@@ -195,6 +196,7 @@ def open_outbox(
             backfill_per_s=backfill_per_s,
             uptime_s=uptime_s,
             wall_s=wall_s,
+            packed=packed,
             set_aside=set_aside,
         )
         if is_new:
@@ -246,6 +248,7 @@ class Outbox:
         backfill_per_s: float = DEFAULT_BACKFILL_PER_S,
         uptime_s: Callable[[], float] = time.monotonic,
         wall_s: Callable[[], float] = time.time,
+        packed: bool = False,
         set_aside: Callable[[], Path] | None = None,
     ) -> None:
         """Open the outbox.
@@ -263,6 +266,7 @@ class Outbox:
             backfill_per_s: How many windows that were measured offline go out in a second, at most.
             uptime_s: The device's monotonic clock, by which messages age.
             wall_s: The device's wall clock, right or wrong, which only the ledger writes down.
+            packed: Messages are written as MessagePack without fields at their default, instead of JSON.
             set_aside: Moves a damaged file out of the way and returns where to; None leaves it, and every try fails.
         """
         self._connect = connect
@@ -275,6 +279,7 @@ class Outbox:
         self._jitter = jitter
         self._uptime_s = uptime_s
         self._wall_s = wall_s
+        self._packed = packed
         self._set_aside = set_aside
         self._ways = Ways()
         self._rate = Rate(backfill_per_s)
@@ -658,7 +663,7 @@ class Outbox:
         with self._transaction() as db:
             seq, stretch = db.execute("SELECT next_seq, stretch FROM life").fetchone()
             message = make(self.incarnation, seq, seq)
-            payload = messages.encode(message)
+            payload = messages.encode(message, compact=self._packed, packed=self._packed)
             late = isinstance(message, Window) and not self._online
             # Numbers of one stretch have nothing between them that was measured while a session stood.
             stretch = 0 if self._online else stretch or seq
@@ -792,7 +797,8 @@ class Outbox:
         if damaged:
             return sum(len(row[4]) for row in damaged)
         (number,) = db.execute("SELECT next_seq FROM life").fetchone()
-        made = messages.encode(summary.merge([part for part in parts if part], self.incarnation, number, number))
+        merged = summary.merge([part for part in parts if part], self.incarnation, number, number)
+        made = messages.encode(merged, compact=self._packed, packed=self._packed)
         freed = sum(len(row[4]) for row in rows) - len(made)
         if freed <= 0:
             return 0

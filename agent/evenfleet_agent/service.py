@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from evenfleet_agent import config
+from evenfleet_agent import intake as intakes
 from evenfleet_agent import outbox as outboxes
 from evenfleet_agent import standing as standings
 from evenfleet_agent.clock import SystemClock
 from evenfleet_agent.config import AgentSettings
 from evenfleet_agent.fetcher import FetchProcess
+from evenfleet_agent.intake import Intake
 from evenfleet_agent.link import purse as purses
 from evenfleet_agent.link.mqtt import MqttLink
 from evenfleet_agent.link.purse import Purse
@@ -102,6 +104,10 @@ def serve(settings: AgentSettings) -> None:
             new_random=new_word,
             max_bytes=settings.outbox.max_bytes,
             jitter=lambda: random.uniform(0.8, 1.2),  # noqa: S311 - spreads a fleet's resends, keeps no secret
+            max_age_s=settings.outbox.max_age_s,
+            fsync_interval_s=settings.outbox.synced_every_s,
+            backfill_per_s=settings.outbox.backfill_per_s,
+            packed=settings.packed,
         )
         link = MqttLink(
             settings.device,
@@ -128,6 +134,11 @@ def serve(settings: AgentSettings) -> None:
             fetcher=FetchProcess(),
             new_runner=RunnerProcess,
             clock=clock,
+            intake=Intake(
+                Path(settings.probe.directory),
+                kept=state_dir / intakes.KEPT_NAME,
+                budget_ratio=settings.probe.budget_ratio,
+            ),
         )
         run(supervisor, wake, lambda: stopping, clock, ServiceManager())
 

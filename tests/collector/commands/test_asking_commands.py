@@ -337,10 +337,10 @@ class TestDevice:
 
     @pytest.mark.usefixtures("fleet")
     def test_show_says_what_the_devices_applications_did_last(self, evenfleet: Run, store: FakeStore) -> None:
-        for seq, window in enumerate(
+        for seq, told in enumerate(
             [app_window(1, model="a" * 64), app_window(2, model="a" * 64), app_window(3, app="x")]
         ):
-            row = AppWindowRow(id=seq, received_s=NOW_S, backfill=False, window=window)
+            row = AppWindowRow(id=seq, received_s=NOW_S, backfill=False, window=told)
             store.app_window_rows.append(row)
         out = " ".join(evenfleet("device", "show", "press-01").out.split())
         assert out.count("application inspection, model aaaaaaaaaaaa: 25 calls in 300 s, p50 1 ms, p95 1 ms") == 1
