@@ -504,7 +504,7 @@ def test_the_first_answer_to_a_command_is_kept_and_no_later_one(collector: Colle
     asked(collector, 1)
     first, second = reply("c1", seqs=(7,)), reply("c1", status="failed", detail="started anew")
     collector.save(first)
-    collector.save(second, first)
+    collector.save(first, second)
 
     (row,) = collector.reader.commands(DEVICE)
     assert (row.state, row.reply) == ("done", first)

@@ -83,9 +83,13 @@ def show_device(*, device_id: str, url: str, as_json: bool) -> None:
         print_json({"device": row, "cells": cells, "flags": flags, "apps": apps, "events": events})
         return
     show(_table([row], time.time()), "", render_parity(cells), "", render_flags(flags))
-    show(*(Text(line) for cell in cells for line in _circumstances(cell)))
-    show(*(Text(_line_of(app, time.time())) for app in apps))
-    show(*(_event(event, time.time()) for event in events))
+    for lines in (
+        [Text(line) for cell in cells for line in _circumstances(cell)],
+        [Text(_line_of(app, time.time())) for app in apps],
+        [_event(event, time.time()) for event in events],
+    ):
+        if lines:
+            show("", *lines)
 
 
 @device.command(

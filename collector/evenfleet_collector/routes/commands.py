@@ -16,6 +16,7 @@ from evenfleet_collector.routes.parts import PartsOf
 from evenfleet_collector.routes.problems import listed, not_found
 from evenfleet_collector.store import Reader
 from evenfleet_collector.store.rows import CommandRow
+from evenfleet_shared import settings
 from evenfleet_shared.errors import DataError
 from evenfleet_shared.messages import Command
 
@@ -65,4 +66,4 @@ def _check(device: str, body: NewCommand) -> None:
     try:
         msgspec.convert(command, Command)
     except msgspec.ValidationError as error:
-        raise DataError(f"body: {error}; nothing was sent") from None
+        raise DataError(f"body: {settings.explain(error, command)}; nothing was sent") from None

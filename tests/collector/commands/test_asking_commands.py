@@ -17,6 +17,7 @@ from evenfleet_collector.store.rows import AppWindowRow, Circumstances, WindowRo
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared import trust
 from evenfleet_shared.messages import Conditions
+from fakes import uplink
 from fakes.cables import cable_to
 from fakes.stores import (
     NOW_S,
@@ -29,7 +30,7 @@ from fakes.stores import (
     small_manifest,
     write_files,
 )
-from fakes.uplink import app_window, reply, window
+from fakes.uplink import app_window, reply
 
 Run = Callable[..., Any]
 
@@ -387,7 +388,10 @@ class TestOrders:
     def test_with_wait_it_shows_the_windows_that_were_made_and_no_others(
         self, evenfleet: Run, store: FakeStore
     ) -> None:
-        made, other = window(7, device="press-07", variant="int8"), window(8, device="press-07", variant="other-one")
+        made, other = (
+            uplink.window(7, device="press-07", variant="int8"),
+            uplink.window(8, device="press-07", variant="other-one"),
+        )
         store.window_rows += [
             WindowRow(id=i, received_s=NOW_S + 1, backfill=False, window=one) for i, one in ((1, made), (2, other))
         ]
