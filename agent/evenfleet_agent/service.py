@@ -107,6 +107,8 @@ def serve(settings: AgentSettings) -> None:
             max_age_s=settings.outbox.max_age_s,
             fsync_interval_s=settings.outbox.synced_every_s,
             backfill_per_s=settings.outbox.backfill_per_s,
+            uptime_s=clock.uptime_s,
+            wall_s=clock.wall_s,
             packed=settings.packed,
         )
         link = MqttLink(

@@ -489,7 +489,9 @@ class Supervisor:
             self._intake.poll()
             return
         self._apps_since_s = now_s
-        for body in self._intake.close_windows(length_s=passed_s, uptime_s=now_s, wall_s=self._clock.wall_s()):
+        for body in self._intake.close_windows(
+            length_s=passed_s, uptime_s=self._clock.uptime_s(), wall_s=self._clock.wall_s()
+        ):
             self._post.app(body)
 
     def _work(self, now_s: float) -> None:

@@ -199,7 +199,10 @@ def test_a_check_of_nothing_asks_for_the_configuration() -> None:
     ("text", "expected"),
     [
         ('device = "a"\nstate_dir = "/proc/evenfleet"', "cannot use state_dir /proc/evenfleet"),
-        ('device = "a"\n[runtime]\nname = "torch"', "runtime.name is 'torch', must be one of litert, tflite, litert-compiled, tensorflow, onnx"),
+        (
+            'device = "a"\n[runtime]\nname = "torch"',
+            "runtime.name is 'torch', must be one of litert, tflite, litert-compiled, tensorflow, onnx",
+        ),
         ('device_class = "a"', "device is not set, and has no default"),
     ],
 )

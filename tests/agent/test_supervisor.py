@@ -58,6 +58,9 @@ class FakeClock:
     def monotonic_s(self) -> float:
         return self.now_s
 
+    def uptime_s(self) -> float:
+        return self.monotonic_s()
+
     def wall_s(self) -> float:
         return 1.7e9 + self.now_s
 
