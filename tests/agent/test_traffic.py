@@ -62,7 +62,8 @@ class Day:
 
 
 ACTIONS = ("connect", "send", "say_last", "flood", "read", "close")
-steps = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 60_000)), max_size=200)
+sizes = st.sampled_from([1, 600, 5000, BUFFER, 40_000]) | st.integers(0, 60_000)
+steps = st.lists(st.tuples(st.sampled_from(ACTIONS), sizes), max_size=200).map(lambda some: [("connect", 0), *some])
 
 
 @given(steps)
@@ -81,6 +82,21 @@ def test_flooding_broker_leaves_room_for_a_last_word(actions: list[tuple[str, in
         if name != "say_last":
             getattr(day, name)(size)
     assert not day.open or day.allowance.may_send(KEPT, day.now_s, last=True)
+
+
+def test_greedy_device_and_flooding_broker_together_stop_at_the_budget_with_the_last_word_said() -> None:
+    day = Day()
+    for _ in range(1000):
+        day.connect(0)
+        day.flood(BUFFER)
+        day.read(3000)
+        day.send(700)
+        day.send(1)
+    assert day.open
+    before = day.days[0]
+    day.say_last(KEPT)
+    assert day.days[0] == before + KEPT
+    assert BUDGET - 3000 < day.days[0] <= BUDGET
 
 
 def test_new_day_has_a_whole_budget_again_and_begins_on_time() -> None:

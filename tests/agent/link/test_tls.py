@@ -13,7 +13,7 @@ import pytest
 
 from evenfleet_agent import service
 from evenfleet_agent.config import AgentSettings, BrokerSettings
-from evenfleet_agent.link import Connected, Disconnected
+from evenfleet_agent.link import Connected, Disconnected, LinkEvent
 from evenfleet_agent.link.tls import client_context
 from evenfleet_shared.errors import ConfigError
 from fakes.certificates import Authority
@@ -73,6 +73,26 @@ def test_bytes_that_are_counted_are_those_of_the_socket_records_and_handshake_in
     assert said.received_bytes > 700  # the broker's certificate
 
 
+def test_small_messages_over_tls_use_the_whole_of_the_budget_and_no_more(authority: Authority, tmp_path: Path) -> None:
+    """What is reckoned for a message beforehand is more than it takes: that must not add up over a day."""
+    budget_bytes = 80_000
+    context = client_context(ca_file=authority.file)
+    with (
+        serving(authority.server(authority.issue("broker"))) as broker,
+        link_to(
+            ("localhost", broker.address[1]), directory=tmp_path, context=context, budget_bytes=budget_bytes
+        ) as ends,
+    ):
+        ends.until(Connected)
+        told: list[LinkEvent] = []
+        while not any(isinstance(event, Disconnected) for event in told):
+            if ends.link.publish("window", b"x" * 20):
+                ends.woken.wait(0.001)
+            told += ends.link.events()
+        spent_bytes = ends.link._purse.allowance.spent_bytes
+    assert budget_bytes - 16_384 - 3000 < spent_bytes <= budget_bytes
+
+
 def test_certificate_of_this_device_is_shown_where_the_broker_asks_for_it(authority: Authority, tmp_path: Path) -> None:
     own = authority.issue("press-01")
     context = client_context(ca_file=authority.file, cert_file=own.cert, key_file=own.key)
@@ -105,7 +125,9 @@ def test_certificate_of_another_ca_is_not_taken(authority: Authority, tmp_path: 
     assert found == "the certificate of THERE is not from a CA that is trusted here; see broker.ca_file"
 
 
-@pytest.mark.parametrize(("host", "names"), [("localhost", "DNS:elsewhere"), ("127.0.0.1", "IP:127.0.0.9")])
+@pytest.mark.parametrize(
+    ("host", "names"), [("localhost", "DNS:elsewhere"), ("127.0.0.1", "IP:127.0.0.9"), ("127.0.0.1", "DNS:localhost")]
+)
 def test_certificate_for_another_name_is_not_taken(authority: Authority, tmp_path: Path, host: str, names: str) -> None:
     server = authority.server(authority.issue("broker", names=names))
     found = reason(server, client_context(ca_file=authority.file), tmp_path, host)
