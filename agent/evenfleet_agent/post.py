@@ -94,9 +94,13 @@ class Post:
     def will(self, session: str) -> bytes:
         """Return what the broker shall publish if a session dies.
 
-        Called from the client's thread, where the outbox cannot be asked: a will says nothing of numbers.
+        Called from the link's thread, where the outbox cannot be asked: a will says nothing of numbers.
         """
         return self._encode_state("lost", session, seq=0, floor=1)
+
+    def sleeping(self, session: str) -> bytes:
+        """Return what is said when the day's bytes are used up; from the link's thread, as the will."""
+        return self._encode_state("sleeping", session, seq=0, floor=1)
 
     def settle(self, receipt: Receipt) -> bool:
         """Let go of what a receipt settles; return whether a new incarnation began, which is told of at once."""

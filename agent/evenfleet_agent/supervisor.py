@@ -178,8 +178,12 @@ class Supervisor:
         self._outbox.close()
 
     def will(self, session: str) -> bytes:
-        """Return what the broker shall publish if a session dies; called from the client's thread."""
+        """Return what the broker shall publish if a session dies; called from the link's thread."""
         return self._post.will(session)
+
+    def sleeping(self, session: str) -> bytes:
+        """Return what is said when the day's bytes are used up; called from the link's thread."""
+        return self._post.sleeping(session)
 
     @property
     def status(self) -> str:
