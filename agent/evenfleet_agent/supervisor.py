@@ -286,7 +286,12 @@ class Supervisor:
         elif not known:
             self._answer(command, Answer(status="refused", detail="this device runs no release"))
         elif command.command == "measure":
-            count = self._stations.measure(command.correlation_id, command.variant)
+            count = self._stations.measure(
+                command.correlation_id,
+                command.variant,
+                sustained_s=command.sustained_s,
+                offline_s=command.offline_s,
+            )
             self._orders[command.correlation_id] = _Order(command, count)
         elif command.command == "restart-runner":
             count = self._stations.restart(command.variant)
