@@ -17,9 +17,9 @@ PAGE: Final = Path(__file__).with_suffix(".md")
 
 _RUNNING, _TARGET, _OTHER, _REFUSED = (Offer(letter * 64, ("int8",)) for letter in "abcd")
 _STATES: Final = {
-    "empty": Rollout(refused=_REFUSED.release),
+    "empty": Rollout(refused=_REFUSED),
     "fetching": Rollout(phase="fetching", target=_TARGET),
-    "running": Rollout(phase="running", running=_RUNNING, refused=_REFUSED.release),
+    "running": Rollout(phase="running", running=_RUNNING, refused=_REFUSED),
     "updating": Rollout(phase="updating", running=_RUNNING, target=_TARGET),
 }
 # The same event as the one before it, in a state in which it was the last try.

@@ -20,8 +20,8 @@ PAGE: Final = Path(__file__).with_suffix(".md")
 _CARRIES: Final = {
     "state": ("birth, sleeping, gone; the will says `lost`", "1", "yes"),
     "context": ("a run context, once per digest and incarnation", "1", "no"),
-    "window": ("one report of one variant", "1", "no"),
-    "backfill": ("the same, measured while offline", "1", "no"),
+    "window": ("one report of one variant, or of one application", "1", "no"),
+    "backfill": ("the same, measured while offline; what is left of many", "1", "no"),
     "event": ("installed, refused, failed, lost", "1", "no"),
     "desired": ("the release and the variants to run", "1, subscribed at 0", "yes"),
     "receipt": ("what the collector has on disk", "0", "no"),
@@ -58,7 +58,8 @@ follows this page is a device; it needs an MQTT client and nothing of Evenfleet.
 
 JSON, or MessagePack with the same field names; the first byte tells them apart (`{{`, or a MessagePack map). At most
 {max_bytes:,} bytes. An unknown field is ignored, an unknown `schema` is refused by its name. A `window` topic and a `backfill`
-topic carry the same message: the collector keeps which of them it was.
+topic carry the same messages: the collector keeps which of them it was. A `backfill` topic also carries `summary`, which stands for
+windows that had to give way on the device before they were ever published: once published, a window is sent as it is or not at all.
 
 ## Header, numbers and receipts
 
@@ -68,9 +69,9 @@ before the rest, so that a message whose rest is refused can still be refused by
 * An **incarnation** is one life of the device's numbering: `[counter, random]`. Begin a new one at every boot and whenever
   the numbering is lost: a counter above every earlier one, and a new random word. `last_counter` of a receipt tells a device
   that has forgotten where to go on from.
-* **seq** numbers windows, contexts and events together, from 1 without gaps, within an incarnation. A number is given out
-  when the message is on the device's disk and is never used for another. `state` is not numbered: it repeats the last one
-  (a will, which is written before anything is known, says `seq` 0 and `floor` 1).
+* **seq** numbers windows (of variants and applications), summaries, contexts and events together, from 1 without gaps, within
+  an incarnation. A number is given out when the message is on the device's disk and is never used for another. `state` is not
+  numbered: it repeats the last one (a will, which is written before anything is known, says `seq` 0 and `floor` 1).
 * **floor** is the lowest number that the device still holds, or the next to come where it holds none. The collector stops
   waiting for what is missing below it and notes it as lost. Give up the oldest first, and say why in an `event` of the kind
   `loss`.
@@ -83,7 +84,8 @@ before the rest, so that a message whose rest is refused can still be refused by
 * The broker's acknowledgement (PUBACK) says only that the broker has it. Delete nothing on it.
 
 A message that cannot be taken becomes a dead letter, with one of these reasons: `topic`, `device` (the body names another
-device than the topic), `size`, `encoding`, `schema`, `invalid`. It is refused by its number if its header could be read.
+device than the topic), `size`, `encoding`, `schema`, `invalid`, `overlaps` (a summary, where a window that it stands for is
+here). It is refused by its number if its header could be read.
 
 A retained `desired` carries a `revision`; ignore one that is not above the one you have. Fetch the release with
 `GET <artifacts_url>/<sha256>`, the manifest first (its sha256 is the release), and use no file before its sha256 fits.
@@ -92,7 +94,8 @@ A retained `desired` carries a `revision`; ignore one that is not above the one 
 
 The schemas are JSON Schema 2020-12. `#/$defs/…` is found under *Parts* below. A MessagePack message has the same form.
 Beyond what a schema can say: quantiles of a latency do not fall from `min_ms` to `max_ms`; sketch bins rise strictly and add
-up to `n`; `tp`, `fp` and `fn` add up to `n` and `errors`; `digest` of a context is the sha256 of `run` as JSON with sorted keys
+up to `n`; `tp`, `fp` and `fn` add up to `n` and `errors`; `calls` of an application's window is what `latency.n`, `exceptions`,
+`dropped` and `refused` add up to; `digest` of a context is the sha256 of `run` as JSON with sorted keys
 and no spaces.
 """
 

@@ -21,7 +21,7 @@ from evenfleet_shared.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"evenfleet_agent", "evenfleet_collector", "evenfleet_shared"}
-PYTHON_FOLDERS = ("agent", "bench", "collector", "docs", "examples", "shared", "tests")
+PYTHON_FOLDERS = ("agent", "bench", "collector", "deploy", "docs", "examples", "shared", "tests")
 
 # What came with Python 3.11 or later; the project runs on 3.10.
 LATER_MODULES = {"tomllib", "wsgiref.types", "annotationlib", "compression"}

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from evenfleet_shared import __version__
 from evenfleet_shared.errors import EXIT_DONE, EXIT_FAILED, EvenfleetError
+from evenfleet_shared.messages import Task
 
 
 class OneLineErrors(click.Group):
@@ -158,10 +159,11 @@ def _duration(seconds: float) -> str:
 )
 @click.option(
     "--runtime",
-    type=click.Choice(["auto", "litert", "tflite", "tensorflow"]),
-    default="auto",
+    type=click.Choice(["auto", "litert", "tflite", "litert-compiled", "tensorflow", "onnx"]),
+    multiple=True,
+    default=("auto",),
     show_default=True,
-    help="auto takes the first one installed that runs the model.",
+    help="auto takes the first one installed that runs the model. May be given several times, to compare runtimes.",
 )
 @click.option(
     "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of the interpreter."
@@ -178,6 +180,34 @@ def _duration(seconds: float) -> str:
     type=click.FloatRange(0, 86_400),
     help="Seconds after which timing stops, whatever --samples says.  [default: 30, or --min-duration if that is longer]",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Measure in so many processes each, in turns, and tell their median and spread.",
+)
+@click.option(
+    "--cadence-ms",
+    type=click.FloatRange(0, 3_600_000, min_open=True),
+    help="Begin an inference every so often, as an application does, instead of one after another.",
+)
+@click.option(
+    "--sustained",
+    type=click.FloatRange(0, 86_400, min_open=True),
+    metavar="SECONDS",
+    help="Then load the model without a pause for so long, and hold the last minute against the first.",
+)
+@click.option("--offline", is_flag=True, help="Then run the largest batches back to back, for 10 s.")
+@click.option(
+    "--task",
+    type=click.Choice(get_args(Task)),
+    help="What the labels of --data are, and so what is right; docs/tasks.md has each.  [default: the release's, or classification]",
+)
+@click.option(
+    "--tolerance", type=click.FloatRange(0), help="How far off a regression's or an agreement's numbers may be."
+)
+@click.option("--threshold", type=float, help="The task's: score, IoU or cosine from which a sample counts.")
 @click.option("--variant", multiple=True, help="Of a release directory; may be given several times. Default: all.")
 @click.option(
     "--python",
@@ -187,12 +217,19 @@ def _duration(seconds: float) -> str:
 def measure(
     model: Path,
     data: Path | None,
-    runtime: str,
+    runtime: tuple[str, ...],
     threads: int,
     xnnpack: bool,
     samples: int,
     min_duration: float,
     max_duration: float | None,
+    processes: int,
+    cadence_ms: float | None,
+    sustained: float | None,
+    offline: bool,
+    task: Task | None,
+    tolerance: float | None,
+    threshold: float | None,
     variant: tuple[str, ...],
     python: str | None,
     as_json: bool,
@@ -206,6 +243,7 @@ def measure(
 
     A model that cannot be measured is one line on standard error and exit code 1 (2 if the arguments or the data
     are wrong); of several variants the others are measured all the same.
+    What each figure means, and which modes there are, is in docs/measuring.md.
     """
     import tempfile
 
@@ -220,10 +258,14 @@ def measure(
         samples=samples,
         min_duration_s=min_duration,
         max_duration_s=max(30.0, min_duration) if max_duration is None else max_duration,
+        cadence_ms=cadence_ms,
+        sustained_s=sustained or 0.0,
+        offline_s=measuring.OFFLINE_S if offline else 0.0,
     )
     template = RunnerSpec(
-        runtime=runtime, artifact="", format="tflite", threads=threads, xnnpack=xnnpack, python=python
+        runtime=runtime[0], artifact="", format="tflite", threads=threads, xnnpack=xnnpack, python=python
     )
+    task = measuring.task_of(model, task)
     outcomes: list[measuring.Result | measuring.Failure] = []
     runner = RunnerProcess()
     try:
@@ -232,14 +274,18 @@ def measure(
             measuring.progress_line() as progress,
         ):
             if data is not None:
-                inputs_file, labels_file = measuring.write_data(data, Path(directory))
-                template = msgspec.structs.replace(template, inputs_file=inputs_file, labels_file=labels_file)
-            targets = measuring.find_targets(model, runtime=runtime, template=template, variants=variant, data=data)
-            omitted = [] if variant else measuring.left_out(model, targets)
-            if omitted:
-                click.echo(f"left out, for {runtime} does not run their format: {', '.join(omitted)}", err=True)
-            for target in targets:
-                outcomes.append(measuring.measure(target, request, runner, progress))  # noqa: PERF401 - minutes each
+                files = measuring.write_data(data, Path(directory), task)
+                template = msgspec.structs.replace(
+                    template, inputs_file=files.inputs, labels_file=files.labels, outputs_file=files.outputs, task=task
+                )
+            targets: list[measuring.Target] = []
+            for name in dict.fromkeys(runtime):
+                own = measuring.find_targets(model, runtime=name, template=template, variants=variant, data=data)
+                omitted = [] if variant else measuring.left_out(model, own)
+                if omitted:
+                    click.echo(f"left out, for {name} does not run their format: {', '.join(omitted)}", err=True)
+                targets += [measuring.held_to(target, tolerance=tolerance, threshold=threshold) for target in own]
+            outcomes = measuring.measure_in_turns(targets, request, runner, progress, processes=processes)
     finally:
         runner.stop()
     failures = [outcome for outcome in outcomes if isinstance(outcome, measuring.Failure)]
@@ -256,44 +302,43 @@ def measure(
 
 @main.command()
 @click.option("--python", help="The Python of another environment to look at.")
+@click.option(
+    "--delegate",
+    "delegates",
+    multiple=True,
+    help="Try this too: gpu, edgetpu, npu, or the path of a TFLite delegate's library. May be given several times.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def doctor(python: str | None, as_json: bool) -> None:
-    """Say which runtimes work here, and what to install for the others.
+def doctor(python: str | None, delegates: tuple[str, ...], as_json: bool) -> None:
+    """Say which runtimes and accelerators work here, and what to install for the others.
 
-    Every runtime really builds an interpreter: some import fine and fail only then.
+    Every runtime really builds an interpreter, since some import fine and fail only then; with --delegate those that
+    work do so once more, and tell whether the delegate runs a small model or why not.
 
-    Example: evenfleet-agent doctor
+    Example: evenfleet-agent doctor --delegate edgetpu
 
-    Exit codes: 0 at least one runtime works, 1 none does, 2 wrong arguments.
+    Exit codes: 0 at least one runtime works, and every delegate in at least one; 1 not so; 2 wrong arguments.
     """
     import msgspec
 
+    from evenfleet_agent import doctor as examination
     from evenfleet_agent import measure as measuring
-    from evenfleet_agent.host import cpufreq, system
-    from evenfleet_agent.runner.protocol import Checked
 
-    host = {
-        "os": system.os_name(),
-        "kernel": system.kernel(),
-        "machine": system.machine(),
-        "cpu_model": system.cpu_model(),
-        "cpu_count": system.cpu_count(),
-        "memory_total_bytes": system.memory_total_bytes(),
-        "governor": cpufreq.governor(),
-    }
     measuring.check_python(python)
-    found = measuring.check_runtimes(python)
+    sources, accelerators = examination.read_sources(), examination.attached()
+    plain = examination.try_runtimes(python)
+    with_delegates = examination.try_delegates(python, delegates, plain)
     if as_json:
-        click.echo(msgspec.json.encode({"host": host, "runtimes": found}).decode())
+        found = {
+            "host": sources,
+            "accelerators": accelerators,
+            "runtimes": {tried.runtime: tried for tried in plain},
+            "delegates": with_delegates,
+        }
+        click.echo(msgspec.json.encode(found).decode())
     else:
-        for name, value in host.items():
-            click.echo(f"{name:<20}{'not known' if value is None else value}")
-        for name, outcome in found.items():
-            if isinstance(outcome, Checked):
-                click.echo(f"{name:<20}works, version {outcome.runtime_version}, Python {outcome.python}")
-            else:
-                click.echo(f"{name:<20}missing: {outcome.reason}")
-    sys.exit(EXIT_DONE if any(isinstance(outcome, Checked) for outcome in found.values()) else EXIT_FAILED)
+        click.echo(examination.table(sources, accelerators, [*plain, *with_delegates]))
+    sys.exit(EXIT_DONE if examination.all_there(plain, delegates, with_delegates) else EXIT_FAILED)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
+from evenfleet_agent import probe
 from evenfleet_shared import settings, topics
 from evenfleet_shared.errors import ConfigError
 from evenfleet_shared.manifest import Format
@@ -18,7 +19,9 @@ from evenfleet_shared.messages import Name, Text
 FORMATS: Final[dict[str, tuple[Format, ...]]] = {
     "litert": ("tflite",),
     "tflite": ("tflite",),
+    "litert-compiled": ("tflite",),
     "tensorflow": ("saved_model",),
+    "onnx": ("onnx",),
 }
 
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
@@ -53,9 +56,11 @@ class NetworkSettings:
 class RuntimeSettings:
     """What runs the models."""
 
-    name: Literal["litert", "tflite", "tensorflow"] = "litert"
+    name: Literal["litert", "tflite", "litert-compiled", "tensorflow", "onnx"] = "litert"
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     xnnpack: bool = True
+    delegate: Annotated[str, Meta(pattern=r"^(gpu|edgetpu|npu|/.+)$", max_length=500)] | None = None
+    delegate_options: Annotated[dict[Name, Text], Meta(max_length=32)] = field(default_factory=dict)
     python: str | None = None
     max_growth_bytes: Annotated[int, Meta(ge=1_048_576)] = 268_435_456
 
@@ -68,15 +73,25 @@ class MeasureSettings:
     min_sample_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0
     max_duration_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 30.0
     leave_out_waiting: bool = False
+    cadence_ms: Annotated[float, Meta(gt=0.0, le=3_600_000.0)] | None = None
     warm_up_max_s: Annotated[float, Meta(ge=0.0, le=600.0)] = 2.0
     lock_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxSettings:
-    """How much the outbox may hold."""
+    """How much the outbox may hold, how carefully it writes, and how fast it catches up."""
 
     max_bytes: Annotated[int, Meta(ge=65_536)] = 33_554_432
+    max_age_s: Annotated[float, Meta(ge=3600.0, le=1e9)] = 2_592_000.0
+    fsync: Literal["always", "interval"] = "always"
+    fsync_interval_s: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 60.0
+    backfill_per_s: Annotated[float, Meta(ge=0.1, le=1000.0)] = 10.0
+
+    @property
+    def synced_every_s(self) -> float | None:
+        """Return how long a write may wait to be on disk; None for not at all."""
+        return self.fsync_interval_s if self.fsync == "interval" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +106,15 @@ class ReleaseSettings:
     """Which releases are run."""
 
     trusted_keys: Annotated[tuple[str, ...], Meta(max_length=16)] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSettings:
+    """What applications' own inferences are read from."""
+
+    directory: str = probe.DEFAULT_DIRECTORY
+    budget_ratio: Annotated[float, Meta(ge=0.0, le=probe.MAX_BUDGET_RATIO)] = probe.DEFAULT_BUDGET_RATIO
+    poll_s: Annotated[float, Meta(ge=0.1, le=3600.0)] = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +139,7 @@ class AgentSettings:
     outbox: OutboxSettings = field(default_factory=OutboxSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     release: ReleaseSettings = field(default_factory=ReleaseSettings)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
     planted_fault: PlantedFaultSettings = field(default_factory=PlantedFaultSettings)
 
     def __post_init__(self) -> None:
@@ -197,18 +222,28 @@ COMMENTS: Final = {
     "network.metered_window_length_s": "then a window is at least so long",
     "network.metered_keepalive_s": "then this keepalive holds",
     "network.budget_bytes_per_day": "more never goes over the broker's socket, both ways together; then the agent waits for the next day",
-    "runtime.name": "litert, tflite or tensorflow",
+    "runtime.name": "litert, tflite, litert-compiled, tensorflow or onnx",
     "runtime.xnnpack": "false: plain kernels, for comparison",
+    "runtime.delegate": "gpu, edgetpu, npu, or the path of a TFLite delegate's library; the CPU runs what it leaves",
+    "runtime.delegate_options": "as the delegate takes them",
     "runtime.python": "the Python that runs the models; this one by default",
     "runtime.max_growth_bytes": "a runner that has grown by more since its first window leaks, and is started anew",
     "measure.samples": "latency samples per window and variant",
     "measure.min_sample_s": "a sample times as many inferences in a row as it takes to last so long; 0: one",
     "measure.max_duration_s": "a window's measuring stops after so long",
     "measure.leave_out_waiting": "true: time without a processor does not count; for several devices on one machine",
+    "measure.cadence_ms": "begin an inference every so often, as the application does, for idle clocks lie; one after another by default",
     "measure.lock_file": "agents on one machine that share this file measure in turns",
-    "outbox.max_bytes": "then the oldest messages give way, and the ledger says so",
+    "outbox.max_bytes": "then windows give way to summaries, at last the oldest messages go, and the ledger says so",
+    "outbox.max_age_s": "older messages go, and the ledger says so; counted while the device is up",
+    "outbox.fsync": "always: a power cut takes nothing that was measured; interval: it spares flash",
+    "outbox.fsync_interval_s": "with fsync = interval: a power cut takes what was written in these seconds at most",
+    "outbox.backfill_per_s": "windows measured offline that are sent in a second, at most",
     "schedule.max_cpu_ratio": "the agent's share of one processor, measuring included; windows are stretched to hold it",
     "release.trusted_keys": "files of public keys; with any, only releases that one of them has signed are run",
+    "probe.directory": "where applications that use evenfleet_agent.probe leave their figures; empty: nowhere",
+    "probe.budget_ratio": "what statistics of inputs and outputs may take of an application's inference time; 0: none",
+    "probe.poll_s": "how often it is read: each process keeps its last 16,384 calls",
     "planted_fault.input_scale": "multiplied into every input; anything but 1.0 is a fault, for demonstrations",
 }
 

@@ -78,8 +78,7 @@ def fetch_release(url: str, release: str, variants: Sequence[str], directory: Pa
         found = part
         write_whole(part, payload)
     described = manifest.decode(found.read_bytes(), f"release {release[:12]}")
-    golden = described.golden
-    wanted = [golden.inputs, golden.labels, golden.outputs, *(described.variant(name).artifact for name in variants)]
+    wanted = [*described.golden.files, *(described.variant(name).artifact for name in variants)]
     for reference in wanted:
         _fetch_file(url, reference, directory)
     put_in_place(found, whole)

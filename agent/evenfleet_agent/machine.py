@@ -13,17 +13,10 @@ from typing import Protocol
 
 from evenfleet_agent import host
 from evenfleet_agent.config import AgentSettings
-from evenfleet_agent.host import oom, system, thermal, usage
-from evenfleet_agent.host.thermal import Throttling
+from evenfleet_agent.host import conditions, oom, system, usage
+from evenfleet_agent.host.conditions import Look
 from evenfleet_agent.runner.protocol import Loaded
 from evenfleet_shared.messages import RunContext
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """The machine at one instant."""
-
-    throttling: Throttling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +54,7 @@ class SystemMachine:
         self._root = root
 
     def look(self) -> Look:
-        return Look(throttling=thermal.throttling(self._root))
+        return conditions.look(self._root)
 
     def taken(self, runners: Sequence[int]) -> Taken:
         own = usage.usage(os.getpid(), self._root)
@@ -97,8 +90,3 @@ class SystemMachine:
             attributes=settings.attributes,
             root=self._root,
         )
-
-
-def throttled(before: Look, after: Look) -> bool | None:
-    """Return whether the processor was held back between two looks; None where the machine does not tell."""
-    return thermal.throttled(before.throttling, after.throttling)

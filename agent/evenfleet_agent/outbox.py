@@ -1,66 +1,120 @@
 """Keep everything sent up on disk until the collector has receipted it, and a ledger of what was given up.
 
 Decides which messages are due to be sent, what a receipt settles, and what gives way when the disk's share is full.
-Leaves to `link` how they travel.
+Leaves to `sending` when a message goes again, to `summary` what becomes of windows that are merged, to `link` how
+messages travel.
 
 * A message has its number when it is on disk, and keeps it: numbers are never used twice within an incarnation.
 * A message leaves the outbox only when a receipt settles it, or when the ledger says why.
-* A gap in a receipt counts once for each time that the message was really sent again, however many receipts show it.
 * A new incarnation begins at every boot of the device and whenever the file is created anew; the counter that tells
   incarnations apart lies in a file of its own, so that a lost outbox does not begin an old life again.
+* What may have been published is never merged. A window written while a session stands counts as published at once; one
+  written without counts from when a mark, on disk before it goes out, has passed it.
+* A file that turns out damaged is set aside whenever that is, what can be read of it is taken over, and the loss told.
 """
 
 from __future__ import annotations
 
-import math
 import sqlite3
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from evenfleet_agent import ledger, rescue, summary
+from evenfleet_agent.ledger import MAX_TOLD, Drop, Ledger
+from evenfleet_agent.lives import COUNTER_NAME, MAX_COUNTER, AgeClock, CounterFile
+from evenfleet_agent.sending import (
+    GAP_PATIENCE_S,
+    GAP_WAITS_S,
+    MAX_GAP_RESENDS,
+    MAX_UNDER_WAY,
+    Key,
+    Rate,
+    Ways,
+)
 from evenfleet_shared import messages
-from evenfleet_shared.disk import write_whole
+from evenfleet_shared.disk import sync_folder
 from evenfleet_shared.errors import MessageError, StoreError
-from evenfleet_shared.messages import Incarnation, IncarnationReceipt, Loss, Numbered, Receipt
+from evenfleet_shared.messages import Incarnation, IncarnationReceipt, Loss, Numbered, Receipt, Summary, Window
+
+__all__ = [
+    "COUNTER_NAME",
+    "FILE_NAME",
+    "GAP_PATIENCE_S",
+    "GAP_WAITS_S",
+    "MAX_COUNTER",
+    "MAX_GAP_RESENDS",
+    "MAX_TOLD",
+    "MAX_UNDER_WAY",
+    "CounterFile",
+    "Entry",
+    "Holding",
+    "Key",
+    "Outbox",
+    "OutboxDamagedError",
+    "look",
+    "open_outbox",
+]
 
 FILE_NAME: Final = "outbox.sqlite"
-COUNTER_NAME: Final = "incarnation"
+# One damaged file is kept, for a person to look at; the next one takes its place.
+DAMAGED_NAME: Final = f"{FILE_NAME}.damaged"
 
-# Messages published and not receipted, at most: what a slow collector or a lost receipt can make us hold in memory.
-MAX_UNDER_WAY: Final = 1000
+DEFAULT_MAX_AGE_S: Final = 30 * 86_400.0
+DEFAULT_BACKFILL_PER_S: Final = 10.0
 
-RESEND_FIRST_S: Final = 300.0
-RESEND_MAX_S: Final = 3600.0
-# A gap that a receipt shows is news only of what was sent some time before the receipt came.
-GAP_PATIENCE_S: Final = 5.0
-# How long a missing message waits to be sent again, by how often it was already, and at last to be given up. What never
-# arrives although later messages do cannot be decoded over there, not even its number; but a queue that is full
-# acknowledges messages and drops them just so, and a slow collector has not come to them yet. So it takes hours, and a
-# queue that is full for one and a half of them, then an hour behind, costs nothing.
-GAP_WAITS_S: Final = (GAP_PATIENCE_S, 60.0, 600.0, 1800.0, 3600.0, 7200.0)
-MAX_GAP_RESENDS: Final = len(GAP_WAITS_S) - 1
+# How many parts make one summary where there are so many: an hour of five-minute windows, half a day of those.
+FAN_IN: Final = 12
+# How far ahead backfill is marked as published: a mark is a write and a sync, so it is not made for each message.
+MARK_AHEAD: Final = 100
+# What is too old is looked for no more often than this.
+AGE_CHECK_S: Final = 3600.0
+# A loss takes the room of more messages when it is told: so while there is no room it is told as seldom as this.
+TELL_WHEN_FULL_S: Final = 600.0
+_ROOM_TO_TELL: Final = 0.9
 
-# Losses that the collector was told of, one by one; older ones are only counted.
-MAX_TOLD: Final = 256
-
-# What a message may name; nobody gets there by rebooting.
-MAX_COUNTER: Final = 2**31
-
-Key = tuple[int, str, int]
+# Between the keys of the messages and before all of them.
+_BEFORE_ALL: Final[Key] = (0, "", 0)
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS life (
-    one INTEGER PRIMARY KEY CHECK (one = 1), counter INTEGER, random TEXT, next_seq INTEGER, boot TEXT);
+    one INTEGER PRIMARY KEY CHECK (one = 1), counter INTEGER, random TEXT, next_seq INTEGER, boot TEXT,
+    stretch INTEGER DEFAULT 0, settled INTEGER DEFAULT 0, before_s REAL DEFAULT 0, age_s REAL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS messages (
-    counter INTEGER, random TEXT, seq INTEGER, kind TEXT, payload BLOB, PRIMARY KEY (counter, random, seq));
-CREATE TABLE IF NOT EXISTS ledger (
-    id INTEGER PRIMARY KEY, counter INTEGER, random TEXT, first INTEGER, last INTEGER, reason TEXT,
-    told INTEGER DEFAULT 0);
-CREATE TABLE IF NOT EXISTS told_losses (reason TEXT PRIMARY KEY, messages INTEGER);
+    counter INTEGER, random TEXT, seq INTEGER, kind TEXT, late INTEGER DEFAULT 0, level INTEGER DEFAULT 0,
+    alike TEXT, age_s REAL DEFAULT 0, payload BLOB, PRIMARY KEY (counter, random, seq));
+CREATE TABLE IF NOT EXISTS marks (one INTEGER PRIMARY KEY CHECK (one = 1), counter INTEGER, random TEXT, seq INTEGER);
+CREATE TABLE IF NOT EXISTS damages (id INTEGER PRIMARY KEY, detail TEXT);
 """
+# Those that came later, for files of earlier versions: what lies in them counts as published and new.
+_COLUMNS: Final = (
+    ("life", "stretch", "INTEGER DEFAULT 0"),
+    ("life", "settled", "INTEGER DEFAULT 0"),
+    ("life", "before_s", "REAL DEFAULT 0"),
+    ("life", "age_s", "REAL DEFAULT 0"),
+    ("messages", "late", "INTEGER DEFAULT 0"),
+    ("messages", "level", "INTEGER DEFAULT 0"),
+    ("messages", "alike", "TEXT"),
+    ("messages", "age_s", "REAL DEFAULT 0"),
+    *ledger.COLUMNS,
+)
+_INDEXES: Final = """
+CREATE INDEX IF NOT EXISTS sending ON messages (late, counter, random, seq);
+CREATE INDEX IF NOT EXISTS merging ON messages (level, alike, counter, random, seq) WHERE alike IS NOT NULL;
+"""
+_INSERT: Final = (
+    "INSERT INTO messages (counter, random, seq, kind, late, level, alike, age_s, payload)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_KEY: Final = "counter = ? AND random = ? AND seq = ?"
+_ORDER: Final = "ORDER BY counter, random, seq"
+
+
+class OutboxDamagedError(StoreError):
+    """The file was damaged; it has been set aside and a new one begun, so that the next try finds that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,62 +126,39 @@ class Entry:
     payload: bytes
 
 
-@dataclass(slots=True)
-class _Sending:
-    """What is known of a message's way since this process started; forgotten with it, which only costs a resend."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What an outbox holds, and what was given up, told to the collector or not.
 
-    sent_s: float
-    again_s: float
-    wait_s: float
-
-
-@dataclass(slots=True)
-class _Gap:
-    """A message that receipts show as missing; kept over reconnections, or a poor link would let it try for ever.
-
-    `since_s` is when it was sent for the last time that counts: `resends` are those that waited for their time, not
-    those that a reconnection brought.
+    `given_up` counts all messages ever given up by reason, `drops` names those that the ledger still has one by one.
     """
 
-    since_s: float
-    resends: int = 0
-    shown: bool = True
+    incarnation: Incarnation | None
+    last_seq: int
+    messages: int
+    bytes: int
+    given_up: dict[str, int]
+    drops: tuple[Drop, ...]
 
     @property
-    def due_s(self) -> float:
-        return self.since_s + GAP_WAITS_S[self.resends]
-
-
-class CounterFile:
-    """The incarnation counter, in a file of its own, on disk before it is used."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def read(self) -> int:
-        """Return the last counter used; 0 where the file is missing or damaged."""
-        try:
-            counter = int(self._path.read_text(encoding="ascii"))
-        except (OSError, ValueError):
-            return 0
-        return counter if 0 <= counter < MAX_COUNTER else 0
-
-    def write(self, counter: int) -> None:
-        """Replace the counter, whole or not at all.
-
-        Raises:
-            StoreError: The directory cannot be written.
-        """
-        try:
-            write_whole(self._path, str(counter).encode("ascii"))
-        except OSError as error:
-            raise StoreError(
-                f"cannot write {self._path}: {error.strerror}; the agent needs a writable state_dir"
-            ) from None
+    def losses(self) -> tuple[Loss, ...]:
+        """Return what the ledger still has one by one."""
+        return tuple(drop.loss for drop in self.drops)
 
 
 def open_outbox(
-    directory: Path, *, boot: str, new_random: Callable[[], str], max_bytes: int, jitter: Callable[[], float]
+    directory: Path,
+    *,
+    boot: str,
+    new_random: Callable[[], str],
+    max_bytes: int,
+    jitter: Callable[[], float],
+    max_age_s: float = DEFAULT_MAX_AGE_S,
+    fsync_interval_s: float | None = None,
+    backfill_per_s: float = DEFAULT_BACKFILL_PER_S,
+    uptime_s: Callable[[], float] = time.monotonic,
+    wall_s: Callable[[], float] = time.time,
+    packed: bool = False,
 ) -> Outbox:
     """Open or create the outbox of a state directory; a damaged file is set aside and its loss told.
 
@@ -140,38 +171,41 @@ def open_outbox(
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(path, isolation_level=None)
 
-    def build() -> Outbox:
-        return Outbox(connect, counters, boot=boot, new_random=new_random, max_bytes=max_bytes, jitter=jitter)
+    def set_aside() -> Path:
+        damaged = directory / DAMAGED_NAME
+        for suffix in ("", "-wal", "-shm"):
+            source, target = path.with_name(f"{FILE_NAME}{suffix}"), damaged.with_name(f"{DAMAGED_NAME}{suffix}")
+            if source.exists():
+                source.replace(target)
+            else:
+                target.unlink(missing_ok=True)
+        return damaged
 
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        try:
-            return build()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            for suffix in ("", "-wal", "-shm"):
-                damaged = path.with_name(path.name + suffix)
-                if damaged.exists():
-                    damaged.replace(path.with_name(f"{path.name}{suffix}.damaged"))
-            return build()
+        is_new = not path.exists()
+        outbox = Outbox(
+            connect,
+            counters,
+            boot=boot,
+            new_random=new_random,
+            max_bytes=max_bytes,
+            jitter=jitter,
+            max_age_s=max_age_s,
+            fsync_interval_s=fsync_interval_s,
+            backfill_per_s=backfill_per_s,
+            uptime_s=uptime_s,
+            wall_s=wall_s,
+            packed=packed,
+            set_aside=set_aside,
+        )
+        if is_new:
+            with suppress(OSError):
+                # Whoever made the directory: without its name it would be lost with all that is in it.
+                sync_folder(directory.parent)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"cannot open the outbox {path}: {error}; the agent needs a writable state_dir") from None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holding:
-    """What an outbox holds, and what was given up, told to the collector or not.
-
-    `given_up` counts all messages ever given up by reason, `losses` names those that the ledger still has one by one.
-    """
-
-    incarnation: Incarnation | None
-    last_seq: int
-    messages: int
-    bytes: int
-    given_up: dict[str, int]
-    losses: tuple[Loss, ...]
+    return outbox
 
 
 def look(directory: Path) -> Holding:
@@ -184,23 +218,16 @@ def look(directory: Path) -> Holding:
         with closing(sqlite3.connect(f"file:{directory / FILE_NAME}?mode=ro", uri=True)) as db:
             life = db.execute("SELECT counter, random, next_seq - 1 FROM life").fetchone()
             held = db.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM messages").fetchone()
-            # In one statement, or the agent might move a row from one table to the other in between.
-            rows = db.execute(
-                "SELECT id, counter, random, first, last, reason FROM ledger"
-                " UNION ALL SELECT NULL, NULL, NULL, 1, messages, reason FROM told_losses ORDER BY 1"
-            ).fetchall()
+            given_up, drops = ledger.drops(db)
     except sqlite3.Error as error:
         raise StoreError(str(error)) from None
-    given_up: Counter[str] = Counter()
-    for *_, first, last, reason in rows:
-        given_up[reason] += last - first + 1
     return Holding(
         incarnation=Incarnation(life[0], life[1]) if life else None,
         last_seq=life[2] if life else 0,
         messages=held[0],
         bytes=held[1],
-        given_up=dict(given_up),
-        losses=_losses([row[1:] for row in rows if row[0] is not None]),
+        given_up=given_up,
+        drops=drops,
     )
 
 
@@ -216,6 +243,13 @@ class Outbox:
         new_random: Callable[[], str],
         max_bytes: int,
         jitter: Callable[[], float],
+        max_age_s: float = DEFAULT_MAX_AGE_S,
+        fsync_interval_s: float | None = None,
+        backfill_per_s: float = DEFAULT_BACKFILL_PER_S,
+        uptime_s: Callable[[], float] = time.monotonic,
+        wall_s: Callable[[], float] = time.time,
+        packed: bool = False,
+        set_aside: Callable[[], Path] | None = None,
     ) -> None:
         """Open the outbox.
 
@@ -224,39 +258,60 @@ class Outbox:
             counters: Where the incarnation counter lies.
             boot: Names this boot of the device.
             new_random: Returns a fresh random word for an incarnation.
-            max_bytes: Of all messages together; beyond it the oldest give way, and the ledger says so.
+            max_bytes: Of all messages together; beyond it windows give way to summaries, then the oldest go.
             jitter: Returns a factor around 1 for each waiting time, so that a fleet does not resend in step.
+            max_age_s: Of a message, in seconds that the device was up.
+            fsync_interval_s: None brings each write to disk before it counts as done. Otherwise a power cut may take
+                what was written within so many seconds.
+            backfill_per_s: How many windows that were measured offline go out in a second, at most.
+            uptime_s: The device's monotonic clock, by which messages age.
+            wall_s: The device's wall clock, right or wrong, which only the ledger writes down.
+            packed: Messages are written as MessagePack without fields at their default, instead of JSON.
+            set_aside: Moves a damaged file out of the way and returns where to; None leaves it, and every try fails.
         """
+        self._connect = connect
         self._counters = counters
         self._boot = boot
         self._new_random = new_random
         self._max_bytes = max_bytes
+        self._max_age_s = max_age_s
+        self._fsync_interval_s = fsync_interval_s
         self._jitter = jitter
-        self._sending: dict[Key, _Sending] = {}
-        self._gaps: dict[Key, _Gap] = {}
-        self._db = connect()
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("PRAGMA cache_size=-256")
-        self._db.executescript(_SCHEMA)
-        row = self._db.execute("SELECT counter, random, boot FROM life").fetchone()
-        if row is None or row[2] != boot:
-            self.begin_life(after=max(counters.read(), row[0] if row else 0))
-        else:
-            self.incarnation = Incarnation(row[0], row[1])
-        self._bytes = self._count_bytes()
+        self._uptime_s = uptime_s
+        self._wall_s = wall_s
+        self._packed = packed
+        self._set_aside = set_aside
+        self._ways = Ways()
+        self._rate = Rate(backfill_per_s)
+        # Of what was due the last time: whether the rate kept more back, and what of it was backfill.
+        self._held_back = False
+        self._late: frozenset[Key] = frozenset()
+        self._online = False
+        self._told_s: float | None = None
+        self._open: sqlite3.Connection | None = None
+        # What the file said last, in case that it can't be asked any more.
+        self._last_known = 0
+        self._settled_known = 0
+        # Set while the file that was damaged has not been replaced yet, by what is known of it.
+        self._lost: _Lost | None = None
+        try:
+            self._begin()
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error) or set_aside is None:
+                raise
+            self._start_anew(None)
 
     incarnation: Incarnation
 
     def begin_life(self, *, after: int) -> None:
         """Begin an incarnation whose counter is above `after`; what older ones hold stays to be sent."""
-        incarnation = Incarnation(after + 1, self._new_random())
-        self._counters.write(incarnation.counter)
-        self._db.execute("INSERT OR REPLACE INTO life VALUES (1, ?, ?, 1, ?)", (*incarnation, self._boot))
-        self.incarnation = incarnation
+        self._begin_life(self._db, after=after)
 
     def append(self, kind: str, make: Callable[[Incarnation, int, int], Numbered]) -> int:
         """Write a message to disk under the next number.
+
+        A window that is written while no session stands goes as `backfill`. Where there is no room for it others give
+        way, in the same transaction.
 
         Args:
             kind: The topic's kind.
@@ -268,20 +323,29 @@ class Outbox:
         Raises:
             StoreError: It could not be written; no number was used up.
         """
-        with self._transaction():
-            (seq,) = self._db.execute("SELECT next_seq FROM life").fetchone()
-            payload = messages.encode(make(self.incarnation, seq, seq))
-            self._db.execute("INSERT INTO messages VALUES (?, ?, ?, ?, ?)", (*self.incarnation, seq, kind, payload))
-            self._db.execute("UPDATE life SET next_seq = ?", (seq + 1,))
-            evicted = self._make_room(len(payload))
-        self._bytes += len(payload) - evicted
-        return int(seq)
+        try:
+            return self._append(kind, make)
+        except OutboxDamagedError:
+            return self._append(kind, make)
+
+    def tend(self, now_s: float) -> None:
+        """Do what is due without a message: bring to disk what waits for it, and give up what is too old.
+
+        Raises:
+            StoreError: The disk does not take it; the next call tries again.
+        """
+        unsynced = self._unsynced_s is not None and now_s >= self._unsynced_s + (self._fsync_interval_s or 0.0)
+        if unsynced or self._age_s() >= self._age_check_s:
+            with self._transaction(durable=unsynced) as db:
+                db.execute("UPDATE life SET age_s = ?", (self._age_s(),))
+                freed = self._give_up_old(db, None)
+            self._bytes -= freed
 
     def floor(self, incarnation: Incarnation | None = None) -> int:
         """Return the lowest number still held of an incarnation (the present one by default), or the next to come."""
         life = incarnation or self.incarnation
-        with self._reported("read"):
-            row = self._db.execute("SELECT min(seq) FROM messages WHERE counter = ? AND random = ?", life).fetchone()
+        with self._reported("read") as db:
+            row = db.execute("SELECT min(seq) FROM messages WHERE counter = ? AND random = ?", life).fetchone()
         if row[0] is not None:
             return int(row[0])
         if life == self.incarnation:
@@ -291,8 +355,8 @@ class Outbox:
     @property
     def last_seq(self) -> int:
         """Return the last number given out in this incarnation; 0 at its start."""
-        with self._reported("read"):
-            return int(self._db.execute("SELECT next_seq FROM life").fetchone()[0]) - 1
+        with self._reported("read") as db:
+            return int(db.execute("SELECT next_seq FROM life").fetchone()[0]) - 1
 
     @property
     def size_bytes(self) -> int:
@@ -300,59 +364,82 @@ class Outbox:
         return self._bytes
 
     def __len__(self) -> int:
-        with self._reported("read"):
-            return int(self._db.execute("SELECT count(*) FROM messages").fetchone()[0])
+        with self._reported("read") as db:
+            return int(db.execute("SELECT count(*) FROM messages").fetchone()[0])
 
     def due(self, now_s: float, limit: int) -> list[Entry]:
-        """Return messages to send now, the oldest first: never sent since the last (re)connection, or overdue.
+        """Return messages to send now: never sent since the last (re)connection, or overdue.
 
-        What the disk has damaged is given up, or it would keep what is behind it from ever being sent.
+        What was written while a session stood comes first, then events and contexts, each the oldest first; then what
+        was measured offline, the oldest first and as much as its rate allows. What the disk has damaged is given up, or
+        it would keep what is behind it from ever being sent.
 
         Args:
             now_s: Monotonic seconds.
             limit: At most so many.
 
         Raises:
-            StoreError: The disk cannot be read, or what is damaged cannot be given up.
+            StoreError: The disk cannot be read, what is damaged cannot be given up, or what goes out cannot be marked.
         """
-        waiting = [key for key, sending in self._sending.items() if now_s < sending.again_s]
+        waiting = self._ways.waiting(now_s)
         limit = min(limit, MAX_UNDER_WAY - len(waiting))
+        self._held_back = False
         if limit <= 0:
             return []
-        blocked = set(waiting)
+        keys = self._next_keys(False, waiting, limit)
+        self._late = frozenset()
+        room = limit - len(keys)
+        if room > 0:
+            late = self._next_keys(True, waiting, room)
+            allowed = self._rate.allows(now_s)
+            self._held_back = len(late) > allowed
+            late = late[:allowed]
+            if late:
+                try:
+                    self._mark_published(late[-1])
+                except StoreError:
+                    if not keys:
+                        raise
+                else:
+                    keys += late
+                    self._late = frozenset(late)
         entries = []
         damaged: list[Key] = []
-        with self._reported("read"):
-            # So many hold as many as are asked for, whichever are waiting: a long queue is not listed each time.
-            keys = self._db.execute(
-                "SELECT counter, random, seq FROM messages ORDER BY counter, random, seq LIMIT ?",
-                (len(blocked) + limit,),
-            ).fetchall()
-            for key in [key for key in keys if key not in blocked][:limit]:
-                kind, payload = self._db.execute(
-                    "SELECT kind, payload FROM messages WHERE counter = ? AND random = ? AND seq = ?", key
-                ).fetchone()
+        with self._reported("read") as db:
+            for key in keys:
+                kind, payload = db.execute(f"SELECT kind, payload FROM messages WHERE {_KEY}", key).fetchone()
                 floor = self.floor(Incarnation(key[0], key[1]))
                 try:
                     entries.append(Entry(key, kind, messages.with_floor(payload, floor)))
                 except MessageError:
                     damaged.append(key)
         if damaged:
-            self._give_up_damaged(damaged)
+            with self._transaction() as db:
+                for key in damaged:
+                    self._give_up(db, key, "damaged")
+                held_bytes = _count_bytes(db)
+            self._bytes = held_bytes
         return entries
 
+    def next_due_s(self, now_s: float) -> float | None:
+        """Return when `due` has more to give that only waited for its rate; None where nothing did the last time."""
+        return self._rate.next_s(now_s) if self._held_back else None
+
     def sent(self, key: Key, now_s: float) -> None:
-        """Note that a message was handed to the broker's client."""
-        before = self._sending.get(key)
-        wait_s = min(RESEND_MAX_S, before.wait_s * 2) if before else RESEND_FIRST_S
-        self._sending[key] = _Sending(now_s, now_s + wait_s * self._jitter(), wait_s)
-        gap = self._gaps.get(key)
-        if gap and gap.shown and gap.resends < MAX_GAP_RESENDS and now_s >= gap.due_s:
-            self._gaps[key] = _Gap(now_s, gap.resends + 1, shown=False)
+        """Note that a message that was due was handed to the broker's client."""
+        self._ways.sent(key, now_s, self._jitter())
+        if key in self._late:
+            self._rate.took(now_s)
 
     def reconnected(self) -> None:
-        """Make everything due again: what was under way may be lost."""
-        self._sending.clear()
+        """A session stands: all is due again, for what was under way may be lost."""
+        self._online = True
+        self._ways.reconnected()
+
+    def disconnected(self) -> None:
+        """No session stands: what is measured from now on is backfill."""
+        self._online = False
+        self._held_back = False
 
     def settle(self, receipt: Receipt, now_s: float) -> bool:
         """Let go of what a receipt settles, and make what it misses due.
@@ -364,67 +451,233 @@ class Outbox:
         Raises:
             StoreError: It could not be written; nothing was let go of, or no new incarnation began.
         """
-        with self._transaction():
+        with self._transaction() as db:
             for part in receipt.incarnations:
-                self._settle_life(part, now_s)
+                self._settle_life(db, part, now_s)
             if any(part.refused for part in receipt.incarnations):
-                self._count_old_losses()
-            held_bytes = self._count_bytes()
+                Ledger(db).count_old()
+            held_bytes = _count_bytes(db)
         self._bytes = held_bytes
         strangers = (part.incarnation.counter for part in receipt.incarnations if self._is_later(part.incarnation))
         latest = max((*strangers, receipt.last_counter))
         if latest >= MAX_COUNTER:
             return False  # no collector of ours says so, and there would be no number left for the next life
         if latest > self.incarnation.counter or any(self._is_later(part.incarnation) for part in receipt.incarnations):
-            with self._reported("write to"):
-                self.begin_life(after=latest)
+            with self._reported("write to") as db:
+                self._begin_life(db, after=latest)
             return True
         return False
 
     def ledger(self) -> list[Loss]:
         """Return what was given up and the collector has not been told of."""
-        with self._reported("read"):
-            rows = self._db.execute(
-                "SELECT counter, random, first, last, reason FROM ledger WHERE told = 0 ORDER BY id LIMIT 256"
-            ).fetchall()
-        return list(_losses(rows))
+        with self._reported("read") as db:
+            return Ledger(db).untold()
+
+    def losses_due(self, now_s: float) -> list[Loss]:
+        """Return what of the ledger should be told now: while there is no room seldom, for that takes more of it."""
+        full = self._bytes > _ROOM_TO_TELL * self._max_bytes
+        if full and self._told_s is not None and now_s < self._told_s + TELL_WHEN_FULL_S:
+            return []
+        losses = self.ledger()
+        if losses:
+            self._told_s = now_s
+        return losses
 
     def told(self, losses: list[Loss]) -> None:
         """Note that an event with these losses is in the outbox."""
-        with self._transaction():
-            for loss in losses:
-                self._db.execute(
-                    "UPDATE ledger SET told = 1 WHERE counter = ? AND random = ? AND first = ? AND last = ?",
-                    (*loss.incarnation, loss.first_seq, loss.last_seq),
-                )
-            self._count_old_losses()
+        with self._transaction() as db:
+            Ledger(db).told(losses)
+
+    def damages(self) -> list[str]:
+        """Return what became of damaged files, one line each, that the collector has not been told of."""
+        with self._reported("read") as db:
+            return [detail for (detail,) in db.execute("SELECT detail FROM damages ORDER BY id").fetchall()]
+
+    def damages_told(self, details: list[str]) -> None:
+        """Note that events with these lines are in the outbox."""
+        with self._transaction() as db:
+            for detail in details:
+                db.execute("DELETE FROM damages WHERE detail = ?", (detail,))
 
     def close(self) -> None:
-        """Close the file."""
-        self._db.close()
+        """Close the file; what waits to be brought to disk is."""
+        if self._open is None:
+            return
+        if self._unsynced_s is not None:
+            with suppress(StoreError), self._transaction(durable=True) as db:
+                db.execute("UPDATE life SET age_s = ?", (self._age_s(),))
+        if self._open is not None:
+            self._open.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """Begin, and commit at the end unless an error leaves the block."""
-        with self._reported("write to"):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+    # the file
 
-    @contextmanager
-    def _reported(self, doing: str) -> Iterator[None]:
+    @property
+    def _db(self) -> sqlite3.Connection:
+        """The open database; one that could not be opened anew before is tried again."""
+        if self._open is None:
+            self._begin()
+        assert self._open is not None
+        return self._open
+
+    def _begin(self) -> None:
+        """Open the file, and go on with the life that is in it or begin one."""
+        db = self._connect()
         try:
-            yield
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            db.execute("PRAGMA cache_size=-256")
+            db.executescript(_SCHEMA + ledger.SCHEMA)
+            for table, column, kind in _COLUMNS:
+                known = {name for (name,) in db.execute(f"SELECT name FROM pragma_table_info('{table}')")}
+                if column not in known:
+                    db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+            db.executescript(_INDEXES)
+            self._full = True
+            self._unsynced_s: float | None = None
+            self._synced_s = self._uptime_s()
+            row = db.execute("SELECT counter, random, boot, before_s, age_s, next_seq, settled FROM life").fetchone()
+            self._clock = AgeClock((row[3] if row[2] == self._boot else row[4]) if row else 0.0)
+            if row is None or row[2] != self._boot:
+                self._begin_life(db, after=max(self._counters.read(), row[0] if row else 0))
+            else:
+                self.incarnation = Incarnation(row[0], row[1])
+                self._last_known, self._settled_known = row[5] - 1, row[6]
+            if self._lost is not None:
+                self._take_over(db, self._lost)
+            mark = db.execute("SELECT counter, random, seq FROM marks").fetchone()
+            self._mark: Key = mark or _BEFORE_ALL
+            self._bytes = _count_bytes(db)
+            self._age_check_s = -1.0
+        except BaseException:
+            db.close()
+            raise
+        self._open = db
+        self._lost = None
+
+    def _begin_life(self, db: sqlite3.Connection, *, after: int) -> None:
+        incarnation = Incarnation(after + 1, self._new_random())
+        self._counters.write(incarnation.counter)
+        db.execute(
+            "INSERT OR REPLACE INTO life (one, counter, random, next_seq, boot, before_s, age_s)"
+            " VALUES (1, ?, ?, 1, ?, ?, ?)",
+            (*incarnation, self._boot, self._clock.before_s, self._age_s()),
+        )
+        self.incarnation = incarnation
+        self._last_known = self._settled_known = 0
+
+    def _start_anew(self, known: rescue.Left | None) -> None:
+        """Set a damaged file aside and begin another, with what can be read of the damaged one."""
+        assert self._set_aside is not None
+        if self._open is not None:
+            with suppress(sqlite3.Error):
+                self._open.close()
+            self._open = None
+        path = self._set_aside()
+        self._lost = _Lost(path, rescue.numbers(path) or known)
+        self._ways = Ways()
+        self._begin()
+
+    def _take_over(self, db: sqlite3.Connection, lost: _Lost) -> None:
+        """Take over what is whole of a damaged file, and write down what is not."""
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            kept = set()
+            for row in rescue.rows(lost.path):
+                late = row.kind == "backfill"
+                # Whether it was published is not known any more: it is never merged.
+                db.execute(
+                    "INSERT OR IGNORE INTO messages (counter, random, seq, kind, late, age_s, payload)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (*row.life, row.seq, row.kind, late, self._age_s(), row.payload),
+                )
+                kept.add((row.life, row.seq))
+            if lost.left is not None:
+                life, missing = lost.left.life, 0
+                following = lost.left.settled + 1
+                for seq in (*sorted(seq for of, seq in kept if of == life), lost.left.last_seq + 1):
+                    if following < seq:
+                        self._note(db, life, following, seq - 1, "outbox-damaged")
+                        missing += seq - following
+                    following = max(following, seq + 1)
+                said = f"{missing} messages of incarnation {life.counter} up to number {lost.left.last_seq} may be lost"
+            else:
+                said = "how many messages it held is not known"
+            db.execute(
+                "INSERT INTO damages (detail) VALUES (?)",
+                (f"{lost.path.name}: {said}; {len(kept)} messages were taken over",),
+            )
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """Begin, and commit at the end unless an error leaves the block; `durable` brings it to disk in any case."""
+        with self._reported("write to") as db:
+            now_s = self._uptime_s()
+            interval_s = self._fsync_interval_s
+            full = durable or interval_s is None or now_s >= self._synced_s + interval_s
+            if full is not self._full:
+                db.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
+                self._full = full
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                # A file that is damaged may not even do that; what is wrong with it is known already.
+                with suppress(sqlite3.Error):
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+                raise
+            if full:
+                self._synced_s, self._unsynced_s = now_s, None
+            elif self._unsynced_s is None:
+                self._unsynced_s = now_s
+
+    @contextmanager
+    def _reported(self, doing: str) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._db
         except sqlite3.Error as error:
+            if _is_damage(error) and self._set_aside is not None and self._open is not None:
+                self._replace_damaged(error)
             raise StoreError(f"cannot {doing} the outbox: {error}") from error
 
-    def _count_bytes(self) -> int:
-        return int(self._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM messages").fetchone()[0])
+    def _replace_damaged(self, error: sqlite3.Error) -> None:
+        known = rescue.Left(self.incarnation, self._last_known, self._settled_known)
+        try:
+            self._start_anew(known)
+        except (OSError, sqlite3.Error, StoreError) as failure:
+            raise StoreError(f"the outbox is damaged ({error}) and cannot be begun anew: {failure}") from failure
+        raise OutboxDamagedError(f"the outbox was damaged ({error}); it was set aside and a new one begun") from error
+
+    # numbers and age
+
+    def _age_s(self) -> float:
+        return self._clock.at_s(self._uptime_s())
+
+    def _append(self, kind: str, make: Callable[[Incarnation, int, int], Numbered]) -> int:
+        with self._transaction() as db:
+            seq, stretch = db.execute("SELECT next_seq, stretch FROM life").fetchone()
+            message = make(self.incarnation, seq, seq)
+            payload = messages.encode(message, compact=self._packed, packed=self._packed)
+            late = isinstance(message, Window) and not self._online
+            # Numbers of one stretch have nothing between them that was measured while a session stood.
+            stretch = 0 if self._online else stretch or seq
+            alike = f"{stretch}:{summary.likeness(message)}" if late and isinstance(message, Window) else None
+            age_s = self._age_s()
+            key = (*self.incarnation, seq)
+            db.execute(_INSERT, (*key, "backfill" if late else kind, late, 0, alike, age_s, payload))
+            db.execute("UPDATE life SET next_seq = ?, stretch = ?, age_s = ?", (seq + 1, stretch, age_s))
+            freed = self._give_up_old(db, key)
+            freed += self._make_room(db, key, self._bytes + len(payload) - freed - self._max_bytes)
+            last = int(db.execute("SELECT next_seq FROM life").fetchone()[0]) - 1
+        self._bytes += len(payload) - freed
+        self._last_known = last
+        return int(seq)
 
     def _is_later(self, other: Incarnation) -> bool:
         return other.counter > self.incarnation.counter or (
@@ -432,106 +685,167 @@ class Outbox:
             other.counter == self.incarnation.counter and other.random != self.incarnation.random
         )
 
-    def _settle_life(self, part: IncarnationReceipt, now_s: float) -> None:
+    # what goes out
+
+    def _next_keys(self, late: bool, waiting: set[Key], limit: int) -> list[Key]:
+        # So many hold as many as are asked for, whichever are waiting: a long queue is not listed each time.
+        with self._reported("read") as db:
+            keys: list[Key] = db.execute(
+                f"SELECT counter, random, seq FROM messages WHERE late = ? {_ORDER} LIMIT ?",
+                (late, len(waiting) + limit),
+            ).fetchall()
+        return [key for key in keys if key not in waiting][:limit]
+
+    def _mark_published(self, key: Key) -> None:
+        """See that the mark on disk has passed a message before it goes out; it goes ahead, to be written seldom."""
+        if key <= self._mark:
+            return
+        with self._transaction(durable=True) as db:
+            ahead: list[Key] = db.execute(
+                f"SELECT counter, random, seq FROM messages WHERE late AND (counter, random, seq) >= (?, ?, ?) {_ORDER}"
+                " LIMIT ?",
+                (*key, MARK_AHEAD),
+            ).fetchall()
+            mark = ahead[-1] if ahead else key
+            db.execute("INSERT OR REPLACE INTO marks VALUES (1, ?, ?, ?)", mark)
+        self._mark = mark
+
+    # what goes
+
+    def _settle_life(self, db: sqlite3.Connection, part: IncarnationReceipt, now_s: float) -> None:
         life = part.incarnation
         for refusal in part.refused:
-            if self._holds((*life, refusal.seq)):
-                self._give_up(life, refusal.seq, refusal.seq, f"refused-{refusal.reason}", told=True)
-        self._drop(life, 1, part.contiguous)
+            if db.execute(f"SELECT 1 FROM messages WHERE {_KEY}", (*life, refusal.seq)).fetchone():
+                self._give_up(db, (*life, refusal.seq), f"refused-{refusal.reason}", told=True)
+        self._drop(db, life, 1, part.contiguous)
         settled_from = part.contiguous + 1
         for first, last in part.gaps:
-            self._drop(life, settled_from, first - 1)
+            self._drop(db, life, settled_from, first - 1)
             settled_from = last + 1
-            self._show_gap(life, first, last, now_s)
+            for key in self._ways.show_gap(life, first, last, now_s):
+                self._give_up(db, key, "never-taken")
+        if life == self.incarnation and part.contiguous > self._settled_known:
+            self._settled_known = part.contiguous
+            db.execute("UPDATE life SET settled = ?", (part.contiguous,))
 
-    def _show_gap(self, life: Incarnation, first: int, last: int, now_s: float) -> None:
-        for key in _within(self._sending, life, first, last):
-            sending = self._sending[key]
-            if now_s - sending.sent_s < GAP_PATIENCE_S:
-                continue
-            gap = self._gaps.setdefault(key, _Gap(sending.sent_s))
-            gap.shown = True
-            if gap.resends < MAX_GAP_RESENDS:
-                sending.again_s = max(now_s, gap.due_s)
-            elif now_s < gap.due_s:
-                sending.again_s = math.inf  # that was the last time, but for a reconnection
-            else:
-                self._give_up(life, key[2], key[2], "never-taken", told=False)
-
-    def _holds(self, key: Key) -> bool:
-        return bool(
-            self._db.execute("SELECT 1 FROM messages WHERE counter = ? AND random = ? AND seq = ?", key).fetchone()
-        )
-
-    def _drop(self, life: Incarnation, first: int, last: int) -> None:
-        self._db.execute(
+    def _drop(self, db: sqlite3.Connection, life: Incarnation, first: int, last: int) -> None:
+        db.execute(
             "DELETE FROM messages WHERE counter = ? AND random = ? AND seq BETWEEN ? AND ?", (*life, first, last)
         )
-        for key in _within(self._sending, life, first, last):
-            del self._sending[key]
-        for key in _within(self._gaps, life, first, last):
-            del self._gaps[key]
+        self._ways.forget(life, first, last)
 
-    def _give_up(self, life: Incarnation, first: int, last: int, reason: str, *, told: bool) -> None:
-        self._drop(life, first, last)
-        joined = self._db.execute(
-            "UPDATE ledger SET last = ? WHERE counter = ? AND random = ? AND last = ? AND reason = ? AND told = ?",
-            (last, *life, first - 1, reason, int(told)),
-        )
-        if joined.rowcount:
-            return
-        self._db.execute(
-            "INSERT INTO ledger (counter, random, first, last, reason, told) VALUES (?, ?, ?, ?, ?, ?)",
-            (*life, first, last, reason, int(told)),
-        )
+    def _give_up(self, db: sqlite3.Connection, key: Key, reason: str, *, told: bool = False) -> None:
+        life = Incarnation(key[0], key[1])
+        self._drop(db, life, key[2], key[2])
+        self._note(db, life, key[2], key[2], reason, told=told)
 
-    def _give_up_damaged(self, damaged: list[Key]) -> None:
-        with self._transaction():
-            for counter, random, seq in damaged:
-                self._give_up(Incarnation(counter, random), seq, seq, "damaged", told=False)
-            held_bytes = self._count_bytes()
-        self._bytes = held_bytes
+    def _note(
+        self, db: sqlite3.Connection, life: Incarnation, first: int, last: int, reason: str, *, told: bool = False
+    ) -> None:
+        uptime_s, wall_s = self._uptime_s(), self._wall_s()
+        Ledger(db).note(life, first, last, reason, told=told, uptime_s=uptime_s, wall_s=wall_s)
 
-    def _count_old_losses(self) -> None:
-        """Keep of the losses that were told only the newest one by one, so that the ledger does not grow for years."""
-        old = self._db.execute(
-            "SELECT id, reason, last - first + 1 FROM ledger WHERE told = 1 ORDER BY id DESC LIMIT -1 OFFSET ?",
-            (MAX_TOLD,),
-        ).fetchall()
-        for row, reason, count in old:
-            self._db.execute(
-                "INSERT INTO told_losses VALUES (?, ?) ON CONFLICT (reason) DO UPDATE SET messages = messages + ?",
-                (reason, count, count),
-            )
-            self._db.execute("DELETE FROM ledger WHERE id = ?", (row,))
-
-    def _make_room(self, new_bytes: int) -> int:
-        """Give up the oldest messages until the rest fits; the new one always stays."""
-        excess = self._bytes + new_bytes - self._max_bytes
+    def _give_up_old(self, db: sqlite3.Connection, newest: Key | None) -> int:
+        """Give up what is too old, and return how many bytes that freed."""
+        age_s = self._age_s()
+        if age_s < self._age_check_s:
+            return 0
+        self._age_check_s = age_s + min(AGE_CHECK_S, self._max_age_s / 10)
         freed = 0
-        while freed < excess:
-            row = self._db.execute(
-                "SELECT counter, random, seq, length(payload) FROM messages"
-                " WHERE NOT (counter = ? AND random = ? AND seq = (SELECT next_seq - 1 FROM life))"
-                " ORDER BY counter, random, seq LIMIT 1",
-                self.incarnation,
-            ).fetchone()
-            if row is None:
-                break
-            self._give_up(Incarnation(row[0], row[1]), row[2], row[2], "outbox-full", told=False)
-            freed += row[3]
+        for *key, size in db.execute(
+            f"SELECT counter, random, seq, length(payload) FROM messages WHERE age_s < ? {_ORDER}",
+            (age_s - self._max_age_s,),
+        ).fetchall():
+            if tuple(key) != newest:
+                self._give_up(db, (key[0], key[1], key[2]), "too-old")
+                freed += size
         return freed
 
+    def _make_room(self, db: sqlite3.Connection, newest: Key, excess: int) -> int:
+        """Merge and give up until so many bytes more are free; the newest message always stays."""
+        freed = 0
+        while freed < excess:
+            step = self._summarise(db, newest) or self._give_up_oldest(db, newest)
+            if not step:
+                break
+            freed += step
+        return freed
 
-def _within(known: Collection[Key], life: Incarnation, first: int, last: int) -> list[Key]:
-    """Return the keys of a range; a receipt may name hundreds of short ones, and one that never ends."""
-    if last - first < len(known):
-        return [key for seq in range(first, last + 1) if (key := (*life, seq)) in known]
-    return [key for key in known if key[:2] == life and first <= key[2] <= last]
+    def _summarise(self, db: sqlite3.Connection, newest: Key) -> int:
+        """Make one summary of windows, or of summaries, that were never published; return how many bytes that freed.
+
+        The oldest go first, and twelve at a time wherever there are so many, so that what is recent stays apart longest.
+        """
+        found = db.execute(
+            "SELECT level, alike FROM messages WHERE alike IS NOT NULL AND (counter, random, seq) > (?, ?, ?)"
+            " AND (counter, random, seq) <> (?, ?, ?) GROUP BY level, alike HAVING count(*) > 1"
+            " ORDER BY min(count(*), ?) DESC, level, min(counter), min(seq) LIMIT 1",
+            (*self._mark, *newest, FAN_IN),
+        ).fetchone()
+        if found is None:
+            return 0
+        level, alike = found
+        rows = db.execute(
+            "SELECT counter, random, seq, age_s, payload FROM messages WHERE level = ? AND alike = ?"
+            f" AND (counter, random, seq) > (?, ?, ?) AND (counter, random, seq) <> (?, ?, ?) {_ORDER} LIMIT ?",
+            (level, alike, *self._mark, *newest, FAN_IN),
+        ).fetchall()
+        parts = [_merged_part(row[4]) for row in rows]
+        damaged = [row for row, part in zip(rows, parts, strict=True) if part is None]
+        for row in damaged:
+            self._give_up(db, (row[0], row[1], row[2]), "damaged")
+        if damaged:
+            return sum(len(row[4]) for row in damaged)
+        (number,) = db.execute("SELECT next_seq FROM life").fetchone()
+        merged = summary.merge([part for part in parts if part], self.incarnation, number, number)
+        made = messages.encode(merged, compact=self._packed, packed=self._packed)
+        freed = sum(len(row[4]) for row in rows) - len(made)
+        if freed <= 0:
+            return 0
+        for row in rows:
+            self._give_up(db, (row[0], row[1], row[2]), "summarised")
+        db.execute("UPDATE life SET next_seq = ?", (number + 1,))
+        # Summaries that were made before and after something was published have that between them.
+        under = alike if level else f"{alike}@{self._mark[0]}.{self._mark[2]}"
+        age_s = max(row[3] for row in rows)
+        db.execute(_INSERT, (*self.incarnation, number, "backfill", True, level + 1, under, age_s, made))
+        return freed
+
+    def _give_up_oldest(self, db: sqlite3.Connection, newest: Key) -> int:
+        """Give up the oldest message, contexts and summaries last; return how many bytes that freed."""
+        for others in ("level = 0 AND kind <> 'context'", "1"):
+            row = db.execute(
+                f"SELECT counter, random, seq, length(payload) FROM messages WHERE {others}"
+                f" AND (counter, random, seq) <> (?, ?, ?) {_ORDER} LIMIT 1",
+                newest,
+            ).fetchone()
+            if row is not None:
+                self._give_up(db, (row[0], row[1], row[2]), "outbox-full")
+                return int(row[3])
+        return 0
 
 
-def _losses(rows: list[tuple[int, str, int, int, str]]) -> tuple[Loss, ...]:
-    return tuple(
-        Loss(incarnation=Incarnation(c, r), first_seq=first, last_seq=last, reason=reason)
-        for c, r, first, last, reason in rows
-    )
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """A damaged file that was set aside, and what is known of its numbers."""
+
+    path: Path
+    left: rescue.Left | None
+
+
+def _merged_part(payload: bytes) -> Window | Summary | None:
+    """Return a window or a summary as it was written, None where the disk has damaged it."""
+    try:
+        part: Window | Summary = messages.decode("backfill", payload)
+    except MessageError:
+        return None
+    return part
+
+
+def _count_bytes(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT coalesce(sum(length(payload)), 0) FROM messages").fetchone()[0])
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Return whether an error says that the file is corrupt or no database: the one kind that has no class of its own."""
+    return type(error) is sqlite3.DatabaseError

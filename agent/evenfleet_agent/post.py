@@ -15,10 +15,12 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
+from evenfleet_agent import appwindow
+from evenfleet_agent.appwindow import AppBody
 from evenfleet_agent.clock import Clock
 from evenfleet_agent.commands import Answer
 from evenfleet_agent.config import AgentSettings
-from evenfleet_agent.link import Link
+from evenfleet_agent.link import Link, Received
 from evenfleet_agent.outbox import Outbox
 from evenfleet_shared import __version__, messages
 from evenfleet_shared.errors import StoreError
@@ -78,6 +80,7 @@ class Post:
     def disconnected(self) -> None:
         """There is no session."""
         self._session = None
+        self._outbox.disconnected()
 
     def birth(self) -> None:
         """Tell where the device stands, if anybody can hear."""
@@ -109,13 +112,16 @@ class Post:
 
     def exchange(self, now_s: float) -> None:
         """Send what is due."""
-        # Losses are not told while nobody can hear: each event would take the place of more messages, which would be
-        # losses to tell.
-        if self._session is None or now_s < self._retry_s:
+        if now_s < self._retry_s:
             return
         try:
-            self._tell_losses()
-            self._send(now_s)
+            self._outbox.tend(now_s)
+            # Losses are not told while nobody can hear: each event would take the place of more messages, which would
+            # be losses to tell.
+            if self._session is not None:
+                self._tell_damages()
+                self._tell_losses(now_s)
+                self._send(now_s)
         except StoreError as error:
             self._retry_s = now_s + STORE_RETRY_S
             self._store_fails("send", error, "messages wait")
@@ -123,10 +129,20 @@ class Post:
             self._store_works("send")
 
     def due_s(self, now_s: float) -> float | None:
-        """Return when a disk that failed is asked again, None where none failed."""
-        return self._retry_s if self._session and self._retry_s > now_s else None
+        """Return when there is something to send, or a disk that failed to be asked again, though nothing happens."""
+        if self._retry_s > now_s:
+            return self._retry_s
+        return self._outbox.next_due_s(now_s) if self._session else None
 
     # what there is to tell
+
+    def app(self, body: AppBody) -> int | None:
+        """Keep what an application did; return its number, None where the disk does not take it."""
+
+        def make(incarnation: Incarnation, seq: int, floor: int) -> Numbered:
+            return appwindow.message(body, device=self._settings.device, incarnation=incarnation, seq=seq, floor=floor)
+
+        return self.keep("window", make)
 
     def window(self, run: RunContext, fields: dict[str, Any]) -> int | None:
         """Keep a window.
@@ -205,8 +221,14 @@ class Post:
         self._store_works("keep")
         return seq
 
-    def reply(self, command: Command, answer: Answer) -> None:
-        """Answer a command, if there is a session; whoever sent it sends it again until an answer comes."""
+    def reply(self, command: Command, answer: Answer, asked: Received | None = None) -> None:
+        """Answer a command, if there is a session; whoever sent it sends it again until an answer comes.
+
+        Args:
+            command: What was to be done.
+            answer: What became of it.
+            asked: How it came, for what MQTT 5 repeats in an answer.
+        """
         seq, floor = self._numbers()
         reply = Reply(
             device=self._settings.device,
@@ -221,7 +243,7 @@ class Post:
             result=answer.result,
         )
         if self._session:
-            self._link.publish("reply", messages.encode(reply))
+            self._link.publish("reply", self._encode(reply), answers=asked)
 
     def _tell_context(self, digest: str) -> None:
         key = (self._outbox.incarnation, digest)
@@ -241,8 +263,14 @@ class Post:
         if self.keep("context", make) is not None:
             self._told_contexts.add(key)
 
-    def _tell_losses(self) -> None:
-        losses = self._outbox.ledger()
+    def _tell_damages(self) -> None:
+        details = self._outbox.damages()
+        told = [detail for detail in details if self.tell("outbox-damaged", detail=detail) is not None]
+        if told:
+            self._outbox.damages_told(told)  # or they are told once more
+
+    def _tell_losses(self, now_s: float) -> None:
+        losses = self._outbox.losses_due(now_s)
         if losses and self.tell("loss", losses=tuple(losses)) is not None:
             self._outbox.told(losses)  # or they are told once more
 
@@ -269,7 +297,7 @@ class Post:
         return numbers
 
     def _encode_state(self, status: str, session: str, *, seq: int, floor: int) -> bytes:
-        return messages.encode(
+        return self._encode(
             State(
                 device=self._settings.device,
                 incarnation=self._outbox.incarnation,
@@ -284,6 +312,10 @@ class Post:
                 contexts=tuple(self._contexts),
             )
         )
+
+    def _encode(self, message: Reply | State) -> bytes:
+        packed = self._settings.packed
+        return messages.encode(message, compact=packed, packed=packed)
 
     # the disk
 

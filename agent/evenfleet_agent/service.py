@@ -16,16 +16,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from evenfleet_agent import config
+from evenfleet_agent import intake as intakes
 from evenfleet_agent import outbox as outboxes
 from evenfleet_agent import standing as standings
 from evenfleet_agent.clock import SystemClock
 from evenfleet_agent.config import AgentSettings
 from evenfleet_agent.fetcher import FetchProcess
+from evenfleet_agent.intake import Intake
 from evenfleet_agent.link import purse as purses
 from evenfleet_agent.link.mqtt import MqttLink
 from evenfleet_agent.link.purse import Purse
@@ -102,6 +104,10 @@ def serve(settings: AgentSettings) -> None:
             new_random=new_word,
             max_bytes=settings.outbox.max_bytes,
             jitter=lambda: random.uniform(0.8, 1.2),  # noqa: S311 - spreads a fleet's resends, keeps no secret
+            max_age_s=settings.outbox.max_age_s,
+            fsync_interval_s=settings.outbox.synced_every_s,
+            backfill_per_s=settings.outbox.backfill_per_s,
+            packed=settings.packed,
         )
         link = MqttLink(
             settings.device,
@@ -128,6 +134,11 @@ def serve(settings: AgentSettings) -> None:
             fetcher=FetchProcess(),
             new_runner=RunnerProcess,
             clock=clock,
+            intake=Intake(
+                Path(settings.probe.directory),
+                kept=state_dir / intakes.KEPT_NAME,
+                budget_ratio=settings.probe.budget_ratio,
+            ),
         )
         run(supervisor, wake, lambda: stopping, clock, ServiceManager())
 
@@ -158,7 +169,9 @@ def _context(settings: AgentSettings) -> SSLContext | None:
 def _sleeping(will: bytes) -> bytes:
     """Return what is said when the day's bytes are used up: as the will, but for the status."""
     # Not as a State: its decoder would stay in memory for this alone.
-    return msgspec.json.encode({**msgspec.json.decode(will), "status": "sleeping"})
+    form: Any = msgspec.json if will[:1] == b"{" else msgspec.msgpack
+    sleeping: bytes = form.encode({**form.decode(will), "status": "sleeping"})
+    return sleeping
 
 
 def check_state_dir(settings: AgentSettings) -> None:

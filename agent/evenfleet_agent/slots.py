@@ -63,11 +63,11 @@ class Slots:
             found = manifest.load(running)
         except ArtifactError:
             return None
-        return found if self._holds_all(_golden_files(found[0].golden)) else None
+        return found if self._holds_all(found[0].golden.files) else None
 
     def has(self, variant: Variant, golden: Golden) -> bool:
         """Return whether all that a variant is run with is in the slot that runs; sizes are looked at, not digests."""
-        return self._holds_all((variant.artifact, *_golden_files(golden)))
+        return self._holds_all((variant.artifact, *golden.files))
 
     def switch(self) -> None:
         """Make the idle slot the one that runs; where only its being on disk is in doubt, the log says so.
@@ -97,7 +97,3 @@ class Slots:
             return running is not None and all((running / one.file).stat().st_size == one.size_bytes for one in files)
         except OSError:
             return False
-
-
-def _golden_files(golden: Golden) -> tuple[FileRef, ...]:
-    return golden.inputs, golden.labels, golden.outputs

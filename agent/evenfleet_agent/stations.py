@@ -16,19 +16,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Union
 
-from evenfleet_agent import machine as machines
-from evenfleet_agent import window
+from evenfleet_agent import leak, predict, window
 from evenfleet_agent.clock import Clock
 from evenfleet_agent.config import AgentSettings
-from evenfleet_agent.machine import Look, Machine
+from evenfleet_agent.host import conditions
+from evenfleet_agent.host.conditions import Look
+from evenfleet_agent.machine import Machine
 from evenfleet_agent.rollout import Offer
 from evenfleet_agent.runner import Runner
-from evenfleet_agent.runner.protocol import Failed, Loaded, Measure, Measured, Refused, Response, RunnerSpec
+from evenfleet_agent.runner.protocol import (
+    Failed,
+    Loaded,
+    Measure,
+    Measured,
+    Refused,
+    Response,
+    RunnerSpec,
+    on_golden_set,
+)
 from evenfleet_agent.slots import Slots
-from evenfleet_agent.window import WindowBody
+from evenfleet_agent.window import Surroundings, WindowBody
 from evenfleet_shared.errors import RunnerError
 from evenfleet_shared.manifest import Manifest, Variant
-from evenfleet_shared.messages import Limit, RunContext
+from evenfleet_shared.messages import Limit, RunContext, comparability
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +54,6 @@ class Taken:
     run: RunContext
     body: WindowBody
     starts: int
-    throttled: bool | None
-    cpu_s: float
     order: str | None
 
 
@@ -94,6 +102,11 @@ class _Station:
     restart_s: float | None = None
     # After its first window, when everything that a run needs is there.
     settled_bytes: int | None = None
+    resident_bytes: int | None = None
+    history: leak.History = field(default_factory=leak.History)
+    # The last p50, and in which circumstances: it says what other models can be expected to take in the same.
+    p50_ms: float | None = None
+    alike: tuple[str, str] | None = None
     standing: str = "starting"
 
 
@@ -269,7 +282,7 @@ class Stations:
                     station.runner.send(self._measure())
                 else:
                     station.starts += 1
-                    station.settled_bytes = None
+                    station.settled_bytes, station.resident_bytes, station.history = None, None, leak.History()
                     station.runner.start(self._spec(station.variant))
             except RunnerError as error:
                 self._fail(station, str(error))
@@ -313,32 +326,56 @@ class Stations:
             self._fail(station, answer.reason)
 
     def _taken(self, turn: _Turn, measured: Measured) -> Taken:
-        station = turn.station
+        station, before, now = turn.station, turn.look, self._machine.look()
         assert self._release is not None
         assert station.loaded is not None
-        assert turn.look is not None
-        look = self._machine.look()
+        assert before is not None
+        pid = station.runner.pid
+        resident_bytes = self._machine.resident_bytes(pid) if pid is not None else None
+        if resident_bytes is not None:
+            station.resident_bytes = resident_bytes
+            station.settled_bytes = station.settled_bytes or resident_bytes
+            station.history = leak.with_reading(station.history, self._clock.monotonic_s(), resident_bytes)
+        run = self._machine.run_context(self._settings, station.loaded)
+        station.alike = (station.variant.format, comparability(run))
+        body = window.close(
+            measured,
+            limits=station.limits,
+            golden=self._release.manifest.golden.digest,
+            surroundings=Surroundings(
+                conditions=conditions.between(before, now),
+                throttled=conditions.throttled(before, now),
+                leak=leak.slope(station.history),
+                prediction=self._predicted(station),
+                macs=station.variant.macs,
+            ),
+        )
+        station.p50_ms = body.latency.p50_ms
         return Taken(
             variant=station.variant,
-            run=self._machine.run_context(self._settings, station.loaded),
-            body=window.close(measured, limits=station.limits, golden=self._release.manifest.golden.digest),
+            run=run,
+            body=body,
             starts=station.starts,
-            throttled=machines.throttled(turn.look, look),
-            cpu_s=measured.cpu_s,
             order=turn.order,
         )
 
+    def _predicted(self, station: _Station) -> predict.Prediction | None:
+        """Return what the device's other models let expect of this one."""
+        others = [
+            predict.Known(size_bytes=one.variant.artifact.size_bytes, macs=one.variant.macs, p50_ms=one.p50_ms)
+            for one in self._all()
+            if one is not station and one.p50_ms and one.alike == station.alike
+        ]
+        return predict.predict(station.variant.artifact.size_bytes, station.variant.macs, others)
+
     def _watch_growth(self, station: _Station) -> None:
         """End a runner that has grown by more than it may; one that stays small has not failed."""
-        pid = station.runner.pid
-        now_bytes = self._machine.resident_bytes(pid) if pid is not None else None
-        if now_bytes is not None and station.settled_bytes is None:
-            station.settled_bytes = now_bytes
-        grown_bytes = (now_bytes or 0) - (station.settled_bytes or 0)
+        now_bytes = station.resident_bytes or 0
+        grown_bytes = now_bytes - (station.settled_bytes or now_bytes)
         if grown_bytes > self._settings.runtime.max_growth_bytes:
             self._fail(
                 station,
-                f"leaks: it has grown by {grown_bytes / 1e6:.0f} MB since its first window, to {(now_bytes or 0) / 1e6:.0f} MB; "
+                f"leaks: it has grown by {grown_bytes / 1e6:.0f} MB since its first window, to {now_bytes / 1e6:.0f} MB; "
                 "ended before it takes the device's memory (runtime.max_growth_bytes)",
             )
         else:
@@ -371,23 +408,21 @@ class Stations:
         slot = self._slots.current()
         assert slot is not None
         assert self._release is not None
-        golden = self._release.manifest.golden
         settings = self._settings
-        return RunnerSpec(
+        spec = RunnerSpec(
             runtime=settings.runtime.name,
             artifact=str(slot / variant.artifact.file),
             format=variant.format,
             threads=settings.runtime.threads,
             xnnpack=settings.runtime.xnnpack,
-            inputs_file=str(slot / golden.inputs.file),
-            labels_file=str(slot / golden.labels.file),
-            outputs_file=str(slot / golden.outputs.file),
-            reference_correct=variant.reference.correct,
+            delegate=settings.runtime.delegate,
+            delegate_options=settings.runtime.delegate_options,
             input_scale=settings.planted_fault.input_scale,
             warm_up_max_s=settings.measure.warm_up_max_s,
             lock_file=settings.measure.lock_file,
             python=settings.runtime.python,
         )
+        return on_golden_set(spec, self._release.manifest, str(slot), correct=variant.reference.correct)
 
     def _measure(self) -> Measure:
         settings = self._settings.measure
@@ -397,4 +432,5 @@ class Stations:
             min_sample_s=settings.min_sample_s,
             leave_out_waiting=settings.leave_out_waiting,
             lock_file=settings.lock_file,
+            cadence_ms=settings.cadence_ms,
         )

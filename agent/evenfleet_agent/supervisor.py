@@ -14,7 +14,7 @@ import logging
 import os
 import selectors
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from evenfleet_agent.clock import Clock
 from evenfleet_agent.commands import Answer, Do, Wait
 from evenfleet_agent.config import AgentSettings
 from evenfleet_agent.fetcher import Fetcher, FetchOrder, FetchResult
+from evenfleet_agent.intake import Intake
 from evenfleet_agent.link import Connected, Disconnected, Link, LinkEvent, Received
 from evenfleet_agent.machine import Machine, SystemMachine
 from evenfleet_agent.outbox import Outbox
@@ -39,12 +40,14 @@ from evenfleet_agent.systemd import ServiceManager
 from evenfleet_shared import messages, topics
 from evenfleet_shared.disk import write_whole
 from evenfleet_shared.errors import MessageError, StoreError
-from evenfleet_shared.messages import Command, Desired, Limit, Overhead, Receipt
+from evenfleet_shared.messages import Command, Desired, Limit, Network, Overhead, Receipt
 
 log = logging.getLogger(__name__)
 
 IDLE_S: Final = 60.0
 DESIRED_NAME: Final = "desired.json"
+# How long an application's window is while nobody has said how long windows are.
+DEFAULT_APP_WINDOW_S: Final = 300.0
 # A wall clock that moved by more than this against the monotonic one was set, not slewed.
 CLOCK_JUMP_S: Final = 30.0
 # What an agent may take at once when it starts: to load its models.
@@ -68,6 +71,7 @@ class _Round:
     began_s: float
     length_s: float
     overhead: Overhead | None
+    network: Network | None
     taken: machines.Taken
 
 
@@ -87,6 +91,7 @@ class Supervisor:
         new_runner: Callable[[], Runner],
         clock: Clock,
         machine: Machine | None = None,
+        intake: Intake | None = None,
     ) -> None:
         self._settings = settings
         self._desired_path = state_dir / DESIRED_NAME
@@ -97,6 +102,7 @@ class Supervisor:
         self._fetcher = fetcher
         self._clock = clock
         self._machine = machine or SystemMachine()
+        self._intake = intake
         self._post = Post(settings, outbox, link, clock)
         self._stations = Stations(settings, slots, new_runner, self._machine, clock)
         self._desired: Desired | None = _read_desired(self._desired_path)
@@ -104,8 +110,12 @@ class Supervisor:
         self._rival = Rival()
         self._online = False
         self._offline_reason: str | None = None
+        # How the last session was spoken.
+        self._transport: str | None = None
         self._book: commands.Book = ()
         self._orders: dict[str, _Order] = {}
+        # How the commands that are being done came.
+        self._asked: dict[str, Received] = {}
         now_s = clock.monotonic_s()
         ratio = settings.schedule.max_cpu_ratio
         self._allowance = Allowance(ratio=ratio, saved_s=ratio * FIRST_SAVED_S, at_s=now_s)
@@ -113,8 +123,10 @@ class Supervisor:
         self._window_due_s: float | None = None
         # When the last window was due, on the grid.
         self._last_due_s: float | None = None
-        self._round = _Round(now_s, 0.0, None, self._taken)
+        self._round = _Round(now_s, 0.0, None, None, self._taken)
         self._wall_offset_s = clock.wall_s() - now_s
+        self._poll_due_s = now_s
+        self._apps_since_s = now_s
 
     def start(self) -> None:
         """Take up what the last process left, and connect."""
@@ -126,6 +138,8 @@ class Supervisor:
                 self._perform((rollout.StartRunners(running),))
             self._follow(self._desired)
         self._standing.disconnected("no broker has answered yet", self._clock.monotonic_s())
+        if self._intake:
+            self._intake.prepare()
         self._link.open()
 
     def turn(self) -> float:
@@ -145,6 +159,7 @@ class Supervisor:
         self._end_overdue_orders(now_s)
         if self._begin_window(now_s):
             self._work(now_s)
+        self._read_probes(now_s)
         self._standing.runs(self._stations.standing)
         self._post.exchange(now_s)
         return self._next_due_s(now_s)
@@ -179,7 +194,7 @@ class Supervisor:
         if isinstance(event, Connected):
             # As loud as the loss was, for the last line of a log to be true.
             log.log(logging.WARNING if self._offline_reason else logging.INFO, "connected to the broker")
-            self._online, self._offline_reason = True, None
+            self._online, self._offline_reason, self._transport = True, None, event.transport
             self._standing.connected(self._clock.monotonic_s())
             self._post.connected(event.session)
         elif isinstance(event, Disconnected):
@@ -190,6 +205,8 @@ class Supervisor:
             self._online, self._offline_reason = False, reason
             self._standing.disconnected(reason, self._clock.monotonic_s())
             self._post.disconnected()
+            if event.asleep_s is not None:
+                self._post.tell("budget-reached", detail=reason)
         else:
             self._on_received(event)
 
@@ -207,7 +224,7 @@ class Supervisor:
         elif isinstance(message, Receipt):
             self._on_receipt(message)
         elif isinstance(message, Command):
-            self._on_command(message)
+            self._on_command(message, event)
         elif isinstance(message, Desired) and (self._desired is None or message.revision > self._desired.revision):
             self._keep_desired(message)
             self._follow(message)
@@ -242,11 +259,14 @@ class Supervisor:
 
     # commands
 
-    def _on_command(self, command: Command) -> None:
+    def _on_command(self, command: Command, event: Received) -> None:
         self._book, outcome = commands.take(self._book, command, self._clock.monotonic_s())
         if isinstance(outcome, Answer):
-            self._post.reply(command, outcome)
-        elif isinstance(outcome, Do):
+            self._post.reply(command, outcome, event)
+            return
+        # The last copy's way back.
+        self._asked[command.correlation_id] = event
+        if isinstance(outcome, Do):
             log.info("command %s: %s %s", command.correlation_id, command.command, command.variant or "")
             self._do(command)
         else:
@@ -272,7 +292,7 @@ class Supervisor:
 
     def _answer(self, command: Command, answer: Answer) -> None:
         self._book = commands.answered(self._book, command.correlation_id, answer)
-        self._post.reply(command, answer)
+        self._post.reply(command, answer, self._asked.pop(command.correlation_id, None))
 
     def _on_ordered(self, order_id: str, *, seq: int | None, reason: str) -> None:
         order = self._orders.get(order_id)
@@ -330,7 +350,7 @@ class Supervisor:
         now_s = self._clock.monotonic_s()
         before, self._desired = self._desired, desired
         self._post.desired_revision = desired.revision
-        if before and desired.window_length_s < before.window_length_s and self._window_due_s is not None:
+        if before and self._length_s(desired) < self._length_s(before) and self._window_due_s is not None:
             self._window_due_s = min(self._window_due_s, now_s + self._length_s(desired))
         self._stations.count_against(self._limits(self._stations.release))
         self._step(rollout.Offered(_offer(desired)) if desired.release else rollout.Withdrawn())
@@ -413,8 +433,9 @@ class Supervisor:
     # measuring
 
     def _length_s(self, desired: Desired) -> float:
-        """Return how long windows are: as desired."""
-        return desired.window_length_s
+        """Return how long windows are: as desired, or longer where bytes cost."""
+        network = self._settings.network
+        return max(desired.window_length_s, network.metered_window_length_s if network.metered else 0.0)
 
     def _begin_window(self, now_s: float) -> bool:
         """Have every variant measured when a window is due and affordable, once all of the last one's are done."""
@@ -431,7 +452,9 @@ class Supervisor:
         # In whole windows, by the grid: a turn that comes a little late stretches nothing.
         stretched = max(1.0, round((due_s - self._last_due_s) / length_s)) if self._last_due_s is not None else 1.0
         self._last_due_s, self._window_due_s = due_s, next_window_s(due_s, length_s, now_s)
-        self._round = _Round(now_s, length_s * stretched, self._overhead(now_s, stretched), self._taken)
+        self._round = _Round(
+            now_s, length_s * stretched, self._overhead(now_s, stretched), self._link.network(), self._taken
+        )
         if self._round.overhead:
             self._standing.took(self._round.overhead.cpu_ratio, self._allowance.ratio, now_s)
         return self._stations.measure_all() > 0
@@ -456,10 +479,24 @@ class Supervisor:
             outbox_bytes=self._outbox.size_bytes,
         )
 
+    def _read_probes(self, now_s: float) -> None:
+        """Read what applications' probes have noted, and keep a window of it as often as of the models."""
+        if self._intake is None or now_s < self._poll_due_s:
+            return
+        self._poll_due_s = now_s + self._settings.probe.poll_s
+        passed_s = now_s - self._apps_since_s
+        if passed_s < (self._length_s(self._desired) if self._desired else DEFAULT_APP_WINDOW_S):
+            self._intake.poll()
+            return
+        self._apps_since_s = now_s
+        for body in self._intake.close_windows(length_s=passed_s, uptime_s=now_s, wall_s=self._clock.wall_s()):
+            self._post.app(body)
+
     def _work(self, now_s: float) -> None:
         for finding in self._stations.work(now_s):
             if isinstance(finding, Taken):
-                seq = self._post.window(finding.run, self._fields(finding))
+                run = replace(finding.run, transport=self._transport, metered=self._settings.network.metered)
+                seq = self._post.window(run, self._fields(finding))
                 if finding.order:
                     self._on_ordered(finding.order, seq=seq, reason="the outbox does not take the window")
             elif isinstance(finding, VariantRefused):
@@ -481,19 +518,18 @@ class Supervisor:
 
     def _fields(self, taken: Taken) -> dict[str, Any]:
         """Return what `messages.Window` says of a measurement."""
-        overhead, self._round.overhead = self._round.overhead, None  # once is enough
+        # Once is enough of what is the device's and not the variant's.
+        overhead, self._round.overhead = self._round.overhead, None
+        network, self._round.network = self._round.network, None
         return {
             "release": self._stations.release,
             "variant": taken.variant.name,
             "artifact": taken.variant.artifact.sha256,
             "length_s": self._round.length_s,
             "runner_start": taken.starts,
-            "throttled": taken.throttled,
-            "latency": taken.body.latency,
-            "exceedances": taken.body.exceedances,
-            "accuracy": taken.body.accuracy,
-            "memory": taken.body.memory,
             "overhead": overhead,
+            "network": network,
+            **taken.body.fields(),
         }
 
     # time
@@ -513,6 +549,7 @@ class Supervisor:
             self._stations.due_s(),
             commands.next_due_s(self._book),
             self._window_due_s if self._stations.variants and self._stations.idle else None,
+            self._poll_due_s if self._intake else None,
         ]
         return min([now_s + IDLE_S, *(at_s for at_s in due if at_s is not None)])
 

@@ -11,12 +11,46 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
+from evenfleet_agent.predict import Prediction
 from evenfleet_agent.runner.protocol import Evaluation, Measured
 from evenfleet_shared import sketch
-from evenfleet_shared.messages import MAX_MS, Accuracy, Exceedance, Latency, Limit, MemoryReading
-from evenfleet_shared.metrics import MIN_RUNS_FOR_P99, nearest_rank
+from evenfleet_shared.messages import (
+    MAX_MS,
+    Accuracy,
+    Claim,
+    Conditions,
+    Cost,
+    Exceedance,
+    Latency,
+    Leak,
+    Limit,
+    MemoryReading,
+    Phase,
+    Sustained,
+    Throughput,
+)
+from evenfleet_shared.metrics import QUANTILES, claimed, nearest_rank, quantile_interval, runs_needed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the supervisor knows of a measurement and the runner does not; None where it does not know it.
+
+    Attributes:
+        conditions: From before the measurement to after it, like `throttled`.
+        leak: Of this runner since it was started.
+        prediction: What the other models let expect.
+        macs: The model's multiply-accumulates, from the release's manifest.
+    """
+
+    conditions: Conditions | None = None
+    throttled: bool | None = None
+    leak: Leak | None = None
+    prediction: Prediction | None = None
+    macs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,15 +61,32 @@ class WindowBody:
     exceedances: tuple[Exceedance, ...]
     accuracy: Accuracy | None
     memory: tuple[MemoryReading, ...]
+    throttled: bool | None
+    mode: Literal["steady", "cadence"]
+    cadence_ms: float | None
+    late_starts: int | None
+    phases: tuple[Phase, ...]
+    conditions: Conditions | None
+    cost: Cost
+    leak: Leak | None
+    sustained: Sustained | None
+    throughput: Throughput | None
+
+    def fields(self) -> dict[str, Any]:
+        """Return them by name, for a `messages.Window` to be made of them."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
-def close(measured: Measured, *, limits: Sequence[Limit], golden: str | None) -> WindowBody:
+def close(
+    measured: Measured, *, limits: Sequence[Limit], golden: str | None, surroundings: Surroundings = Surroundings()
+) -> WindowBody:
     """Return one window's figures.
 
     Args:
         measured: What the runner answered; it has one sample at least.
         limits: From `desired`.
         golden: The golden set's digest, which the accuracy is reported under; None reports none.
+        surroundings: What was learnt beside the runner.
 
     Raises:
         ValueError: There are no samples, or one is no duration.
@@ -55,6 +106,51 @@ def close(measured: Measured, *, limits: Sequence[Limit], golden: str | None) ->
         ),
         accuracy=accuracy(measured.evaluation, golden) if measured.evaluation and golden else None,
         memory=measured.memory,
+        throttled=surroundings.throttled,
+        mode="steady" if measured.cadence_ms is None else "cadence",
+        cadence_ms=measured.cadence_ms,
+        late_starts=measured.late_starts,
+        phases=measured.phases,
+        conditions=surroundings.conditions,
+        cost=cost(measured, len(ordered), surroundings),
+        leak=surroundings.leak,
+        sustained=measured.sustained,
+        throughput=measured.throughput,
+    )
+
+
+def cost(measured: Measured, samples: int, surroundings: Surroundings) -> Cost:
+    """Return what one inference took beside its time.
+
+    Raises:
+        ValueError: What was measured is no amount.
+    """
+    inferences = samples * measured.inferences_per_sample
+    cpu_ms = measured.cpu_s * 1e3 / inferences
+    energy_mj = None if measured.energy_mj is None else measured.energy_mj / inferences
+    if not _is_duration(cpu_ms) or not _is_duration(energy_mj or 0.0):
+        raise ValueError("cpu_s and energy_mj must be amounts")
+    prediction = surroundings.prediction
+    return Cost(
+        cpu_ms=cpu_ms,
+        energy_mj=energy_mj,
+        energy_method=measured.energy_method,
+        macs=surroundings.macs,
+        predicted_ms=None if prediction is None else prediction.predicted_ms,
+        predicted_error_ratio=None if prediction is None else prediction.error_ratio,
+    )
+
+
+def claim(ordered: Sequence[float], q: float) -> Claim:
+    """Return what samples in rising order allow to be said about one quantile."""
+    low_ms, high_ms = quantile_interval(ordered, q) or (None, None)
+    at_most_ms = claimed(ordered, q)
+    return Claim(
+        q=q,
+        low_ms=low_ms,
+        high_ms=high_ms,
+        at_most_ms=at_most_ms,
+        runs_needed=runs_needed(q) if at_most_ms is None else None,
     )
 
 
@@ -80,6 +176,7 @@ def latency(measured: Measured, ordered: Sequence[float]) -> Latency:
     if not all(_is_duration(value) for value in (measured.init_ms, measured.first_ms, measured.left_out_ms)):
         raise ValueError("init_ms, first_ms and left_out_ms must be durations")
     n = len(ordered)
+    claims = tuple(claim(ordered, q) for q in QUANTILES)
     return Latency(
         n=n,
         inferences_per_sample=measured.inferences_per_sample,
@@ -93,8 +190,9 @@ def latency(measured: Measured, ordered: Sequence[float]) -> Latency:
         p90_ms=nearest_rank(ordered, 0.9),
         p95_ms=nearest_rank(ordered, 0.95),
         p99_ms=nearest_rank(ordered, 0.99),
-        p99_qualified=n >= MIN_RUNS_FOR_P99,
+        p99_qualified=claims[-1].at_most_ms is not None,
         sketch=sketch.from_values(ordered),
+        claims=claims,
     )
 
 
@@ -106,6 +204,7 @@ def accuracy(evaluation: Evaluation, golden: str) -> Accuracy | None:
         return None
     return Accuracy(
         golden=golden,
+        task=evaluation.task,
         n=evaluation.n,
         errors=evaluation.errors,
         tp=evaluation.tp,
@@ -116,6 +215,8 @@ def accuracy(evaluation: Evaluation, golden: str) -> Accuracy | None:
         hamming=evaluation.hamming,
         prediction_digest=evaluation.prediction_digest,
         agreement=evaluation.agreement,
+        metric=evaluation.metric,
+        score=evaluation.score,
     )
 
 

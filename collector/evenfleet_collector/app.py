@@ -115,7 +115,7 @@ class Collector:
             # Before the first question about it can come.
             await self._look_at_queue(link)
             artifacts = ArtifactFolder(data / "artifacts")
-            edits = StoreEdits(self._writer, self._thread, artifacts, self._windows_came.set)
+            edits = StoreEdits(self._writer, self._thread, artifacts, self._changed)
             app = build_api(
                 reader=lambda: reader,
                 edits=edits,
@@ -189,11 +189,11 @@ class Collector:
             await _wait(self._rows_to_send, IDLE_S)
             self._rows_to_send.clear()
             async with self._enduring("sending"):
-                due = await self._write(outgoing.due, self._writer)
+                due = await self._write(outgoing.due, self._writer, time.time())
                 for one in due:
                     await link.send(one.topic, one.payload, retain=one.retain)
                 if due:
-                    await self._write(outgoing.sent, self._writer, due)
+                    await self._write(outgoing.sent, self._writer, due, time.time())
 
     @contextlib.asynccontextmanager
     async def _enduring(self, loop: str) -> AsyncIterator[None]:
@@ -251,6 +251,10 @@ class Collector:
 
     def _has_room(self) -> bool:
         return shutil.disk_usage(self.settings.data).free >= QUEUE_ROOM_BYTES
+
+    def _changed(self) -> None:
+        self._windows_came.set()
+        self._rows_to_send.set()
 
     async def _write(self, do: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, do, *arguments)

@@ -22,7 +22,7 @@ from evenfleet_collector.store import JudgeRows
 from evenfleet_collector.store.rows import FlagRow
 from evenfleet_collector.tolerance import Policy, differing_keys, with_room_for
 from evenfleet_shared.manifest import Manifest
-from evenfleet_shared.messages import RunContext, Window
+from evenfleet_shared.messages import RunContext, Window, comparability
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,10 @@ def assess(tx: JudgeRows, window: Window, now_s: float, contained: Containment) 
         _pass_over(tx, window, "unknown-context")
         tx.put_row(shown.not_judged(window, device_class, cell, reason, now_s))
         return
+    if window.comparability is not None and window.comparability != comparability(run):
+        # A fault of the agent's, or a lie. What is compared goes by the context's own keys, which have their digest.
+        tx.tally("comparability-differs", 1)
+        log.info("%s: window %d names another comparability than its context", window.device, window.seq)
     key = ClassKey(window.release, window.variant, run.device_class)
     if cell is None:
         cell = Cell(device=window.device, key=key)

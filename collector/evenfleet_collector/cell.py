@@ -175,7 +175,7 @@ def step(
     metrics: list[MetricVerdict] = []
     changes: list[FlagChange] = []
     if window.accuracy is not None:
-        cell, verdict, change = _judge_accuracy(cell, window.accuracy, variant, manifest.golden.digest, policy)
+        cell, verdict, change = _judge_accuracy(cell, window.accuracy, variant, manifest, policy)
         metrics.append(verdict)
         changes += change
     elif cell.accuracy.flagged:
@@ -407,8 +407,12 @@ def _incomparable(window: Window, run: RunContext, variant: Variant, baseline: C
 
 
 def _judge_accuracy(
-    cell: Cell, accuracy: Accuracy, variant: Variant, golden: str, policy: Policy
+    cell: Cell, accuracy: Accuracy, variant: Variant, manifest: Manifest, policy: Policy
 ) -> tuple[Cell, MetricVerdict, list[FlagChange]]:
+    golden = manifest.golden.digest
+    if accuracy.task != manifest.task:
+        reason = f"not comparable: scored as {accuracy.task}, the release is of {manifest.task}"
+        return cell, _withheld(cell, "accuracy", "incomparable", reason), []
     if accuracy.golden != golden:
         reason = f"not comparable: measured on the golden set {accuracy.golden[:12]}…, the release's is {golden[:12]}…"
         return cell, _withheld(cell, "accuracy", "incomparable", reason), []

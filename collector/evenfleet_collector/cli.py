@@ -22,7 +22,7 @@ COMMANDS: Final = {
     "optimize": "Make a release of a model: every variant, measured against the reference.",
     "diff": "Name the first operator at which two files of one model part.",
     "release": "Sign, verify, push, list, show, tag and assign releases.",
-    "device": "List, show and enrol devices.",
+    "device": "List, show and enrol devices, and have them do something now.",
     "policy": "Show and set what is tolerated.",
     "parity": "Show devices × variants of a release.",
     "flags": "Show the devices outside tolerance, and why.",

@@ -19,11 +19,21 @@ import httpx
 import msgspec
 
 from evenfleet_collector.resources import API, Assignment, Enrolment, Flag, Page, Parity
-from evenfleet_collector.store.rows import CellRow, DeviceRow, ReleaseRow, TagRow
+from evenfleet_collector.store.rows import (
+    AppWindowRow,
+    CellRow,
+    CommandRow,
+    DeviceRow,
+    EventRow,
+    ReleaseRow,
+    TagRow,
+    WindowRow,
+)
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import signature as signatures
 from evenfleet_shared.errors import ArtifactError, ConfigError, EvenfleetError, RefusedError, UnreachableError
 from evenfleet_shared.manifest import FileRef
+from evenfleet_shared.messages import CommandName
 from evenfleet_shared.signature import Signature
 
 T = TypeVar("T")
@@ -69,6 +79,14 @@ class Collector:
         """
         return self._get(f"/devices/{quote(device, safe='')}", DeviceRow)
 
+    def apps(self, device: str, **filters: str) -> list[AppWindowRow]:
+        """Return windows of a device's applications.
+
+        Raises:
+            RefusedError: It is not known.
+        """
+        return list(self._all(f"/devices/{quote(device, safe='')}/apps", Page[AppWindowRow], filters))
+
     def enrol(self, device: str) -> Enrolment:
         """Enrol a device and return its token.
 
@@ -76,6 +94,32 @@ class Collector:
             RefusedError: It is enrolled already.
         """
         return _decode(self._send("POST", "/devices", json={"device": device}), Enrolment)
+
+    def newest_events(self, device: str, count: int) -> list[EventRow]:
+        """Return what a device reported last, the newest first."""
+        path, parameters = f"/devices/{quote(device, safe='')}/events", {"sort": "-id", "page_size": str(count)}
+        return list(self._get(path, Page[EventRow], parameters).items)
+
+    def windows(self, device: str, *, start: str) -> list[WindowRow]:
+        """Return a device's windows received from then on, which is RFC 3339, in the log's order."""
+        return list(self._all(f"/devices/{quote(device, safe='')}/windows", Page[WindowRow], {"start": start}))
+
+    def order(self, device: str, command: CommandName, variant: str | None, ttl_s: float) -> CommandRow:
+        """Have a command sent to a device until it answers, for `ttl_s` at most.
+
+        Raises:
+            RefusedError: The device is not known, or too many commands wait for it.
+        """
+        body = {"command": command, "variant": variant, "ttl_s": ttl_s}
+        return _decode(self._send("POST", f"/devices/{quote(device, safe='')}/commands", json=body), CommandRow)
+
+    def command(self, device: str, correlation_id: str) -> CommandRow:
+        """Return one command, and what became of it.
+
+        Raises:
+            RefusedError: It is not known, or is forgotten.
+        """
+        return self._get(f"/devices/{quote(device, safe='')}/commands/{quote(correlation_id, safe='')}", CommandRow)
 
     def releases(self) -> list[ReleaseRow]:
         """Return releases, the newest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -12,17 +13,20 @@ from typing import Final, TypeVar
 from evenfleet_collector import access
 from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.cell import METRICS
+from evenfleet_collector.desired import MAX_SIGNATURES
 from evenfleet_collector.resources import EVERY_DEVICE
 from evenfleet_collector.store import EditRows, Writer
+from evenfleet_collector.store.rows import CommandRow
 from evenfleet_collector.tolerance import Policy, with_room_for
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ArtifactError, RefusedError
+from evenfleet_shared.messages import CommandName
 from evenfleet_shared.signature import Signature
 
 T = TypeVar("T")
 
-# HTTP has no accounts: whoever reaches it may add one, and nobody needs many.
-MAX_SIGNATURES: Final = 16
+# A device remembers 64 at most, and a row is kept for each.
+MAX_WAITING: Final = 32
 
 
 class StoreEdits:
@@ -68,6 +72,7 @@ class StoreEdits:
 
     async def sign(self, signature: Signature) -> None:
         def change(tx: EditRows) -> None:
+            # HTTP has no accounts: whoever reaches it may add one. Devices are told all of them.
             keys = tx.signed_by(signature.release)
             if signature.key not in keys and len(keys) >= MAX_SIGNATURES:
                 raise RefusedError(
@@ -77,6 +82,7 @@ class StoreEdits:
             tx.put_signature(signature, time.time())
 
         await self._write(change)
+        self._changed()
 
     async def tag(self, tag: str, release: str) -> None:
         await self._write(lambda tx: tx.put_tag(tag, release, time.time()))
@@ -101,6 +107,36 @@ class StoreEdits:
 
         await self._write(change)
         self._changed()
+
+    async def order(self, device: str, command: CommandName, variant: str | None, ttl_s: float) -> str:
+        correlation_id = uuid.uuid4().hex
+
+        def change(tx: EditRows) -> None:
+            if not tx.knows_device(device):
+                raise RefusedError(f"device {device} is not known; enrol it first")
+            waiting = tx.commands_waiting(device)
+            if waiting >= MAX_WAITING:
+                raise RefusedError(
+                    f"{waiting} commands wait for {device} already, and no more are kept; try again when it has answered, "
+                    "or when their time is over"
+                )
+            now_s = time.time()
+            tx.add_command(
+                CommandRow(
+                    id=0,
+                    device=device,
+                    correlation_id=correlation_id,
+                    command=command,
+                    variant=variant,
+                    ttl_s=ttl_s,
+                    asked_s=now_s,
+                    offered_s=now_s,
+                )
+            )
+
+        await self._write(change)
+        self._changed()
+        return correlation_id
 
     async def _write(self, change: Callable[[EditRows], T]) -> T:
         def run() -> T:

@@ -43,6 +43,15 @@ def accuracy(ratio: float) -> str:
     return f"{ratio * 100:.1f} %"
 
 
+def score(metric: str, value: float) -> str:
+    """Return a task's own metric by its name.
+
+    >>> score("mAP", 0.52341), score("RMSE", 1234.5678)
+    ('mAP 0.5234', 'RMSE 1235')
+    """
+    return f"{metric} {value:.4g}"
+
+
 def points(ratio: float) -> str:
     """Return a difference of accuracies in percentage points, always with its sign.
 

@@ -6,9 +6,11 @@ Leaves to `link` where arrivals come from and when they are acknowledged (after 
 * A numbered message is there once, however often it arrives.
 * Whatever arrives, the batch it is in goes through: a message that cannot be taken is a dead letter and, where its
   header can be read, a refusal by number, so that its device lets go of it.
+* A summary of windows of which one is here is refused: nothing is counted twice.
 * A number below a device's floor that has not arrived is a loss row: nothing waits for it.
 * What is remembered of one incarnation's numbers is bounded: a message that would make one stretch more than
   `MAX_STRETCHES` is not taken, and no receipt says it was. Its device sends what the receipt shows missing first.
+* The first answer to a command is kept, and no later one. An answer to what was never asked is counted, and that is all.
 * Every batch leaves a receipt due to each device in it, duplicates included, for the receipt before may have been lost.
 """
 
@@ -19,12 +21,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from evenfleet_collector import seqs
+from evenfleet_collector import dating, seqs
 from evenfleet_collector.store import IngestRows, Writer
 from evenfleet_collector.store.rows import UNEXPLAINED, IncarnationRow, LossRow, NewWindow
 from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import MessageError, StoreError
-from evenfleet_shared.messages import Context, Header, Incarnation, Numbered, Refusal, Reply, State, Window
+from evenfleet_shared.messages import (
+    AppWindow,
+    Context,
+    Header,
+    Incarnation,
+    Numbered,
+    Refusal,
+    Reply,
+    State,
+    Summary,
+    Window,
+)
 
 log = logging.getLogger(__name__)
 
@@ -105,16 +118,19 @@ class _Batch:
             header = _own_header(topic, arrival.payload)
             message = messages.decode(topic.kind, arrival.payload)
             _check_numbers(message)
+            if isinstance(message, Summary):
+                self._check_overlap(message)
         except MessageError as error:
             self._refuse(arrival, topic, header, error)
             return
         if isinstance(message, State):
             self._tx.put_state(message, self._now_s)
         elif isinstance(message, Reply):
-            self._tx.tally("replies", 1)
+            if not self._tx.put_reply(message, self._now_s):
+                self._tx.tally("unasked-reply", 1)
         else:
             self._take(message, backfill=topic.kind == "backfill")
-        self.life(message.device, message.incarnation).hear(message)
+        self.life(message.device, message.incarnation).hear(message, live=topic.kind in ("state", "window"))
 
     def set_aside(self, arrival: Arrival, error: MessageError) -> None:
         """Keep a message that could not be taken as a dead letter; refuse it where its number can be read."""
@@ -148,12 +164,26 @@ class _Batch:
             return
         if isinstance(message, Window):
             life.windows.append(NewWindow(window=message, backfill=backfill))
+        elif isinstance(message, AppWindow):
+            self._tx.add_app_window(message, backfill=backfill, now_s=self._now_s)
+        elif isinstance(message, Summary):
+            self._tx.add_summary(message, self._now_s)
         elif isinstance(message, Context):
             self._tx.add_context(message, self._now_s)
         else:
             self._tx.add_event(message, self._now_s)
             for loss in message.losses:
                 self.life(message.device, loss.incarnation).lose(loss.first_seq, loss.last_seq, loss.reason)
+
+    def _check_overlap(self, summary: Summary) -> None:
+        """See that no window that a summary stands for is here: it would count twice."""
+        if self.life(summary.device, summary.incarnation).has_settled(summary.seq):
+            return
+        summarised = self.life(summary.device, summary.summarised)
+        if self._tx.has_window_of(summary) or any(_stands_for(summary, new.window) for new in summarised.windows):
+            raise MessageError(
+                "overlaps", f"a window of {summary.variant} within {summary.first_seq} to {summary.last_seq} is here"
+            )
 
     def _refuse(self, arrival: Arrival, topic: topics.Topic, header: Header | None, error: MessageError) -> None:
         self._dead_letter(arrival, error)
@@ -185,15 +215,21 @@ class _Life:
         self._row = replace(self._row, settled=settled)
         return "new"
 
+    def has_settled(self, seq: int) -> bool:
+        return seqs.contains(self._row.settled, seq)
+
     def refuse(self, seq: int, reason: str) -> None:
         self.spoke = True
         if seq and self.settle(seq) == "new":
             self._tx.add_refusal(self._row.device, self._row.incarnation, Refusal(seq=seq, reason=reason))
 
-    def hear(self, header: Header) -> None:
+    def hear(self, header: Header, *, live: bool) -> None:
         self.spoke = True
         row = self._row
         self._row = replace(row, floor=max(row.floor, header.floor), highest=max(row.highest, header.seq))
+        uptime_s = _uptime_s(header) if live else None
+        if uptime_s is not None:
+            self._row = replace(self._row, booted_s=dating.booted_s(row.booted_s, self._now_s, uptime_s))
 
     def lose(self, first: int, last: int, reason: str) -> None:
         """Note as lost what is missing of `first` to `last`, and give their reason to those noted without one."""
@@ -209,15 +245,40 @@ class _Life:
         self._row = replace(row, settled=settled)
 
     def write(self) -> None:
-        self._tx.add_windows(self.windows, self._now_s)
+        self._tx.add_windows([self._dated(new) for new in self.windows], self._now_s)
         self.lose(1, self._row.floor - 1, UNEXPLAINED)
         row = self._row
         last = row.settled[-1][1] if row.settled else 0
         self._tx.put_incarnation(replace(row, highest=max(row.highest, last)))
 
+    def _dated(self, new: NewWindow) -> NewWindow:
+        row, window = self._row, new.window
+        later_s = self._tx.later_booted_s(row.device, row.incarnation) if row.booted_s is None else None
+        found = dating.measured(
+            window.ended_uptime_s,
+            window.ended_wall_s,
+            life_booted_s=row.booted_s,
+            later_booted_s=later_s,
+            received_s=self._now_s,
+        )
+        return replace(new, measured_s=found.at_s, dated=found.dated)
+
     def _loss(self, first: int, last: int, reason: str) -> LossRow:
         row = self._row
         return LossRow(device=row.device, incarnation=row.incarnation, first_seq=first, last_seq=last, reason=reason)
+
+
+def _stands_for(summary: Summary, window: Window) -> bool:
+    return summary.first_seq <= window.seq <= summary.last_seq and (
+        (summary.release, summary.variant, summary.context) == (window.release, window.variant, window.context)
+    )
+
+
+def _uptime_s(header: Header) -> float | None:
+    """Return the device's monotonic clock when a message was made that came without a delay of its own."""
+    if isinstance(header, Window):
+        return header.ended_uptime_s
+    return header.uptime_s if isinstance(header, State) and header.status == "birth" else None
 
 
 def _uplink_topic(text: str) -> topics.Topic:

@@ -55,10 +55,11 @@ class Judge:
             if arrivals:
                 cursor = arrivals[-1].id
                 tx.put_cursor("judge", cursor)
-            _hear(tx, arrivals)
             # In order: an older life that came in the same batch is not overtaken by the newer one.
             for device, incarnation in sorted({(arrival.device, arrival.incarnation) for arrival in arrivals}):
                 self._judge_life(tx, device, incarnation, cursor, now_s)
+            # Now that the cells which they are of have rows.
+            _hear(tx, arrivals)
             if now_s - self._stale_checked_s >= _STALE_EVERY_S:
                 self._stale_checked_s = now_s
                 for device, incarnation in sorted(tx.unjudged(now_s - WATERMARK_S)):
@@ -88,9 +89,9 @@ class Judge:
 
 
 def _hear(tx: JudgeRows, arrivals: Sequence[ArrivalRow]) -> None:
-    heard_s = {(arrival.device, arrival.release, arrival.variant): arrival.received_s for arrival in arrivals}
-    for cell, received_s in heard_s.items():
-        tx.hear_cell(*cell, received_s)
+    last = {(arrival.device, arrival.release, arrival.variant): arrival for arrival in arrivals}
+    for cell, arrival in last.items():
+        tx.hear_cell(*cell, arrival.received_s, arrival.length_s)
 
 
 def _note_refusal(tx: JudgeRows, event: EventRow, now_s: float) -> None:

@@ -14,6 +14,7 @@ import msgspec
 
 from evenfleet_collector.cell import Metric
 from evenfleet_collector.store.rows import CellRow, FlagRow, Stats
+from evenfleet_shared.messages import CommandName
 
 T = TypeVar("T")
 
@@ -98,6 +99,17 @@ class Enrolment:
 
     device: str
     token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCommand:
+    """Asks for a command to be sent to a device until it answers, for `ttl_s` at most; no variant stands for all."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _NO_MORE
+
+    command: CommandName
+    ttl_s: float
+    variant: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from evenfleet_collector import cell as cells
 from evenfleet_collector.cell import Cell, CellStep, ClassBaseline, MetricVerdict
-from evenfleet_collector.store.rows import CellRow, EventRow
+from evenfleet_collector.store.rows import CellRow, Circumstances, EventRow
 from evenfleet_collector.tolerance import Verdict, combine
 from evenfleet_shared.manifest import Variant
 from evenfleet_shared.messages import RunContext, Window
@@ -45,6 +45,9 @@ def judged(
         peak_bytes=cells.peak_bytes(window),
         run=run,
         updated_s=now_s,
+        circumstances=_circumstances(window),
+        score_metric=accuracy.metric if accuracy else None,
+        score=accuracy.score if accuracy else None,
     )
 
 
@@ -101,6 +104,17 @@ def waiting(device: str, device_class: str, release: str, variant: str, reason: 
         run=None,
         updated_s=now_s,
     )
+
+
+def _circumstances(window: Window) -> Circumstances | None:
+    told = Circumstances(
+        conditions=window.conditions,
+        overhead=window.overhead,
+        network=window.network,
+        leak=window.leak,
+        cost=window.cost,
+    )
+    return None if told == Circumstances() else told
 
 
 def _withheld(row: CellRow, cell: Cell | None, verdict: Verdict, reason: str, now_s: float) -> CellRow:

@@ -6,6 +6,7 @@ A step of the judge. Silence is a cell's, not a device's: a device that goes on 
   is retired: its flags are closed, and it starts without evidence should it come back.
 * Silence neither opens nor closes a flag.
 * It counts only while the collector itself could hear.
+* Who stretches its windows is missed later: `Policy.silent_after` says how much.
 """
 
 from __future__ import annotations
@@ -37,14 +38,11 @@ def note(tx: JudgeRows, policy: Policy, now_s: float, connected_since_s: float, 
         connected_since_s: Since when the collector can hear devices.
         contained: Keeps one cell's failure from being all others'.
     """
-    after_s = policy.silent_after_s
-    if now_s - connected_since_s < after_s:
-        return False
-    quiet = tx.quiet_since(now_s - after_s, BATCH)
+    quiet = tx.quiet(policy, now_s, connected_since_s, BATCH)
     for one in quiet:
         row = one.row
         with contained.part(tx, f"silence of {row.device}, {row.variant}"):
-            _note(tx, one, now_s, after_s)
+            _note(tx, one, now_s, policy.silent_after(one.length_s))
         tx.set_aside(row.device, row.release, row.variant)
     return len(quiet) == BATCH
 

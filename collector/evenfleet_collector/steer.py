@@ -5,6 +5,9 @@ Decides nothing: `desired` does. Leaves the sending to `outgoing`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from evenfleet_collector import desired, shown
 from evenfleet_collector.containment import Containment
 from evenfleet_collector.store import SteerRows, Writer
@@ -12,6 +15,16 @@ from evenfleet_collector.store.rows import SteeredDevice
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared.manifest import Manifest
 from evenfleet_shared.messages import Desired
+from evenfleet_shared.signature import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the collector has of an assigned release; no manifest where it was never pushed."""
+
+    release: str
+    manifest: Manifest | None
+    signatures: Sequence[Signature]
 
 
 class Steer:
@@ -31,22 +44,21 @@ class Steer:
         with self._store.transaction() as tx:
             assigned = tx.assignments()
             policy = tx.policy()
-            manifests: dict[str, Manifest | None] = {}
+            known: dict[str, _Known] = {}
             changed = 0
             for device in tx.steerable():
                 with self._contained.part(tx, f"steering {device.device}"):
                     release = assigned.get(device.device, assigned.get("*"))
-                    if release is not None and release not in manifests:
-                        manifests[release] = tx.manifest(release)
-                    manifest = manifests.get(release) if release else None
-                    told = (release, manifest) if release and manifest else None
-                    changed += self._steer(tx, device, told, policy, now_s)
+                    if release is not None and release not in known:
+                        known[release] = _Known(release, tx.manifest(release), tx.signatures(release))
+                    changed += self._steer(tx, device, known[release] if release else None, policy, now_s)
         return changed
 
     def _steer(
-        self, tx: SteerRows, device: SteeredDevice, told: tuple[str, Manifest] | None, policy: Policy, now_s: float
+        self, tx: SteerRows, device: SteeredDevice, assigned: _Known | None, policy: Policy, now_s: float
     ) -> bool:
         before = tx.desired(device.device)
+        told = (assigned.release, assigned.manifest) if assigned and assigned.manifest else None
         wanted = desired.compose(
             device.device,
             device.formats,
@@ -56,6 +68,7 @@ class Steer:
             self._artifacts_url,
             before,
             device.desired_revision,
+            assigned.signatures if assigned else (),
         )
         if wanted is None:
             return False

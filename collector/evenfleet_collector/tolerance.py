@@ -25,6 +25,7 @@ Verdict = Literal["within", "outside", "undetermined", "incomparable", "silent"]
 SEVERITY: Final[tuple[Verdict, ...]] = ("outside", "incomparable", "silent", "undetermined", "within")
 
 MONTH_S: Final = 30 * 24 * 3600
+LONGEST_WINDOW_S: Final = 86_400.0
 
 # Below this a flag would take so little evidence that a healthy stream raises one every twenty windows.
 _LEAST_A: Final = 20.0
@@ -103,8 +104,20 @@ class Policy:
 
     @property
     def silent_after_s(self) -> float:
-        """Return after how long without a window a device is silent."""
+        """Return after how long without a window a device is silent that keeps to the policy's windows."""
         return self.silence_windows * self.window_length_s
+
+    def silent_after(self, length_s: float | None) -> float:
+        """Return after how many seconds without a window a cell is silent whose last window was so long.
+
+        A device may stretch its windows, to save a metered link or the processor; up to a day, so that none can say of
+        itself that it will never be missed.
+
+        >>> policy = Policy(window_length_s=300.0, silence_windows=3)
+        >>> [policy.silent_after(length_s) for length_s in (None, 60.0, 3600.0, 1e9)]
+        [900.0, 900.0, 10800.0, 259200.0]
+        """
+        return max(self.silent_after_s, self.silence_windows * min(length_s or 0.0, LONGEST_WINDOW_S))
 
 
 def log_a(policy: Policy) -> float:

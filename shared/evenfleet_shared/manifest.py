@@ -2,7 +2,7 @@
 
     manifest.json      canonical JSON; everything below is named in it with size and sha256
     artifacts/         one file per variant: a .tflite, or a SavedModel as a tar
-    golden/            inputs.npy, labels.npy, outputs.npy: real test samples and the reference's outputs
+    golden/            inputs.npy, labels.npy (not of a task without labels), outputs.npy: real test samples, the reference's outputs
 
 Decides whether the files are those of the manifest. Leaves to others what is in them (`runtimes`), where they come
 from (`fetch`) and who signed them.
@@ -13,13 +13,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from evenfleet_shared.errors import ArtifactError, ReleaseError
-from evenfleet_shared.messages import Agreement, Count, Digest, Milliseconds, Name, Ratio, Seq, Text
+from evenfleet_shared.messages import Agreement, Count, Digest, Finite, Milliseconds, Name, Ratio, Seq, Task, Text
 
 MANIFEST_NAME: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
@@ -28,7 +28,11 @@ _CHUNK_BYTES: Final = 1 << 20
 
 # One known folder, one plain name: never a path that could leave the release.
 RelativeFile = Annotated[str, Meta(pattern=r"^(artifacts|golden)/[A-Za-z0-9][A-Za-z0-9._+-]{0,127}$(?!\n)")]
-Format = Literal["tflite", "saved_model"]
+Format = Literal["tflite", "saved_model", "onnx"]
+DetectionPart = Literal["boxes", "classes", "scores", "count"]
+
+# How many classes a golden set has at least, by task; a task that is not here has no classes, and so no counts of any.
+LEAST_CLASSES: Final[dict[Task, int]] = {"classification": 2, "multi-label": 1, "detection": 1, "segmentation": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +56,52 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Criteria:
+    """What makes a golden sample right, as far as its task leaves that open; `docs/tasks.md` says which task reads which.
+
+    Part of the golden set, so that whoever builds a release and every device that runs it score by the same.
+
+    Attributes:
+        score_threshold: From which score a class, a label or an object counts as claimed.
+        iou_threshold: The least overlap of a found object with its label, or of a sample's classes with their labels.
+        cosine_threshold: The least cosine of an embedding with the one it should be.
+        tolerance: The largest difference: of a regression in its own unit, of unlabelled outputs as a share of the
+            reference's. A regression has no default.
+        detection_outputs: What a detector's output tensors are, in its own order, where their names do not tell.
+    """
+
+    score_threshold: Finite = 0.5
+    iou_threshold: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.5
+    cosine_threshold: Annotated[float, Meta(ge=-1.0, le=1.0)] = 0.9
+    tolerance: Annotated[float, Meta(ge=0.0, le=1e300)] | None = None
+    detection_outputs: Annotated[tuple[DetectionPart, ...], Meta(max_length=4)] = ()
+
+    def __post_init__(self) -> None:
+        named = self.detection_outputs
+        if named and (len(set(named)) != len(named) or {"boxes", "classes", "scores"} - set(named)):
+            raise ValueError(
+                "criteria.detection_outputs must name boxes, classes and scores, and perhaps count, once each"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceResult:
-    """What the variant scored on the golden set where the release was built."""
+    """What the variant scored on the golden set where the release was built.
+
+    The fields are those of `messages.Accuracy`: `tp`, `fp` and `fn` are empty for a task without classes, `metric` and
+    `score` are there for tasks that have another headline than the share of right samples.
+    """
 
     n: Seq
     errors: Count
-    tp: tuple[Count, ...]
-    fp: tuple[Count, ...]
-    fn: tuple[Count, ...]
+    tp: tuple[Count, ...] = ()
+    fp: tuple[Count, ...] = ()
+    fn: tuple[Count, ...] = ()
     correct: Annotated[str, Meta(pattern=r"^[01]+$(?!\n)", description="one digit per golden sample: 1 is right")]
     prediction_digest: Digest
     agreement: Agreement
+    metric: Name | None = None
+    score: Finite | None = None
 
     def __post_init__(self) -> None:
         if len(self.correct) != self.n or self.correct.count("0") != self.errors:
@@ -72,8 +111,6 @@ class ReferenceResult:
                 f"reference.tp, fp and fn count {len(self.tp)}, {len(self.fp)} and {len(self.fn)} classes; "
                 "they must be as many"
             )
-        if not sum(self.fp) == sum(self.fn) == self.errors or sum(self.tp) + self.errors != self.n:
-            raise ValueError("reference.tp, fp and fn do not add up to n and errors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,19 +155,30 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Golden:
-    """Real test samples: inputs float32 as the float32 model takes them, labels int64, the reference's outputs float32."""
+    """Real test samples: inputs float32 as the float32 model takes them, labels as the task has them, the reference's outputs.
+
+    `classes` and `labels` are there where the task has such (`docs/tasks.md`); the outputs are float32, one entry a sample.
+    """
 
     n: Seq
-    classes: Annotated[int, Meta(ge=2, le=1001)]
+    classes: Annotated[int, Meta(ge=1, le=1001)] | None = None
     inputs: FileRef
-    labels: FileRef
+    labels: FileRef | None = None
     outputs: FileRef
+    criteria: Criteria = Criteria()
+
+    @property
+    def files(self) -> tuple[FileRef, ...]:
+        """Return the files of the set."""
+        return (self.inputs, *(() if self.labels is None else (self.labels,)), self.outputs)
 
     @property
     def digest(self) -> str:
-        """Return the name of the set: what accuracies are only comparable on."""
-        files = (self.inputs, self.labels, self.outputs)
-        return hashlib.sha256("".join(file.sha256 for file in files).encode("ascii")).hexdigest()
+        """Return the name of the set: what accuracies are only comparable on, criteria that are not the usual ones included."""
+        name = "".join(file.sha256 for file in self.files).encode("ascii")
+        if self.criteria != Criteria():
+            name += msgspec.json.encode(self.criteria, order="sorted")
+        return hashlib.sha256(name).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +224,7 @@ class Manifest:
 
     schema: Literal["release/1"] = "release/1"
     model: Name
-    task: Literal["classification"] = "classification"
+    task: Task = "classification"
     reference_variant: Name
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1, max_length=MAX_VARIANTS)]
     golden: Golden
@@ -191,8 +239,9 @@ class Manifest:
             raise ValueError("two variants have the same name")
         if self.reference_variant not in names:
             raise ValueError(f"reference_variant {self.reference_variant!r} is not among the variants")
+        _check_against_task(self.golden, self.task)
         for variant in self.variants:
-            _check_against_golden(variant, self.golden)
+            _check_against_golden(variant, self.golden, self.task)
         for expected in self.envelope:
             if expected.variant not in names:
                 raise ValueError(f"envelope is of variant {expected.variant!r}, which is not among the variants")
@@ -218,11 +267,25 @@ class Manifest:
     @property
     def files(self) -> tuple[FileRef, ...]:
         """Return every file that the manifest names."""
-        golden = (self.golden.inputs, self.golden.labels, self.golden.outputs)
-        return tuple(variant.artifact for variant in self.variants) + golden
+        return tuple(variant.artifact for variant in self.variants) + self.golden.files
 
 
-def _check_against_golden(variant: Variant, golden: Golden) -> None:
+def _check_against_task(golden: Golden, task: Task) -> None:
+    """Refuse a golden set that its task cannot be scored on."""
+    least = LEAST_CLASSES.get(task)
+    if least is None and golden.classes is not None:
+        raise ValueError(f"golden.classes is {golden.classes}, a release of task {task} has no classes; leave it away")
+    if least is not None and (golden.classes is None or golden.classes < least):
+        raise ValueError(f"golden.classes is {golden.classes}, a release of task {task} has {least} at least")
+    if task == "agreement" and golden.labels is not None:
+        raise ValueError("golden.labels is there, a release of task agreement has no labels; leave it away")
+    if task not in {"agreement", "embedding"} and golden.labels is None:
+        raise ValueError(f"golden.labels is missing, a release of task {task} has labels")
+    if task == "regression" and golden.criteria.tolerance is None:
+        raise ValueError("golden.criteria.tolerance is missing: say up to which difference a regression is right")
+
+
+def _check_against_golden(variant: Variant, golden: Golden, task: Task) -> None:
     """Refuse a score that was not made on the manifest's own golden set: devices are compared with it."""
     reference = variant.reference
     if reference.n != golden.n:
@@ -230,32 +293,49 @@ def _check_against_golden(variant: Variant, golden: Golden) -> None:
             f"variant {variant.name}: reference.n is {reference.n}, the golden set has {golden.n} samples; "
             "they must be as many"
         )
-    if len(reference.tp) != golden.classes:
+    classes = golden.classes or 0
+    if len(reference.tp) != classes:
         raise ValueError(
             f"variant {variant.name}: reference.tp, fp and fn count {len(reference.tp)} classes, the golden set has "
-            f"{golden.classes}; they must be as many"
+            f"{classes}; they must be as many"
         )
+    # A sample whose outputs are no numbers is given no class, so it is nobody's false positive.
+    if task == "classification" and (
+        not sum(reference.fp) <= sum(reference.fn) == reference.errors
+        or sum(reference.tp) + reference.errors != reference.n
+    ):
+        raise ValueError(f"variant {variant.name}: reference.tp, fp and fn do not add up to n and errors")
     calibration = variant.calibration
-    if calibration is not None and len(calibration.class_counts) != golden.classes:
+    if calibration is not None and len(calibration.class_counts) != classes:
         raise ValueError(
             f"variant {variant.name}: calibration.class_counts has {len(calibration.class_counts)} classes, the golden set "
-            f"has {golden.classes}; they must be as many"
+            f"has {classes}; they must be as many"
         )
 
 
 def encode(manifest: Manifest) -> bytes:
     """Return the canonical JSON: sorted keys, no spaces.
 
-    A calibration or an envelope that there is none of is left out: releases from before these were recorded keep their
-    bytes, and so their name.
+    What a release does not have is left out, criteria that are the usual ones too: releases from before these were
+    recorded keep their bytes, and so their name.
     """
     fields = msgspec.to_builtins(manifest)
     if not fields["envelope"]:
         del fields["envelope"]
+    golden = fields["golden"]
+    _leave_out(golden, "classes", "labels")
+    if manifest.golden.criteria == Criteria():
+        del golden["criteria"]
     for variant in fields["variants"]:
-        if variant["calibration"] is None:
-            del variant["calibration"]
+        _leave_out(variant, "calibration")
+        _leave_out(variant["reference"], "metric", "score")
     return msgspec.json.encode(fields, order="sorted")
+
+
+def _leave_out(fields: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if fields[name] is None:
+            del fields[name]
 
 
 def digest(payload: bytes) -> str:

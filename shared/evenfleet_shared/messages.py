@@ -106,12 +106,28 @@ class Sketch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What the samples of a window allow to be said about one quantile `q` of the latency.
+
+    `low_ms` to `high_ms` is a distribution-free 95 % interval. `at_most_ms` is an upper bound that holds with 99 %, by
+    MLPerf's early-stopping rule. None where there are too few samples; `runs_needed` is then what the rule takes.
+    """
+
+    q: Ratio
+    low_ms: Milliseconds | None = None
+    high_ms: Milliseconds | None = None
+    at_most_ms: Milliseconds | None = None
+    runs_needed: Seq | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
     """Steady single-stream latency of one window, invoke alone.
 
     A sample may time several inferences in a row (`inferences_per_sample`): its value is then their mean.
     `left_out_ms` is the time, of all samples together, that was left out of them because the process had no processor to
     run on: 0 but for devices that share a machine and are told to do so. `init_ms` (load and allocate) and `first_ms` (first inference) are of the runner that measured the window.
+    `claims` has one entry per quantile; `p99_qualified` is that of the p99, for readers that want no more.
     """
 
     n: Seq
@@ -128,6 +144,7 @@ class Latency:
     p99_ms: Milliseconds
     p99_qualified: bool
     sketch: Sketch
+    claims: Annotated[tuple[Claim, ...], Meta(max_length=8)] = ()
 
     def __post_init__(self) -> None:
         ladder = (self.min_ms, self.p50_ms, self.p90_ms, self.p95_ms, self.p99_ms, self.max_ms)
@@ -173,7 +190,8 @@ class Accuracy:
     A sample is right or wrong whatever the task, which says by what (`evenfleet_agent.runner.tasks`): so `errors`,
     `discordant_b` (samples that the reference got right and this run wrong), `discordant_c` (the reverse) and `hamming`
     (samples whose correctness differs from the pass before, none at the first pass of a runner) mean the same for all.
-    `tp`, `fp`, `fn` hold one count per class (true negatives follow from n); tasks without classes leave them empty.
+    `tp`, `fp`, `fn` hold one count per class, of samples (true negatives follow from n), of a detection's objects or of a
+    segmentation's pixels; tasks without classes leave them empty.
     `score` is the task's own metric by its usual name, where that is not the share of right samples: `mAP`, for example.
     """
 
@@ -201,7 +219,8 @@ class Accuracy:
             return
         if len(self.tp) < 2:
             raise ValueError("tp, fp and fn of a classification must have two classes at least")
-        if not sum(self.fp) == sum(self.fn) == self.errors or sum(self.tp) + self.errors != self.n:
+        # A sample whose outputs are no numbers is given no class, so it is nobody's false positive.
+        if not sum(self.fp) <= sum(self.fn) == self.errors or sum(self.tp) + self.errors != self.n:
             raise ValueError("tp, fp and fn do not add up to n and errors")
 
 
@@ -216,7 +235,11 @@ class MemoryReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """One part of a request's way through the device, timed apart from `invoke`."""
+    """One part of a request's way through the device, timed apart from `invoke`.
+
+    `preprocess` brings a sample into the form of the model's inputs, `postprocess` its outputs into real numbers.
+    `queue` is how long after it was due a request was begun, which only a cadence has.
+    """
 
     name: Literal["preprocess", "queue", "postprocess"]
     n: Seq
@@ -272,9 +295,14 @@ class Leak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sustained:
-    """The first minute of uninterrupted load against the last one; temperature and frequency at both ends."""
+    """The first minute of uninterrupted load against the last one; temperature and frequency at both ends.
+
+    `span_s` is what is taken for a minute: a tenth of the load where that is shorter.
+    """
 
     duration_s: Seconds
+    span_s: Seconds
+    inferences: Seq
     first_p50_ms: Milliseconds
     last_p50_ms: Milliseconds
     slowdown_ratio: Annotated[float, Meta(ge=0.0, le=1e6)]
@@ -282,6 +310,16 @@ class Sustained:
     last_temperature_c: float | None = None
     first_frequency_mhz: float | None = None
     last_frequency_mhz: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throughput:
+    """Inferences back to back without a pause, `batch` samples at a time: MLPerf's offline scenario."""
+
+    batch: Seq
+    inferences: Seq
+    duration_s: Seconds
+    per_s: Annotated[float, Meta(ge=0.0, le=1e12)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,7 +364,8 @@ class Window(Header):
     `ended_uptime_s` is the device's monotonic clock at the end of the window; `ended_wall_s` is its wall clock
     (seconds since 1970), which may be wrong by any amount and orders nothing. `comparability` is that of the run context
     (see there), so that windows can be told apart before their context has arrived. `mode` is how inferences were called:
-    one after another, or one every so often (`cadence_ms`), for a processor that idles in between is another one.
+    one after another, or one every so often (`cadence_ms`), for a processor that idles in between is another one;
+    `late_starts` counts those that were due while the one before still ran.
     """
 
     schema: Literal["window/1"] = "window/1"
@@ -347,13 +386,211 @@ class Window(Header):
     comparability: ComparabilityKey | None = None
     mode: Literal["steady", "cadence"] = "steady"
     cadence_ms: Milliseconds | None = None
+    late_starts: Count | None = None
     phases: Annotated[tuple[Phase, ...], Meta(max_length=3)] = ()
     conditions: Conditions | None = None
     cost: Cost | None = None
     leak: Leak | None = None
     sustained: Sustained | None = None
+    throughput: Throughput | None = None
     network: Network | None = None
     overhead: Overhead | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryLatency:
+    """The latency samples of several windows together; as `Latency`, without what a union of windows can't say."""
+
+    n: Seq
+    inferences_per_sample: Seq = 1
+    min_ms: Milliseconds
+    mean_ms: Milliseconds
+    max_ms: Milliseconds
+    sketch: Sketch
+
+    def __post_init__(self) -> None:
+        if self.min_ms > self.max_ms:
+            raise ValueError("latency must not fall from min_ms to max_ms")
+        if self.sketch.n != self.n:
+            raise ValueError(f"sketch counts {self.sketch.n} values, latency.n says {self.n}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryAccuracy:
+    """The passes over the golden set of several windows together.
+
+    The set is the same in each, so `errors` of `n` (all passes added up) say how often it was wrong, but are no more
+    evidence than one pass where outputs do not change: `changed` passes differed from the one before them. `last` is the
+    newest pass, whole.
+    """
+
+    passes: Seq
+    n: Seq
+    errors: Count
+    errors_max: Count
+    changed: Count
+    last: Accuracy
+
+    def __post_init__(self) -> None:
+        if self.errors > self.n:
+            raise ValueError(f"errors is {self.errors}, more than n = {self.n}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary(Header):
+    """What is left of several windows of one variant that had to give way on the device before they were published.
+
+    It stands for the windows numbered `first_seq` to `last_seq` of the incarnation `summarised` that are of this
+    `release`, `variant` and `context`; the ledger tells of each of them by number, with the reason `summarised`. It is
+    refused (`overlaps`) where one of them has arrived. Counts and sketches are sums, `memory` is the highest of each kind
+    and method. A summary is history: no verdict is made of it.
+    """
+
+    schema: Literal["summary/1"] = "summary/1"
+    seq: Seq
+    summarised: Incarnation
+    first_seq: Seq
+    last_seq: Seq
+    windows: Seq
+    release: Digest
+    variant: Name
+    artifact: Digest
+    context: Digest
+    mode: Literal["steady", "cadence"] = "steady"
+    cadence_ms: Milliseconds | None = None
+    comparability: ComparabilityKey | None = None
+    measured_s: Seconds
+    first_ended_uptime_s: Seconds
+    last_ended_uptime_s: Seconds
+    first_ended_wall_s: Finite
+    last_ended_wall_s: Finite
+    throttled_windows: Count = 0
+    latency: SummaryLatency | None = None
+    exceedances: Annotated[tuple[Exceedance, ...], Meta(max_length=16)] = ()
+    accuracy: SummaryAccuracy | None = None
+    memory: Annotated[tuple[MemoryReading, ...], Meta(max_length=8)] = ()
+
+    def __post_init__(self) -> None:
+        if not self.windows <= self.last_seq - self.first_seq + 1:
+            raise ValueError(f"{self.windows} windows cannot be numbered {self.first_seq} to {self.last_seq}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppLatency:
+    """How long an application's calls took, those left out that raised. Quantiles are the sketch's."""
+
+    n: Seq
+    min_ms: Milliseconds
+    mean_ms: Milliseconds
+    max_ms: Milliseconds
+    p50_ms: Milliseconds
+    p90_ms: Milliseconds
+    p95_ms: Milliseconds
+    p99_ms: Milliseconds
+    p99_qualified: bool
+    sketch: Sketch
+
+    def __post_init__(self) -> None:
+        ladder = (self.min_ms, self.p50_ms, self.p90_ms, self.p95_ms, self.p99_ms, self.max_ms)
+        if any(low > high for low, high in pairwise(ladder)):
+            raise ValueError("latency quantiles must not fall from min_ms to max_ms")
+        if self.sketch.n != self.n:
+            raise ValueError(f"sketch counts {self.sketch.n} values, latency.n says {self.n}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppInput:
+    """One input of an application's sampled calls, by its place among them.
+
+    `n` counts elements that were looked at, `nan` and `infinite` those of them that are no finite numbers; the rest is of
+    the finite ones, and None where there was none.
+    """
+
+    index: Annotated[int, Meta(ge=0, le=15)]
+    n: Count
+    nan: Count = 0
+    infinite: Count = 0
+    mean: Finite | None = None
+    std: Annotated[float, Meta(ge=0.0, le=1e300)] | None = None
+    min: Finite | None = None
+    max: Finite | None = None
+
+    def __post_init__(self) -> None:
+        if self.nan + self.infinite > self.n:
+            raise ValueError(f"nan and infinite are {self.nan + self.infinite}, more than n = {self.n}")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min is {self.min}, above max = {self.max}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppEntropy:
+    """How undecided outputs were, in nats: 0 is certain, ln(classes) knows nothing. Quantiles are the sketch's."""
+
+    n: Seq
+    mean_nats: Annotated[float, Meta(ge=0.0, le=1e3)]
+    p50_nats: Annotated[float, Meta(ge=0.0, le=1e3)]
+    p95_nats: Annotated[float, Meta(ge=0.0, le=1e3)]
+    max_nats: Annotated[float, Meta(ge=0.0, le=1e3)]
+    sketch: Sketch
+
+    def __post_init__(self) -> None:
+        if not self.p50_nats <= self.p95_nats <= self.max_nats:
+            raise ValueError("entropy quantiles must not fall from p50_nats to max_nats")
+        if self.sketch.n != self.n:
+            raise ValueError(f"sketch counts {self.sketch.n} values, entropy.n says {self.n}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppStatistics:
+    """What an application's sampled calls were given and answered: 1 call in `one_in` at last, `samples` in all.
+
+    `dropped` samples were overwritten before they were read, `unreadable` ones held no numbers. `classes` counts outputs
+    by the class that was decided for, the most frequent ones; `other_classes` is how many outputs decided for any other.
+    """
+
+    one_in: Seq
+    samples: Count
+    dropped: Count = 0
+    unreadable: Count = 0
+    inputs: Annotated[tuple[AppInput, ...], Meta(max_length=16)] = ()
+    classes: Annotated[tuple[tuple[Count, Seq], ...], Meta(max_length=64)] = ()
+    other_classes: Count = 0
+    entropy: AppEntropy | None = None
+
+    def __post_init__(self) -> None:
+        if len({index for index, _ in self.classes}) != len(self.classes):
+            raise ValueError("a class stands twice in classes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppWindow(Header):
+    """One report of one application on the device: its own inferences, as `evenfleet_agent.probe` noted them.
+
+    `model` is as the application names it: a name, or the sha256 of its file, which is an artifact's name. Clocks are as
+    in a `window`. Of all `calls`, `latency.n` were read, `exceptions` raised, `dropped` were overwritten before they were
+    read or could not be noted, and `refused` were noted as what no call can be.
+    """
+
+    schema: Literal["app/1"] = "app/1"
+    seq: Seq
+    app: Name
+    model: Name | None = None
+    length_s: Seconds
+    ended_uptime_s: Seconds
+    ended_wall_s: Finite
+    processes: Count
+    calls: Count
+    exceptions: Count = 0
+    dropped: Count = 0
+    refused: Count = 0
+    latency: AppLatency | None = None
+    statistics: AppStatistics | None = None
+
+    def __post_init__(self) -> None:
+        timed = self.latency.n if self.latency else 0
+        found = timed + self.exceptions + self.dropped + self.refused
+        if found != self.calls:
+            raise ValueError(f"latency.n, exceptions, dropped and refused add up to {found}, calls says {self.calls}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -436,7 +673,8 @@ class State(Header):
     """Birth and death of a device's session: retained, unnumbered; the broker sends `lost` as the will.
 
     `session` names the connection, so that the will of an older one is not taken for the death of this one. `formats`
-    are those that the device's runtime can load: it is told to run nothing else.
+    are those that the device's runtime can load: it is told to run nothing else. `uptime_s` of a birth is the device's
+    monotonic clock now, by which windows of a device without a wall clock are dated; a will has none.
     """
 
     schema: Literal["state/1"] = "state/1"
@@ -444,9 +682,10 @@ class State(Header):
     session: Annotated[str, Meta(pattern=r"^[0-9a-f]{8,32}$(?!\n)")]
     device_class: Name
     agent_version: Text
-    formats: Annotated[tuple[Literal["tflite", "saved_model"], ...], Meta(max_length=8)] = ()
+    formats: Annotated[tuple[Literal["tflite", "saved_model", "onnx"], ...], Meta(max_length=8)] = ()
     desired_revision: Count
     contexts: Annotated[tuple[Digest, ...], Meta(max_length=64)] = ()
+    uptime_s: Seconds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -556,14 +795,14 @@ class Receipt:
     incarnations: Annotated[tuple[IncarnationReceipt, ...], Meta(max_length=64)] = ()
 
 
-Uplink = Union[Window, Context, Event, State, Reply]
-Numbered = Union[Window, Context, Event]
+Uplink = Union[Window, AppWindow, Summary, Context, Event, State, Reply]
+Numbered = Union[Window, AppWindow, Summary, Context, Event]
 Downlink = Union[Desired, Receipt, Command]
 
 # Which types a topic's kind may carry, by schema.
 SCHEMAS: Final[dict[str, dict[str, type[Any]]]] = {
-    "window": {"window/1": Window},
-    "backfill": {"window/1": Window},
+    "window": {"window/1": Window, "app/1": AppWindow},
+    "backfill": {"window/1": Window, "app/1": AppWindow, "summary/1": Summary},
     "context": {"context/1": Context},
     "event": {"event/1": Event},
     "state": {"state/1": State},

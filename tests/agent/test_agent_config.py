@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from evenfleet_agent import config
+from evenfleet_agent import config, runtimes
 from evenfleet_agent.config import AgentSettings
 from evenfleet_shared.errors import ConfigError
 
@@ -72,7 +72,9 @@ def test_the_environment_goes_before_the_file_and_the_command_line_before_both(t
         ('device = "a"\n[broker]\nurl = "mqtt://x:99999"', "99999"),
         ('device = "a"\n[broker]\nurl = "mqtt://x:port"', "port"),
         ('device = "a"\n[broker]\nkeepalive_s = 1', "broker.keepalive_s"),
-        ('device = "a"\n[runtime]\nname = "onnx"', "runtime.name"),
+        ('device = "a"\n[runtime]\nname = "caffe"', "runtime.name"),
+        ('device = "a"\n[runtime]\ndelegate = "tpu"', "runtime.delegate"),
+        ('device = "a"\n[runtime]\ndelegate = "libedgetpu.so.1"', "runtime.delegate"),
         ('device = "a"\n[runtime]\nthreads = 0', "runtime.threads"),
         ('device = "a"\n[measure]\nsamples = 0', "measure.samples"),
         ('device = "a"\n[measure]\nsamples = "many"', "measure.samples"),
@@ -107,3 +109,16 @@ def test_a_password_file_that_cannot_be_read_is_named(tmp_path: Path, left: byte
 
     with pytest.raises(ConfigError, match=r"cannot read broker\.password_file .*token"):
         settings.password()
+
+
+def test_delegate_is_a_name_or_a_path_with_options_of_its_own(tmp_path: Path) -> None:
+    text = '[runtime]\ndelegate = "/usr/lib/libvx_delegate.so"\n[runtime.delegate_options]\ncache = "on"\n'
+    runtime = load(tmp_path, f'device = "a"\n{text}').runtime
+    assert (runtime.delegate, runtime.delegate_options) == ("/usr/lib/libvx_delegate.so", {"cache": "on"})
+    by_name = load(tmp_path, 'device = "a"\n', {"EVENFLEET_RUNTIME__DELEGATE": "edgetpu"}).runtime
+    assert by_name.delegate == "edgetpu"
+
+
+def test_every_runtime_can_be_configured_and_runs_the_formats_that_are_told_of_it() -> None:
+    assert {runtime.name: runtime.formats for runtime in runtimes.RUNTIMES} == config.FORMATS
+    assert set(get_args(get_type_hints(config.RuntimeSettings)["name"])) == set(config.FORMATS)

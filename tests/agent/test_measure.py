@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import tarfile
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from evenfleet_agent import cli, runtimes
+from evenfleet_agent import cli, predict, runtimes
 from evenfleet_agent import measure as measuring
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.runner.protocol import Measure, RunnerSpec
@@ -39,7 +40,7 @@ def runner():
 
 def test_tflite_file_is_tried_with_every_runtime_that_runs_it(tmp_path):
     (target,) = targets(tiny_models.classifier(tmp_path / "m.tflite"))
-    assert target.runtimes == ("litert", "tflite")
+    assert target.runtimes == ("litert", "tflite", "litert-compiled")
 
 
 def test_tflite_file_is_known_by_its_content_too(tmp_path):
@@ -76,7 +77,7 @@ def test_directory_that_holds_no_model_is_refused(tmp_path):
 
 
 def test_runtime_that_does_not_run_the_format_names_those_that_do(tmp_path):
-    with pytest.raises(ConfigError, match="use litert or tflite"):
+    with pytest.raises(ConfigError, match="use litert or tflite or litert-compiled"):
         targets(tiny_models.classifier(tmp_path / "m.tflite"), runtime="tensorflow")
 
 
@@ -110,7 +111,7 @@ def test_release_whose_artifact_was_changed_is_not_measured(tmp_path):
 @pytest.mark.parametrize("names", [("x_test", "y_test"), ("x", "y"), ("inputs", "labels")])
 def test_samples_and_labels_are_found_by_their_usual_names(tmp_path, names):
     np.savez(tmp_path / "d.npz", **{names[0]: np.zeros((2, 4)), names[1]: np.array([[0], [1]])})
-    inputs, labels = measuring.write_data(tmp_path / "d.npz", tmp_path)
+    inputs, labels, _ = measuring.write_data(tmp_path / "d.npz", tmp_path)
     assert np.load(inputs).shape == (2, 4)
     assert labels is not None
     assert np.load(labels).tolist() == [0, 1]
@@ -118,7 +119,7 @@ def test_samples_and_labels_are_found_by_their_usual_names(tmp_path, names):
 
 def test_one_hot_labels_become_class_numbers(tmp_path):
     np.savez(tmp_path / "d.npz", x=np.zeros((2, 4)), y=np.array([[0.0, 0, 1], [1, 0, 0]]))
-    _, labels = measuring.write_data(tmp_path / "d.npz", tmp_path)
+    _, labels, _ = measuring.write_data(tmp_path / "d.npz", tmp_path)
     assert labels is not None
     assert np.load(labels).tolist() == [2, 0]
 
@@ -182,7 +183,7 @@ def test_what_is_no_file_is_refused_at_once_and_not_read(tmp_path, path):
 def test_samples_that_the_model_cannot_take_are_told_by_the_name_that_the_user_gave_them(tmp_path, runner):
     np.savez(tmp_path / "d.npz", x=np.zeros((2, 7), dtype=np.float32))
     (tmp_path / "copies").mkdir()
-    inputs, _ = measuring.write_data(tmp_path / "d.npz", tmp_path / "copies")
+    inputs, *_ = measuring.write_data(tmp_path / "d.npz", tmp_path / "copies")
     template = replace(TEMPLATE, inputs_file=inputs)
     model = tiny_models.classifier(tmp_path / "m.tflite")
     (target,) = measuring.find_targets(model, runtime="auto", template=template, data=tmp_path / "d.npz")
@@ -260,3 +261,114 @@ def test_python_of_the_models_is_asked_for_evenfleet_and_for_the_runtime(tmp_pat
     python.write_text("#!/bin/sh\nexit 0\n")
     measuring.check_installed("litert", str(python))
     measuring.check_installed("litert", None)
+
+
+def test_models_are_measured_in_turns_and_the_processes_figures_are_told_as_median_and_spread(tmp_path, runner):
+    chosen = [
+        *targets(tiny_models.classifier(tmp_path / "a.tflite")),
+        *targets(tiny_models.dense(tmp_path / "b.tflite", [(np.ones((8, 8)), np.ones(8))])),
+    ]
+    loading = []
+
+    def progress(name, stage):
+        if stage in {"", "loading"} and loading[-1:] != [name]:
+            loading.append(name)
+
+    outcomes = measuring.measure_in_turns(chosen, Measure(samples=20), runner, progress, processes=3)
+
+    assert loading == ["a.tflite", "b.tflite"] * 3
+    for outcome in outcomes:
+        assert isinstance(outcome, measuring.Result)
+        assert outcome.processes == 3
+        assert outcome.spread is not None
+        spread = outcome.spread["p50_ms"]
+        assert spread.low_ms <= spread.median_ms <= spread.high_ms
+        assert outcome.latency.p50_ms == spread.median_ms
+        assert outcome.latency.n == 20
+    told = measuring.table(outcomes)
+    assert "3 processes each, in turns" in told
+    assert "conditions: steal" in told
+
+
+def test_single_process_has_no_spread(tmp_path, runner):
+    (result,) = measuring.measure_in_turns(
+        targets(tiny_models.classifier(tmp_path / "m.tflite")), Measure(samples=5), runner, silent
+    )
+    assert isinstance(result, measuring.Result)
+    assert (result.processes, result.spread) == (1, None)
+
+
+def test_model_that_is_refused_is_not_tried_in_further_processes(tmp_path, runner):
+    started = set()
+
+    def progress(_name, _stage):
+        started.add(runner.pid)
+
+    (failure,) = measuring.measure_in_turns(
+        targets(tiny_models.custom(tmp_path / "m.tflite")), Measure(samples=5), runner, progress, processes=4
+    )
+    assert isinstance(failure, measuring.Failure)
+    assert len(started) <= 1
+
+
+def test_result_names_what_it_may_be_compared_by(tmp_path, runner):
+    (target,) = targets(tiny_models.classifier(tmp_path / "m.tflite"))
+    one = measuring.measure(target, Measure(samples=5), runner, silent)
+    other = measuring.measure(
+        dataclasses.replace(target, spec=replace(target.spec, xnnpack=False)), Measure(samples=5), runner, silent
+    )
+    assert isinstance(one, measuring.Result)
+    assert isinstance(other, measuring.Result)
+    assert one.comparable_by["accelerator_executed"] == "xnnpack"
+    assert other.comparable_by["accelerator_executed"] == "cpu"
+    assert one.comparability != other.comparability
+    told = measuring.table([one, other])
+    assert f"comparable: {one.comparability}" in told
+    assert f"comparable: {other.comparability}" in told
+
+
+def test_time_is_foretold_from_the_other_variants_that_were_run_alike(tmp_path, runner):
+    chosen = []
+    for n in (64, 256, 512):
+        (target,) = targets(tiny_models.dense(tmp_path / f"{n}.tflite", [(np.ones((n, n)), np.ones(n))]))
+        chosen.append(dataclasses.replace(target, macs=n * n))
+    outcomes = measuring.measure_in_turns(chosen, Measure(samples=50), runner, silent)
+    results = [outcome for outcome in outcomes if isinstance(outcome, measuring.Result)]
+    assert [result.cost.macs for result in results] == [64 * 64, 256 * 256, 512 * 512]
+    known = [predict.Known(size_bytes=one.size_bytes, macs=one.cost.macs, p50_ms=one.latency.p50_ms) for one in results]
+    for index, result in enumerate(results):
+        expected = predict.predict(known[index].size_bytes, known[index].macs, known[:index] + known[index + 1 :])
+        assert expected is not None
+        assert (result.cost.predicted_ms, result.cost.predicted_error_ratio) == (
+            expected.predicted_ms,
+            expected.error_ratio,
+        )
+    assert "multiply-accumulates" in measuring.table([outcomes[0]])
+
+    stranger = dataclasses.replace(results[0], comparability="0" * 16)
+    unknown = dataclasses.replace(results[1], size_bytes=None)
+    for others in ([stranger], [unknown], []):
+        alone = dataclasses.replace(results[2], cost=dataclasses.replace(results[2].cost, predicted_ms=None))
+        (told, *_) = measuring.foretell([alone, results[1], *others])
+        assert isinstance(told, measuring.Result)
+        assert told.cost.predicted_ms is None
+
+
+def test_modes_are_told_beside_the_steady_figures(tmp_path, runner):
+    (target,) = targets(tiny_models.classifier(tmp_path / "m.tflite"))
+    request = Measure(samples=5, cadence_ms=2.0, sustained_s=0.1, offline_s=0.02)
+    told = measuring.table([measuring.measure(target, request, runner, silent)])
+    for words in (
+        "offline ",
+        "one inference every 2 ms",
+        "times as slow in the last 0.01 s of 0.1",
+        "temperature",
+        "preprocess ",
+        "queue ",
+        "postprocess ",
+        "of processor time per inference",
+        "conditions ",
+        "under-voltage ",
+        "comparable ",
+    ):
+        assert words in told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from evenfleet_agent.outbox import (
     COUNTER_NAME,
+    DAMAGED_NAME,
+    FAN_IN,
     FILE_NAME,
     GAP_PATIENCE_S,
     GAP_WAITS_S,
@@ -24,6 +26,7 @@ from evenfleet_agent.outbox import (
     MAX_GAP_RESENDS,
     MAX_TOLD,
     MAX_UNDER_WAY,
+    TELL_WHEN_FULL_S,
     CounterFile,
     Key,
     Outbox,
@@ -32,7 +35,8 @@ from evenfleet_agent.outbox import (
 )
 from evenfleet_shared import messages
 from evenfleet_shared.errors import StoreError
-from evenfleet_shared.messages import Event, Incarnation, IncarnationReceipt, Receipt, Refusal
+from evenfleet_shared.messages import Context, Event, Incarnation, IncarnationReceipt, Receipt, Refusal, Summary, Window
+from fakes import uplink
 
 DEVICE = "press-01"
 
@@ -42,8 +46,10 @@ def words() -> Callable[[], str]:
     return lambda: f"{next(numbers):08x}"
 
 
-def opened(directory: Path, *, boot: str = "boot-1", max_bytes: int = 1 << 20, jitter: float = 1.0) -> Outbox:
-    outbox = open_outbox(directory, boot=boot, new_random=words(), max_bytes=max_bytes, jitter=lambda: jitter)
+def opened(
+    directory: Path, *, boot: str = "boot-1", max_bytes: int = 1 << 20, jitter: float = 1.0, **more: Any
+) -> Outbox:
+    outbox = open_outbox(directory, boot=boot, new_random=words(), max_bytes=max_bytes, jitter=lambda: jitter, **more)
     # No power fails here.
     outbox._db.execute("PRAGMA synchronous=OFF")
     return outbox
@@ -493,6 +499,305 @@ def test_losses_that_nobody_could_be_told_of_stay_one_by_one(tmp_path: Path) -> 
     assert len(look(tmp_path).losses) == MAX_TOLD + 19
 
 
+# what is measured offline
+
+
+def measured(variant: str = "float32") -> Callable[[Incarnation, int, int], Window]:
+    return lambda life, seq, floor: uplink.window(seq, incarnation=life, variant=variant, floor=floor)
+
+
+def told_context(incarnation: Incarnation, seq: int, floor: int) -> Context:
+    return uplink.context(seq, incarnation=incarnation, floor=floor)
+
+
+def measure(outbox: Outbox, windows: int, *variants: str) -> list[int]:
+    return [
+        outbox.append("window", measured(variant)) for _ in range(windows) for variant in (variants or ("float32",))
+    ]
+
+
+def kinds(outbox: Outbox, now_s: float, limit: int = 10_000) -> list[tuple[str, int]]:
+    """Send what is due and return its topics and numbers."""
+    entries = outbox.due(now_s, limit)
+    for entry in entries:
+        outbox.sent(entry.key, now_s)
+    return [(entry.kind, entry.key[2]) for entry in entries]
+
+
+def test_what_is_measured_without_a_session_is_backfill_and_stays_that(tmp_path: Path) -> None:
+    outbox = opened(tmp_path)
+    measure(outbox, 1)
+    outbox.reconnected()
+    measure(outbox, 1)
+    outbox.disconnected()
+    measure(outbox, 1)
+    outbox.close()
+
+    again = opened(tmp_path)
+    again.reconnected()
+
+    assert kinds(again, 0.0) == [("window", 2), ("backfill", 1), ("backfill", 3)]
+
+
+def test_events_and_contexts_do_not_wait_behind_a_week_of_windows(outbox: Outbox) -> None:
+    measure(outbox, 50)
+    fill(outbox, 1)
+    outbox.reconnected()
+
+    assert kinds(outbox, 0.0)[0] == ("event", 51)
+
+
+def test_backfill_goes_at_its_rate_the_oldest_first_and_live_windows_go_at_once(tmp_path: Path) -> None:
+    outbox = opened(tmp_path, backfill_per_s=4.0)
+    measure(outbox, 20)
+    outbox.reconnected()
+
+    assert kinds(outbox, 0.0) == [("backfill", seq) for seq in (1, 2, 3, 4)]
+    assert kinds(outbox, 0.1) == []
+    assert outbox.next_due_s(0.1) == pytest.approx(0.25, abs=1e-3)
+    measure(outbox, 1)
+    assert kinds(outbox, 0.25) == [("window", 21), ("backfill", 5)]
+    sent = [kind for step in range(2, 20) for kind in kinds(outbox, step * 0.25)]
+    assert sent == [("backfill", seq) for seq in range(6, 21)]
+    assert outbox.next_due_s(10.0) is None
+
+
+def test_what_is_sent_again_counts_against_the_rate_too(tmp_path: Path) -> None:
+    outbox = opened(tmp_path, backfill_per_s=2.0)
+    measure(outbox, 2)
+    outbox.reconnected()
+    assert len(kinds(outbox, 0.0)) == 2
+    outbox.reconnected()
+
+    assert kinds(outbox, 0.0) == []
+    assert len(kinds(outbox, 1.0)) == 2
+
+
+# summaries
+
+
+def summaries(outbox: Outbox) -> list[Summary]:
+    rows = outbox._db.execute("SELECT payload FROM messages WHERE level > 0 ORDER BY counter, seq").fetchall()
+    return [messages.decode("backfill", payload) for (payload,) in rows]
+
+
+def test_windows_that_were_never_published_leave_summaries_an_hour_of_each_variant_at_a_time(tmp_path: Path) -> None:
+    outbox = opened(tmp_path, max_bytes=60_000)
+    while not summaries(outbox):
+        measure(outbox, 1, "float32", "int8")
+    measure(outbox, 6, "float32", "int8")
+
+    first, second = summaries(outbox)
+    assert {first.variant, second.variant} == {"float32", "int8"}
+    assert (first.windows, first.first_seq, first.last_seq) == (FAN_IN, 1, 23)
+    assert (second.windows, second.first_seq, second.last_seq) == (FAN_IN, 2, 24)
+    assert first.measured_s == FAN_IN * 300.0
+    assert losses(outbox) == [(1, 24, "summarised")]
+    assert outbox.size_bytes <= 60_000
+
+
+def test_a_year_offline_keeps_a_summary_of_every_window_within_the_cap(tmp_path: Path) -> None:
+    outbox = opened(tmp_path, max_bytes=40_000)
+    measure(outbox, 1500)
+
+    kept = summaries(outbox)
+    assert sum(one.windows for one in kept) + len(outbox) - len(kept) == 1500
+    assert outbox.size_bytes <= 40_000
+    assert set(look(tmp_path).given_up) == {"summarised"}
+    assert max(one.windows for one in kept) > FAN_IN
+
+
+def test_what_may_have_been_published_gives_way_as_it_is(tmp_path: Path) -> None:
+    outbox = opened(tmp_path, max_bytes=40_000)
+    outbox.reconnected()
+    measure(outbox, 60)
+
+    assert summaries(outbox) == []
+    assert set(look(tmp_path).given_up) == {"outbox-full"}
+
+
+def test_backfill_that_went_out_is_not_merged_after_a_death_either(tmp_path: Path) -> None:
+    outbox = opened(tmp_path, max_bytes=60_000)
+    measure(outbox, 20)
+    outbox.reconnected()
+    gone = {seq for kind, seq in kinds(outbox, 0.0)}
+    assert gone
+    # As a death leaves it: nothing is closed.
+
+    again = opened(tmp_path, max_bytes=60_000)
+    measure(again, 100)
+
+    for one in summaries(again):
+        assert not gone & set(range(one.first_seq, one.last_seq + 1))
+
+
+def test_no_summary_reaches_over_what_was_published_between_two_others(tmp_path: Path) -> None:
+    """Some of the backlog goes out, then the network is lost again: older summaries wait behind what went out."""
+    outbox = opened(tmp_path, max_bytes=200_000)  # more than is marked ahead
+    while len(summaries(outbox)) < 2:
+        measure(outbox, 1)
+    outbox.reconnected()
+    gone = {seq for step in range(2) for kind, seq in kinds(outbox, step * 1.0)}
+    outbox.disconnected()
+    measure(outbox, 3000)
+
+    assert max(one.windows for one in summaries(outbox)) > FAN_IN
+    for one in summaries(outbox):
+        assert not gone & set(range(one.first_seq, one.last_seq + 1))
+
+
+def test_contexts_and_summaries_give_way_last(tmp_path: Path) -> None:
+    outbox = opened(tmp_path, max_bytes=30_000)
+    outbox.append("context", told_context)
+    measure(outbox, 60)
+    outbox.reconnected()
+    measure(outbox, 60)
+
+    left = {kind for (kind,) in outbox._db.execute("SELECT kind FROM messages").fetchall()}
+    assert "context" in left
+    assert summaries(outbox)
+
+
+def test_a_window_that_the_disk_has_damaged_is_in_no_summary_and_in_the_ledger(tmp_path: Path) -> None:
+    outbox = opened(tmp_path, max_bytes=40_000)
+    measure(outbox, 10)
+    outbox._db.execute("UPDATE messages SET payload = zeroblob(length(payload)) WHERE seq = 3")
+    measure(outbox, 60)
+
+    assert (3, 3, "damaged") in losses(outbox)
+    assert all(one.windows < one.last_seq - one.first_seq + 1 for one in summaries(outbox) if one.first_seq < 3)
+
+
+def test_what_joined_a_loss_while_it_was_told_is_still_to_be_told(tmp_path: Path) -> None:
+    outbox = opened(tmp_path, max_bytes=10)
+    fill(outbox, 3)
+    found = outbox.ledger()
+    fill(outbox, 1)
+    outbox.told(found)
+
+    assert losses(outbox) == [(3, 3, "outbox-full")]
+
+
+def test_while_there_is_no_room_losses_are_told_seldom_for_telling_takes_room(tmp_path: Path) -> None:
+    outbox = opened(tmp_path, max_bytes=10)
+    fill(outbox, 3)
+    assert len(outbox.losses_due(0.0)) == 1
+    assert outbox.losses_due(TELL_WHEN_FULL_S - 1.0) == []
+    assert len(outbox.losses_due(TELL_WHEN_FULL_S)) == 1
+
+    outbox._max_bytes = 1 << 20
+    assert len(outbox.losses_due(TELL_WHEN_FULL_S + 1.0)) == 1
+
+
+# flash
+
+
+def syncs(outbox: Outbox) -> int:
+    """Return how the next commit is synced: 2 whole, 1 at a checkpoint only."""
+    return int(outbox._db.execute("PRAGMA synchronous").fetchone()[0])
+
+
+def test_every_write_is_synced_unless_told_otherwise(tmp_path: Path) -> None:
+    outbox = open_outbox(tmp_path, boot="b", new_random=words(), max_bytes=1 << 20, jitter=lambda: 1.0)
+    for _ in range(3):
+        fill(outbox, 1)
+        assert syncs(outbox) == 2
+
+
+def test_at_an_interval_one_write_is_synced_for_all_before_it_and_none_waits_longer(tmp_path: Path) -> None:
+    uptime_s = 0.0
+    outbox = open_outbox(
+        tmp_path,
+        boot="b",
+        new_random=words(),
+        max_bytes=1 << 20,
+        jitter=lambda: 1.0,
+        fsync_interval_s=60.0,
+        uptime_s=lambda: uptime_s,
+    )
+    found = []
+    for now_s in (10.0, 50.0, 61.0, 70.0):
+        uptime_s = now_s
+        fill(outbox, 1)
+        found.append(syncs(outbox))
+    assert found == [1, 1, 2, 1]
+
+    outbox.tend(129.0)
+    assert syncs(outbox) == 1
+    uptime_s = 131.0
+    outbox.tend(131.0)
+    assert syncs(outbox) == 2
+    before = outbox._db.total_changes
+    uptime_s = 300.0
+    outbox.tend(300.0)
+    assert outbox._db.total_changes == before
+
+
+def test_what_goes_out_is_marked_on_disk_first_however_seldom_the_rest_is_synced(tmp_path: Path) -> None:
+    outbox = open_outbox(
+        tmp_path,
+        boot="b",
+        new_random=words(),
+        max_bytes=1 << 20,
+        jitter=lambda: 1.0,
+        fsync_interval_s=1e6,
+        uptime_s=lambda: 0.0,
+    )
+    measure(outbox, 3)
+    assert syncs(outbox) == 1
+    outbox.reconnected()
+    assert kinds(outbox, 0.0)
+    assert syncs(outbox) == 2
+
+
+# age
+
+
+def test_what_is_too_old_goes_and_the_ledger_says_when(tmp_path: Path) -> None:
+    uptime_s = 100.0
+    outbox = opened(tmp_path, max_age_s=50_000.0, uptime_s=lambda: uptime_s, wall_s=lambda: 12.5)
+    fill(outbox, 2)
+    uptime_s = 30_000.0
+    fill(outbox, 1)
+    uptime_s = 60_000.0
+    outbox.tend(uptime_s)
+
+    assert due(outbox, 0.0) == [3]
+    (drop,) = look(tmp_path).drops
+    assert (drop.loss.first_seq, drop.loss.last_seq, drop.loss.reason) == (1, 2, "too-old")
+    assert (drop.noted_uptime_s, drop.noted_wall_s) == (60_000.0, 12.5)
+
+
+def test_a_wall_clock_that_jumps_by_fifty_years_ages_nothing(tmp_path: Path) -> None:
+    wall_s = 0.0
+    outbox = opened(tmp_path, max_age_s=50_000.0, uptime_s=lambda: 10.0, wall_s=lambda: wall_s)
+    fill(outbox, 2)
+    wall_s = 50 * 365 * 86_400.0
+    fill(outbox, 1)
+    outbox.tend(10.0)
+
+    assert due(outbox, 0.0) == [1, 2, 3]
+
+
+def test_age_counts_the_uptime_of_every_boot_and_not_the_time_without_power(tmp_path: Path) -> None:
+    uptime_s = 0.0
+
+    def up_s() -> float:
+        return uptime_s
+
+    for boot in range(6):
+        uptime_s = 0.0
+        outbox = opened(tmp_path, boot=f"boot-{boot}", max_age_s=50_000.0, uptime_s=up_s)
+        fill(outbox, 1)
+        uptime_s = 20_000.0
+        fill(outbox, 1)
+        outbox.close()
+
+    held = {row[0] for row in sqlite3.connect(tmp_path / FILE_NAME).execute("SELECT counter FROM messages")}
+    assert held == {4, 5, 6}
+    assert look(tmp_path).given_up == {"too-old": 7}
+
+
 # disks
 
 
@@ -560,6 +865,147 @@ def test_a_directory_that_cannot_be_written_is_one_line() -> None:
         opened(Path("/proc/evenfleet"))
 
     assert "\n" not in str(caught.value)
+
+
+def broken_page(file: Path, number: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[4096 * number : 4096 * (number + 1)] = b"\xa5" * 4096
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("page", range(1, 12))
+def test_a_file_that_breaks_while_it_is_used_is_replaced_and_the_loss_told(tmp_path: Path, page: int) -> None:
+    """Whatever page it is: what is held and what the ledger names are all that there was."""
+    outbox = opened(tmp_path)
+    fill(outbox, 40)
+    outbox.settle(receipt(outbox, 3), 0.0)
+    life = outbox.incarnation
+    outbox.close()
+    broken_page(tmp_path / FILE_NAME, page)
+    again = open_outbox(tmp_path, boot="boot-1", new_random=words(), max_bytes=1 << 20, jitter=lambda: 1.0)
+
+    for ask in (lambda: due(again, 0.0), lambda: again.settle(receipt(again, 0), 0.0), again.ledger):
+        with suppress(StoreError):
+            ask()
+    fill(again, 1)
+    with suppress(StoreError):
+        due(again, 0.0)
+
+    held = {entry.key for entry in again.due(0.0, 10_000)}
+    lost = {(*loss.incarnation, seq) for loss in again.ledger() for seq in range(loss.first_seq, loss.last_seq + 1)}
+    assert {(*life, seq) for seq in range(4, 41)} <= held | lost
+    assert not held & lost
+    if (tmp_path / DAMAGED_NAME).exists():
+        (said,) = again.damages()
+        assert said.startswith(f"{DAMAGED_NAME}: ")
+        again.damages_told([said])
+        assert again.damages() == []
+
+
+def test_a_message_is_kept_although_the_file_turns_out_damaged_while_it_is_written(tmp_path: Path) -> None:
+    outbox = opened(tmp_path)
+    fill(outbox, 2000)  # more than SQLite keeps in memory
+    outbox.close()
+    again = opened(tmp_path)
+    file = tmp_path / FILE_NAME
+    with file.open("r+b") as content:
+        content.seek(4096 * 3)
+        content.write(b"\xa5" * (file.stat().st_size - 4096 * 3))
+
+    assert fill(again, 1) == [1]
+
+    assert again.incarnation.counter == 2
+    assert losses(again) == [(1, 2000, "outbox-damaged")]
+    assert due(again, 0.0) == [1]
+
+
+def test_one_damaged_file_is_kept_the_last_one(tmp_path: Path) -> None:
+    for round_ in range(3):
+        outbox = opened(tmp_path)
+        fill(outbox, 5)
+        outbox.close()
+        (tmp_path / FILE_NAME).write_bytes(f"broken {round_}".encode() * 100)
+    opened(tmp_path).close()
+
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [COUNTER_NAME, FILE_NAME, DAMAGED_NAME]
+    assert (tmp_path / DAMAGED_NAME).read_bytes().startswith(b"broken 2")
+
+
+def test_a_file_that_tells_nothing_is_told_to_tell_nothing(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    (tmp_path / FILE_NAME).write_bytes(b"no database" * 100)
+
+    assert opened(tmp_path).damages() == [
+        f"{DAMAGED_NAME}: how many messages it held is not known; 0 messages were taken over"
+    ]
+
+
+def test_a_disk_that_is_read_only_for_a_while_loses_nothing(outbox: Outbox) -> None:
+    fill(outbox, 2)
+    outbox._db.execute("PRAGMA query_only = ON")
+    for ask in (lambda: fill(outbox, 1), lambda: outbox.settle(receipt(outbox, 1), 0.0)):
+        with pytest.raises(StoreError, match="readonly"):
+            ask()
+    assert due(outbox, 0.0) == [1, 2]
+
+    outbox._db.execute("PRAGMA query_only = OFF")
+    assert fill(outbox, 1) == [3]
+
+
+def test_a_damaged_file_on_a_full_disk_is_replaced_once_there_is_room(tmp_path: Path) -> None:
+    """Nothing can be written, not even the counter: the next try finds what this one left."""
+    outbox = opened(tmp_path)
+    fill(outbox, 3)
+    outbox.close()
+    (tmp_path / f"{COUNTER_NAME}.new").mkdir()
+    again = opened(tmp_path)
+    again._db.close()
+    (tmp_path / FILE_NAME).write_bytes(b"no database" * 1000)
+    again._open = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+
+    for _ in range(2):
+        with pytest.raises(StoreError, match="writable state_dir"):
+            fill(again, 1)
+    (tmp_path / f"{COUNTER_NAME}.new").rmdir()
+
+    assert fill(again, 1) == [1]
+    assert losses(again) == [(1, 3, "outbox-damaged")]
+    assert again.damages() == [
+        f"{DAMAGED_NAME}: 3 messages of incarnation 1 up to number 3 may be lost; 0 messages were taken over"
+    ]
+
+
+def test_a_file_of_an_earlier_version_is_read_and_its_windows_are_never_merged(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as db:
+        db.executescript(FIRST_SCHEMA)
+        db.execute("INSERT INTO life VALUES (1, 7, 'aaaaaaaa', 31, 'boot-1')")
+        life = Incarnation(7, "aaaaaaaa")
+        for seq in range(1, 31):
+            payload = messages.encode(uplink.window(seq, incarnation=life))
+            db.execute("INSERT INTO messages VALUES (?, ?, ?, 'window', ?)", (*life, seq, payload))
+        db.execute("INSERT INTO ledger VALUES (1, 6, 'bbbbbbbb', 1, 4, 'outbox-full', 0)")
+        db.commit()
+    assert look(tmp_path).given_up == {"outbox-full": 4}
+
+    outbox = opened(tmp_path, max_bytes=30_000)
+
+    assert (outbox.incarnation, outbox.last_seq, len(outbox)) == (life, 30, 30)
+    measure(outbox, 1)
+    assert summaries(outbox) == []
+    assert losses(outbox)[0] == (1, 4, "outbox-full")
+
+
+FIRST_SCHEMA = """
+CREATE TABLE life (
+    one INTEGER PRIMARY KEY CHECK (one = 1), counter INTEGER, random TEXT, next_seq INTEGER, boot TEXT);
+CREATE TABLE messages (
+    counter INTEGER, random TEXT, seq INTEGER, kind TEXT, payload BLOB, PRIMARY KEY (counter, random, seq));
+CREATE TABLE ledger (
+    id INTEGER PRIMARY KEY, counter INTEGER, random TEXT, first INTEGER, last INTEGER, reason TEXT,
+    told INTEGER DEFAULT 0);
+CREATE TABLE told_losses (reason TEXT PRIMARY KEY, messages INTEGER);
+"""
 
 
 # death at any statement

@@ -10,7 +10,8 @@ import pytest
 from evenfleet_collector import desired
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import messages
-from evenfleet_shared.messages import Desired, Limit
+from evenfleet_shared.messages import Desired, Limit, ReleaseSignature
+from evenfleet_shared.signature import PrivateKey
 from fakes.stores import small_manifest
 
 MANIFEST, _ = small_manifest("float32", "int8")
@@ -59,6 +60,7 @@ def test_what_was_told_is_not_told_again() -> None:
         {"policy": Policy(window_length_s=60.0)},
         {"artifacts_url": "http://elsewhere:8080"},
         {"formats": ("saved_model",)},
+        {"signatures": (PrivateKey(bytes(32)).sign(RELEASE),)},
     ],
 )
 def test_whatever_changes_is_a_new_revision(changes: dict[str, Any]) -> None:
@@ -102,3 +104,26 @@ def test_an_absurd_revision_never_makes_one_that_no_message_can_hold(absurd: int
         before = told(before, known_revision=absurd, policy=Policy(window_length_s=length_s, min_windows=3))
 
     assert messages.decode("desired", messages.encode(before)) == before
+
+
+def test_signatures_are_told_by_key_so_that_their_order_is_no_news() -> None:
+    made = [PrivateKey(bytes([number]) * 32).sign(RELEASE) for number in range(3)]
+    first = told(signatures=made)
+
+    assert first.signatures == tuple(
+        ReleaseSignature(key=one.key, signature=one.signature) for one in sorted(made, key=lambda one: one.key)
+    )
+    assert compose(first, signatures=made[::-1]) is None
+
+
+def test_more_signatures_than_a_message_holds_still_make_a_message() -> None:
+    made = [PrivateKey(bytes([number]) * 32).sign(RELEASE) for number in range(desired.MAX_SIGNATURES + 3)]
+
+    assert (
+        messages.decode("desired", messages.encode(told(signatures=made))).signatures
+        == told(signatures=made[::-1]).signatures
+    )
+
+
+def test_nothing_assigned_has_no_signatures() -> None:
+    assert told(release=None, signatures=(PrivateKey(bytes(32)).sign(RELEASE),)).signatures == ()

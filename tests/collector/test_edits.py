@@ -14,7 +14,8 @@ import pytest
 from evenfleet_collector import access
 from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.cell import Cell, ClassKey
-from evenfleet_collector.edits import MAX_SIGNATURES, StoreEdits
+from evenfleet_collector.desired import MAX_SIGNATURES
+from evenfleet_collector.edits import MAX_WAITING, StoreEdits
 from evenfleet_collector.store.sqlite import SqliteReader, SqliteWriter, open_reader, open_writer
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import manifest as manifests
@@ -103,7 +104,7 @@ def test_a_release_has_signatures_of_only_so_many_keys(desk: Desk) -> None:
     made = [PrivateKey(bytes([number]) * 32).sign(RELEASE) for number in range(MAX_SIGNATURES + 1)]
     for signature in made[:-1]:
         desk.do(desk.edits.sign(signature))
-    with pytest.raises(RefusedError, match="signatures by 16 keys already"):
+    with pytest.raises(RefusedError, match=f"signatures by {MAX_SIGNATURES} keys already"):
         desk.do(desk.edits.sign(made[-1]))
     desk.do(desk.edits.sign(made[0]))
 
@@ -168,3 +169,39 @@ def test_edits_at_the_same_time_are_done_one_after_another(desk: Desk) -> None:
 
     assert len(set(desk.do(all_at_once()))) == 20
     assert len(desk.reader.devices()) == 20
+
+
+def test_a_command_waits_to_be_sent_and_wakes_who_sends(desk: Desk) -> None:
+    desk.do(desk.edits.enrol("press-01"))
+    before = len(desk.changes)
+    correlation_id = desk.do(desk.edits.order("press-01", "measure", "int8", 60.0))
+
+    row = desk.reader.command("press-01", correlation_id)
+    assert row is not None
+    assert (row.command, row.variant, row.ttl_s, row.state, row.sends) == ("measure", "int8", 60.0, "waiting", 0)
+    assert row.asked_s == row.offered_s
+    assert len(desk.changes) == before + 1
+
+
+def test_a_command_to_a_stranger_is_refused(desk: Desk) -> None:
+    with pytest.raises(RefusedError, match="press-01 is not known"):
+        desk.do(desk.edits.order("press-01", "measure", None, 60.0))
+
+
+def test_only_so_many_commands_wait_for_one_device(desk: Desk) -> None:
+    for device in ("press-01", "press-02"):
+        desk.do(desk.edits.enrol(device))
+    for _ in range(MAX_WAITING):
+        desk.do(desk.edits.order("press-01", "measure", None, 60.0))
+
+    with pytest.raises(RefusedError, match=f"{MAX_WAITING} commands wait for press-01 already"):
+        desk.do(desk.edits.order("press-01", "measure", None, 60.0))
+    desk.do(desk.edits.order("press-02", "measure", None, 60.0))
+
+
+def test_a_new_signature_is_told_to_devices(desk: Desk) -> None:
+    desk.push()
+    before = len(desk.changes)
+    desk.do(desk.edits.sign(PrivateKey(bytes(32)).sign(RELEASE)))
+
+    assert len(desk.changes) == before + 1

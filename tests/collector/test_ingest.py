@@ -22,7 +22,8 @@ from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import StoreError
 from evenfleet_shared.messages import Incarnation, IncarnationReceipt, Loss, Receipt, Uplink
 from fakes import uplink
-from fakes.uplink import DEVICE, LIFE, arrival, context, event, state, window
+from fakes.stores import command_row
+from fakes.uplink import DEVICE, LIFE, app_window, arrival, context, event, reply, state, window
 
 NOW_S = 1.7e9
 OTHER_LIFE = Incarnation(2, "bbbbbbbb")
@@ -100,6 +101,21 @@ def test_the_same_number_of_another_life_or_device_is_another_message(collector:
 
     assert collector.seqs == [1, 1]
     assert len(collector.reader.windows("press-02")) == 1
+
+
+def test_an_applications_window_is_kept_apart_from_the_log_and_settled_like_any_message(collector: Collector) -> None:
+    collector.save(window(1), app_window(2), app_window(2), window(3))
+    assert collector.seqs == [1, 3]
+    assert [row.window.seq for row in collector.reader.app_windows(DEVICE)] == [2]
+    assert collector.part().contiguous == 3
+    assert collector.part().gaps == ()
+
+
+def test_an_applications_window_that_contradicts_itself_is_refused_by_its_number(collector: Collector) -> None:
+    fields = msgspec.json.decode(messages.encode(app_window(1)))
+    collector.save(Arrival(topics.build(DEVICE, "window"), msgspec.json.encode({**fields, "calls": 1})))
+    assert [refusal.reason for refusal in collector.part().refused] == ["invalid"]
+    assert collector.reader.app_windows(DEVICE) == []
 
 
 def test_a_backfill_topic_carries_windows_and_says_so(collector: Collector) -> None:
@@ -473,3 +489,159 @@ def test_a_life_that_names_the_losses_of_many_others_is_in_its_own_receipt(colle
     collector.save(event(1, losses=losses))
 
     assert collector.part().contiguous == 1
+
+
+# replies
+
+
+def asked(collector: Collector, *numbers: int) -> None:
+    with collector.writer.transaction() as tx:
+        for number in numbers:
+            tx.add_command(command_row(number, DEVICE))
+
+
+def test_the_first_answer_to_a_command_is_kept_and_no_later_one(collector: Collector) -> None:
+    asked(collector, 1)
+    first, second = reply("c1", seqs=(7,)), reply("c1", status="failed", detail="started anew")
+    collector.save(first)
+    collector.save(first, second)
+
+    (row,) = collector.reader.commands(DEVICE)
+    assert (row.state, row.reply) == ("done", first)
+    assert "unasked-reply" not in collector.reader.stats().passed_over
+
+
+def test_an_answer_after_the_time_is_over_still_says_what_was_done(collector: Collector) -> None:
+    asked(collector, 1)
+    with collector.writer.transaction() as tx:
+        tx.expire_commands(NOW_S + 1e6)
+    collector.save(reply("c1"))
+
+    (row,) = collector.reader.commands(DEVICE)
+    assert row.state == "done"
+
+
+def test_answers_that_nobody_asked_for_are_counted_and_change_nothing(collector: Collector) -> None:
+    """Of a command that was forgotten, of another device's, and to another thing than was asked."""
+    asked(collector, 1)
+    collector.save(reply("c2"), reply("c1", device="press-02"), reply("c1", command="restart-runner"))
+
+    (row,) = collector.reader.commands(DEVICE)
+    assert (row.state, row.reply) == ("waiting", None)
+    stats = collector.reader.stats()
+    assert (stats.passed_over["unasked-reply"], stats.dead_letters, stats.balance.measured) == (3, 0, 0)
+
+
+def test_an_answer_takes_no_number_and_settles_none(collector: Collector) -> None:
+    asked(collector, 1)
+    collector.save(window(1), replace(reply("c1"), seq=1))
+
+    assert collector.seqs == [1]
+    assert (collector.part().contiguous, collector.part().gaps) == (1, ())
+
+
+# what gave way
+
+
+def test_a_summary_is_kept_and_the_windows_that_it_stands_for_are_told_as_lost(collector: Collector) -> None:
+    told = event(
+        8, floor=7, event="loss", losses=(Loss(incarnation=LIFE, first_seq=1, last_seq=6, reason="summarised"),)
+    )
+    collector.save(uplink.summary(7, 1, 6, floor=7), told)
+
+    (row,) = collector.reader.summaries(DEVICE)
+    assert (row.summary, row.received_s) == (uplink.summary(7, 1, 6, floor=7), NOW_S)
+    assert collector.losses == [(1, 6, "summarised")]
+    assert (collector.part().contiguous, collector.seqs) == (8, [])
+    collector.save(uplink.summary(7, 1, 6, floor=7))
+    assert len(collector.reader.summaries(DEVICE)) == 1
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_a_summary_of_a_window_that_is_here_is_refused_by_its_number(collector: Collector, batches: int) -> None:
+    sent: list[Uplink] = [window(3), uplink.summary(7, 1, 6)]
+    for batch in [sent] if batches == 1 else [[one] for one in sent]:
+        collector.save(*batch)
+
+    assert collector.reader.summaries(DEVICE) == []
+    assert [(refusal.seq, refusal.reason) for refusal in collector.part().refused] == [(7, "overlaps")]
+    assert collector.seqs == [3]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        window(3, variant="int8"),
+        window(3, release="1" * 64),
+        window(7),
+        window(3, incarnation=OTHER_LIFE),
+        event(3),
+    ],
+)
+def test_what_a_summary_does_not_stand_for_is_no_reason_to_refuse_it(collector: Collector, other: Uplink) -> None:
+    collector.save(other, uplink.summary(9, 1, 6))
+
+    assert len(collector.reader.summaries(DEVICE)) == 1
+    assert collector.part().refused == ()
+
+
+def test_a_summary_of_an_earlier_life_is_looked_for_there(collector: Collector) -> None:
+    collector.save(window(3), uplink.summary(1, 1, 6, incarnation=OTHER_LIFE))
+    assert [refusal.reason for refusal in collector.part(OTHER_LIFE).refused] == ["overlaps"]
+
+    collector.save(uplink.summary(2, 10, 16, incarnation=OTHER_LIFE))
+    assert [row.summary.first_seq for row in collector.reader.summaries(DEVICE)] == [10]
+
+
+# when it was
+
+
+def dates(collector: Collector) -> list[tuple[float | None, str | None]]:
+    return [(row.measured_s, row.dated) for row in collector.reader.windows(DEVICE, limit=10_000)]
+
+
+@pytest.mark.parametrize("wall_s", [0.0, -1e9, NOW_S + 50 * 365 * 86400.0, NOW_S])
+def test_a_board_without_a_clock_is_dated_by_how_long_it_had_been_up(collector: Collector, wall_s: float) -> None:
+    offline = [window(seq, ended_uptime_s=1000.0 + 300.0 * seq, ended_wall_s=wall_s) for seq in (1, 2)]
+    collector.save(state(uptime_s=5000.0), *[backfilled(one) for one in offline])
+
+    booted_s = NOW_S - 5000.0
+    assert dates(collector) == [(booted_s + 1300.0, "uptime"), (booted_s + 1600.0, "uptime")]
+
+
+def test_a_live_window_dates_those_that_follow_on_the_backfill(collector: Collector) -> None:
+    collector.save(window(3, ended_uptime_s=4000.0, ended_wall_s=9.0))
+    collector.save(backfilled(window(1, ended_uptime_s=1000.0, ended_wall_s=9.0)))
+
+    assert dates(collector) == [(NOW_S, "uptime"), (NOW_S - 3000.0, "uptime")]
+
+
+def test_a_message_that_was_long_under_way_does_not_move_the_boot(collector: Collector) -> None:
+    collector.save(state(uptime_s=5000.0))
+    collector.save(window(1, ended_uptime_s=2000.0))
+    collector.save(state(uptime_s=None, status="lost"))
+    collector.save(backfilled(window(2, ended_uptime_s=3000.0)))
+
+    assert dates(collector) == [(NOW_S - 3000.0, "uptime"), (NOW_S - 2000.0, "uptime")]
+
+
+def test_a_life_that_nobody_heard_of_is_dated_by_a_clock_that_may_be_true_or_by_what_it_was_before(
+    collector: Collector,
+) -> None:
+    """The device was offline, lost its power, and came back: how long it was off nobody knows."""
+    now_s = NOW_S + 1e8
+    lives = [
+        state(incarnation=OTHER_LIFE, uptime_s=100.0),
+        *[
+            backfilled(window(seq, ended_uptime_s=300.0, ended_wall_s=wall_s))
+            for seq, wall_s in enumerate((12.0, now_s - 7200.0, now_s + 1e7), start=1)
+        ],
+    ]
+    Ingest(collector.writer).save([one if isinstance(one, Arrival) else arrival(one) for one in lives[:1]], now_s)
+    Ingest(collector.writer).save([one if isinstance(one, Arrival) else arrival(one) for one in lives[1:]], now_s + 50)
+
+    assert dates(collector) == [(now_s - 100.0, "before"), (now_s - 7200.0, "wall"), (now_s - 100.0, "before")]
+
+
+def backfilled(one: Uplink) -> Arrival:
+    return Arrival(topics.build(one.device, "backfill"), messages.encode(one))

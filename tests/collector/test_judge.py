@@ -19,7 +19,7 @@ from evenfleet_collector.cell import ClassKey
 from evenfleet_collector.ingest import Arrival, Ingest
 from evenfleet_collector.judge import Judge
 from evenfleet_collector.steer import Steer
-from evenfleet_collector.store.rows import CellRow, FlagRow
+from evenfleet_collector.store.rows import CellRow, Circumstances, FlagRow
 from evenfleet_collector.store.sqlite import FILE_NAME, SqliteReader, SqliteWriter, open_reader, open_writer
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import manifest as manifests
@@ -792,6 +792,43 @@ def test_one_step_takes_no_more_than_its_share_of_a_long_queue(fleet: Fleet) -> 
     assert fleet.cell().windows == 1200
 
 
+# what windows say of themselves
+
+
+def test_a_window_that_names_another_comparability_than_its_context_is_judged_by_the_context_and_counted(
+    fleet: Fleet,
+) -> None:
+    fleet.calibrated()
+    honest, lying = messages.comparability(RUN), "0123456789abcdef"
+    fleet.reports(2, comparability=honest)
+    assert "comparability-differs" not in fleet.reader.stats().passed_over
+
+    windows = fleet.cell().windows
+    fleet.reports(2, comparability=lying)
+
+    assert fleet.reader.stats().passed_over["comparability-differs"] == 2
+    assert fleet.reader.stats().dead_letters == 0
+    assert fleet.cell().windows == windows + 2
+    assert fleet.cell().verdict != "incomparable"
+
+
+def test_a_window_before_its_context_is_undetermined_whatever_comparability_it_names(fleet: Fleet) -> None:
+    fleet.take(state(), fleet.measured(comparability=messages.comparability(RUN)))
+
+    assert fleet.cell().verdict == "undetermined"
+    assert "comparability-differs" not in fleet.reader.stats().passed_over
+
+
+def test_what_the_latest_window_was_measured_under_is_in_the_row_and_goes_with_the_next(fleet: Fleet) -> None:
+    fleet.born()
+    conditions = messages.Conditions(steal_ratio=0.25)
+    fleet.reports(1, conditions=conditions)
+    assert fleet.cell().circumstances == Circumstances(conditions=conditions)
+
+    fleet.reports(1)
+    assert fleet.cell().circumstances is None
+
+
 # silence
 
 
@@ -807,6 +844,44 @@ def test_a_device_is_silent_after_three_windows_without_a_word_and_not_before(fl
 
     fleet.reports(1)
     assert fleet.cell().verdict == "undetermined"
+
+
+@pytest.mark.parametrize(("length_s", "after_s"), [(3600.0, 3 * 3600), (1e11, 3 * 86_400), (60.0, 3 * 300)])
+def test_a_device_that_stretches_its_windows_is_silent_after_three_of_its_own_a_day_each_at_most(
+    fleet: Fleet, length_s: float, after_s: float
+) -> None:
+    fleet.born()
+    fleet.take(fleet.measured(length_s=length_s), fleet.measured(variant="int8"))
+    fleet.now_s += after_s
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert fleet.cell().verdict != "silent"
+
+    fleet.now_s += 1
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert fleet.cell().verdict == "silent"
+    assert fleet.cell().reason == f"nothing heard of the device for more than {after_s:g} s"
+    assert fleet.cell(variant="int8").reason == "nothing heard of the device for more than 900 s"
+
+
+def test_a_device_that_goes_back_to_short_windows_is_missed_as_soon_as_others(fleet: Fleet) -> None:
+    fleet.born()
+    fleet.take(fleet.measured(length_s=3600.0))
+    fleet.take(fleet.measured(length_s=300.0))
+    fleet.now_s += 901
+    fleet.step(connected_since_s=NOW_S - 1e6)
+
+    assert fleet.cell().verdict == "silent"
+
+
+def test_a_stretched_window_is_waited_for_from_when_the_collector_could_hear(fleet: Fleet) -> None:
+    fleet.born()
+    fleet.take(fleet.measured(length_s=3600.0))
+    fleet.now_s += 1e6
+    fleet.step(connected_since_s=fleet.now_s - 3 * 3600)
+    assert fleet.cell().verdict != "silent"
+
+    fleet.step(connected_since_s=fleet.now_s - 3 * 3600 - 1)
+    assert fleet.cell().verdict == "silent"
 
 
 def test_nobody_is_silent_while_the_collector_cannot_hear(fleet: Fleet) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,8 @@ from evenfleet_collector.steer import Steer
 from evenfleet_collector.store.sqlite import FILE_NAME, SqliteWriter, open_reader, open_writer
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import manifest as manifests
-from evenfleet_shared.messages import Desired, Limit
+from evenfleet_shared.messages import Desired, Limit, ReleaseSignature
+from evenfleet_shared.signature import PrivateKey
 from fakes import uplink
 from fakes.stores import small_manifest
 from fakes.uplink import DEVICE, state
@@ -155,3 +156,28 @@ def test_a_device_that_cannot_be_steered_keeps_no_other_from_it(steered: Steered
         assert told is not None
         assert told.release == RELEASE
     assert open_reader(tmp_path).stats().passed_over["steering-failed"] == 1
+
+
+def test_a_signature_that_is_pushed_later_is_told_anew_and_again_when_it_is_replaced(steered: Steered) -> None:
+    steered.assign("*", RELEASE)
+    steered.steer.step(NOW_S)
+    signature = PrivateKey(bytes(32)).sign(RELEASE)
+    for text in ("A" * 86 + "==", signature.signature):
+        with steered.writer.transaction() as tx:
+            tx.put_signature(replace(signature, signature=text), NOW_S)
+
+        assert steered.steer.step(NOW_S) == 2
+        told = steered.desired()
+        assert told is not None
+        assert told.signatures == (ReleaseSignature(key=signature.key, signature=text),)
+    assert told.revision == 3
+    assert steered.steer.step(NOW_S) == 0
+
+
+def test_a_signature_of_another_release_is_not_told(steered: Steered) -> None:
+    steered.assign("*", RELEASE)
+    steered.steer.step(NOW_S)
+    with steered.writer.transaction() as tx:
+        tx.put_signature(PrivateKey(bytes(32)).sign("e" * 64), NOW_S)
+
+    assert steered.steer.step(NOW_S) == 0

@@ -20,17 +20,25 @@ from evenfleet_collector.cell import Cell, ClassBaseline, ClassKey, MetricBaseli
 from evenfleet_collector.seqs import Ranges
 from evenfleet_collector.store.rows import Balance, IncarnationRow, LossRow, NewWindow, TagRow
 from evenfleet_collector.store.schema import migrations
-from evenfleet_collector.store.sqlite import FILE_NAME, SqliteReader, SqliteWriter, open_reader, open_writer
+from evenfleet_collector.store.sqlite import (
+    COMMANDS_KEPT,
+    FILE_NAME,
+    SqliteReader,
+    SqliteWriter,
+    open_reader,
+    open_writer,
+)
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import MessageError, StoreError
 from evenfleet_shared.messages import Desired, Incarnation, Limit, Refusal
 from evenfleet_shared.signature import PrivateKey
 from fakes import uplink
-from fakes.stores import cell_row, flag_row, small_manifest
-from fakes.uplink import DEVICE, LIFE, RELEASE, SESSION, context, event, state, window
+from fakes.stores import cell_row, command_row, flag_row, small_manifest
+from fakes.uplink import DEVICE, LIFE, RELEASE, SESSION, app_window, context, event, reply, state, window
 
 NOW_S = 1.7e9
+POLICY = Policy()
 KEY = ClassKey(RELEASE, "float32", "bench-x86")
 
 
@@ -388,6 +396,49 @@ def test_a_cells_windows_are_those_that_were_judged_in_order_and_not_those_passe
     ]  # fmt: skip
 
 
+def test_windows_of_applications_come_back_as_they_were_sent(store: Store) -> None:
+    sent = [
+        app_window(1),
+        app_window(2, app="counting", model=None),
+        app_window(3),
+        app_window(4, latency=None, calls=5),
+    ]
+    with store.writer.transaction() as tx:
+        for at, one in enumerate(sent):
+            tx.add_app_window(one, backfill=at == 1, now_s=NOW_S + at)
+        tx.add_app_window(app_window(1, device="press-02"), backfill=False, now_s=NOW_S)
+
+    rows = store.reader.app_windows(DEVICE)
+    assert [row.window for row in rows] == sent
+    assert [(row.received_s, row.backfill) for row in rows[:2]] == [(NOW_S, False), (NOW_S + 1, True)]
+    assert [row.window.seq for row in store.reader.app_windows(DEVICE, app="inspection", limit=2)] == [1, 3]
+    assert [row.window.seq for row in store.reader.app_windows(DEVICE, after=rows[1].id)] == [3, 4]
+    assert [row.window.seq for row in store.reader.app_windows(DEVICE, start_s=NOW_S + 1, end_s=NOW_S + 3)] == [2, 3]
+
+
+def test_newest_window_of_each_application_and_model_is_found(store: Store) -> None:
+    with store.writer.transaction() as tx:
+        for one in (app_window(1), app_window(2, model=None), app_window(3), app_window(4, app="counting")):
+            tx.add_app_window(one, backfill=False, now_s=NOW_S)
+
+    newest = store.reader.newest_app_windows(DEVICE)
+    assert [(row.window.app, row.window.model, row.window.seq) for row in newest] == [
+        ("counting", "fashion-cnn", 4),
+        ("inspection", None, 2),
+        ("inspection", "fashion-cnn", 3),
+    ]
+
+
+def test_older_database_has_no_windows_of_applications(tmp_path: Path) -> None:
+    db = Database(tmp_path / FILE_NAME)
+    migrations.apply(db, stop_before="m009_windows_of_applications")
+    db.close()
+
+    open_writer(tmp_path).close()
+
+    assert open_reader(tmp_path).app_windows(DEVICE) == []
+
+
 def test_events_and_contexts_are_kept(store: Store) -> None:
     told = context(1)
     with store.writer.transaction() as tx:
@@ -619,17 +670,32 @@ def test_quiet_cells_are_those_not_heard_of_since(store: Store) -> None:
         tx.put_row(cell_row(DEVICE, "int8", RELEASE))
         tx.put_row(cell_row("never-seen", "int8", RELEASE))
         tx.hear_cell(DEVICE, RELEASE, "int8", NOW_S + 50)
+        looked_s = NOW_S + 50 + POLICY.silent_after_s
 
-        never, heard = tx.quiet_since(NOW_S + 50, 10)
+        never, heard = tx.quiet(POLICY, looked_s, 0.0, 10)
         assert (heard.row.variant, heard.cell, heard.device_heard_s) == ("float32", cell, NOW_S + 100)
         assert (never.row.device, never.cell, never.device_heard_s) == ("never-seen", None, None)
-        assert len(tx.quiet_since(NOW_S + 50, 1)) == 1
-        assert not tx.quiet_since(NOW_S, 10)
+        assert len(tx.quiet(POLICY, looked_s, 0.0, 1)) == 1
+        assert not tx.quiet(POLICY, looked_s - 50, 0.0, 10)
+        assert not tx.quiet(POLICY, looked_s, NOW_S + 50, 10)
+
+
+@pytest.mark.parametrize("length_s", [0.0, 60.0, 300.0, 300.5, 3600.0, 86_400.0, 1e12])
+def test_a_cell_is_quiet_after_as_long_as_the_policy_says_for_its_last_window(store: Store, length_s: float) -> None:
+    after_s = POLICY.silent_after(length_s)
+    with store.writer.transaction() as tx:
+        tx.put_row(cell_row(DEVICE, "float32", RELEASE))
+        tx.hear_cell(DEVICE, RELEASE, "float32", NOW_S, length_s)
+        tx.hear_cell(DEVICE, RELEASE, "float32", NOW_S)
+
+        assert not tx.quiet(POLICY, NOW_S + after_s, 0.0, 10)
+        (one,) = tx.quiet(POLICY, NOW_S + after_s + 1, 0.0, 10)
+        assert one.length_s == length_s
 
 
 def test_a_cell_that_was_set_aside_is_looked_at_again_when_heard_of_or_told_something(store: Store) -> None:
     def quiet() -> list[str]:
-        return sorted(one.row.device for one in tx.quiet_since(NOW_S + 1, 10))
+        return sorted(one.row.device for one in tx.quiet(POLICY, NOW_S + POLICY.silent_after_s + 1, 0.0, 10))
 
     with store.writer.transaction() as tx:
         for device in ("heard", "told", "left"):
@@ -856,3 +922,72 @@ def test_absurd_numbers_of_hostile_devices_still_add_up(store: Store) -> None:
 
     balance = store.reader.stats().balance
     assert balance.measured == balance.in_flight == 1099 * 2**53
+
+
+def test_commands_that_wait_are_kept_and_of_the_others_the_newest(store: Store) -> None:
+    with store.writer.transaction() as tx:
+        for number in range(1, COMMANDS_KEPT + 6):
+            tx.add_command(command_row(number, DEVICE, ttl_s=1e6 if number == 1 else 60.0))
+        tx.add_command(command_row(1, "press-02"))
+        tx.expire_commands(NOW_S + 1e8 + 3600)
+    with store.writer.transaction() as tx:
+        waiting = tx.commands_waiting(DEVICE)
+        tx.add_command(command_row(1000, DEVICE))
+
+    assert waiting == 0
+    kept = store.reader.commands(DEVICE, limit=1000)
+    assert len(kept) == COMMANDS_KEPT + 1
+    assert [row.correlation_id for row in kept[-1:]] == ["c1000"]
+    assert len(store.reader.commands("press-02")) == 1
+
+
+def test_a_command_that_waits_outlives_however_many_that_do_not(store: Store) -> None:
+    with store.writer.transaction() as tx:
+        tx.add_command(command_row(0, DEVICE, ttl_s=604_800.0, asked_s=NOW_S))
+        for number in range(1, COMMANDS_KEPT + 6):
+            tx.add_command(command_row(number, DEVICE, asked_s=NOW_S, ttl_s=60.0))
+            tx.expire_commands(NOW_S + 61)
+
+    first, *others = store.reader.commands(DEVICE, limit=1000)
+    assert (first.correlation_id, first.state) == ("c0", "waiting")
+    assert len(others) == COMMANDS_KEPT + 1
+    assert store.reader.command(DEVICE, "c1") is None
+
+
+def test_commands_come_back_as_they_were_kept_and_page_in_order(store: Store) -> None:
+    rows = [command_row(number, DEVICE, variant=variant) for number, variant in ((1, None), (2, "int8"), (3, None))]
+    with store.writer.transaction() as tx:
+        for row in rows:
+            tx.add_command(row)
+        assert tx.put_reply(reply("c2"), NOW_S + 1)
+
+    assert store.reader.commands(DEVICE, limit=1) == rows[:1]
+    answered = replace(rows[1], state="done", replied_s=NOW_S + 1, reply=reply("c2"))
+    assert store.reader.commands(DEVICE, after=1) == [answered, rows[2]]
+    assert store.reader.command(DEVICE, "c2") == answered
+    assert store.reader.command("press-02", "c2") is None
+
+
+def test_events_page_in_both_directions(store: Store) -> None:
+    with store.writer.transaction() as tx:
+        for seq in (1, 2, 3):
+            tx.add_event(event(seq), NOW_S)
+        tx.add_event(event(1, device="press-02"), NOW_S)
+
+    assert [row.id for row in store.reader.events(DEVICE, limit=2)] == [1, 2]
+    assert [row.id for row in store.reader.events(DEVICE, after=2)] == [3]
+    assert [row.id for row in store.reader.events(DEVICE, limit=2, newest_first=True)] == [3, 2]
+    assert [row.id for row in store.reader.events(DEVICE, after=2, newest_first=True)] == [1]
+
+
+def test_windows_and_cells_of_an_older_database_have_no_length(tmp_path: Path) -> None:
+    database = Database(tmp_path / FILE_NAME)
+    migrations.apply(database, stop_before="m007_lengths_of_windows")
+    database.close()
+    writer = open_writer(tmp_path)
+    with writer.transaction() as tx:
+        tx.put_row(cell_row(DEVICE, "float32", RELEASE))
+        (one,) = tx.quiet(POLICY, NOW_S + POLICY.silent_after_s + 1, 0.0, 10)
+    writer.close()
+
+    assert one.length_s is None

@@ -107,7 +107,7 @@ def running(directory: Path, mqtt: str, *, state_dir: Path | None = None, more: 
             agent.kill()
 
 
-def push(collector: Serving, directory: Path) -> str:
+def push(collector: Serving, directory: Path, *, window_length_s: float = 0.3) -> str:
     """Push the tiny release, assign it to all, and make windows short."""
     release = write_release(directory)
     described, digest = manifest.load(release)
@@ -117,7 +117,9 @@ def push(collector: Serving, directory: Path) -> str:
         api.add_release((release / manifest.MANIFEST_NAME).read_bytes())
         # Eleven times the reference: three windows on a machine that does other things too are no steady bench.
         latency = ExceedanceTolerance(margin_ratio=10.0)
-        api.set_policy(Policy(window_length_s=0.3, burn_in_windows=3, calibration_windows=3, latency=latency))
+        api.set_policy(
+            Policy(window_length_s=window_length_s, burn_in_windows=3, calibration_windows=3, latency=latency)
+        )
         api.assign("*", digest)
     return digest
 

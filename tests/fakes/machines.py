@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evenfleet_agent.config import AgentSettings
+from evenfleet_agent.host.conditions import Look
 from evenfleet_agent.host.thermal import Throttling
-from evenfleet_agent.machine import Look, Taken
+from evenfleet_agent.machine import Taken
 from evenfleet_agent.runner.protocol import Loaded
 from evenfleet_shared.messages import RunContext
 
@@ -24,7 +25,17 @@ class FakeMachine:
         self.throttling = Throttling(flags=None, events=None)
 
     def look(self) -> Look:
-        return Look(throttling=self.throttling)
+        return Look(
+            at_s=0.0,
+            governor=self.governor,
+            frequency_mhz=None,
+            temperature_c=None,
+            throttling=self.throttling,
+            processor_time=None,
+            cpu_waited_s=None,
+            memory_waited_s=None,
+            io_waited_s=None,
+        )
 
     def taken(self, runners: Sequence[int]) -> Taken:
         return Taken(cpu_s=self.cpu_s, supervisor_cpu_s=self.supervisor_cpu_s, supervisor_rss_bytes=26_000_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from typing import Any
 from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.routes import HealthSnapshot
 from evenfleet_collector.store.rows import (
+    AppWindowRow,
     Balance,
     CellRow,
+    CommandRow,
     DeadLetterRow,
     DeviceRow,
     EventRow,
@@ -21,6 +23,7 @@ from evenfleet_collector.store.rows import (
     LossRow,
     ReleaseRow,
     Stats,
+    SummaryRow,
     TagMoveRow,
     TagRow,
     WindowRow,
@@ -29,7 +32,7 @@ from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ArtifactError, RefusedError
 from evenfleet_shared.manifest import FileRef, Golden, Manifest, ReferenceResult, TensorSpec, Variant
-from evenfleet_shared.messages import Agreement, RunContext
+from evenfleet_shared.messages import Agreement, CommandName, Incarnation, RunContext
 from evenfleet_shared.signature import Signature
 
 NOW_S = 1_700_000_000.0
@@ -41,9 +44,14 @@ class FakeStore:
     def __init__(self) -> None:
         self.device_rows: dict[str, DeviceRow] = {}
         self.window_rows: list[WindowRow] = []
+        self.app_window_rows: list[AppWindowRow] = []
         self.cell_rows: dict[tuple[str, str, str], CellRow] = {}
         self.flag_rows: list[FlagRow] = []
         self.release_rows: list[ReleaseRow] = []
+        self.event_rows: list[EventRow] = []
+        self.command_rows: list[CommandRow] = []
+        # What a device answers at once: state and reply of a command's row.
+        self.answers: Callable[[CommandRow], CommandRow] = lambda row: row
         self.tag_rows: dict[str, TagRow] = {}
         self.tag_move_rows: list[TagMoveRow] = []
         self.assigned: dict[str, str | None] = {}
@@ -85,6 +93,34 @@ class FakeStore:
             and (start_s is None or row.received_s >= start_s)
             and (end_s is None or row.received_s < end_s)
         ][:limit]
+
+    def summaries(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[SummaryRow]:
+        return []
+
+    def app_windows(
+        self,
+        device: str,
+        *,
+        app: str | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[AppWindowRow]:
+        return [
+            row
+            for row in self.app_window_rows
+            if row.window.device == device
+            and row.id > after
+            and app in {None, row.window.app}
+            and (start_s is None or row.received_s >= start_s)
+            and (end_s is None or row.received_s < end_s)
+        ][:limit]
+
+    def newest_app_windows(self, device: str) -> Sequence[AppWindowRow]:
+        rows = [row for row in self.app_window_rows if row.window.device == device]
+        newest = {(row.window.app, row.window.model or ""): row for row in rows}
+        return [row for _, row in sorted(newest.items())]
 
     def cells(
         self, *, release: str | None = None, device: str | None = None, after_version: int = 0
@@ -139,8 +175,24 @@ class FakeStore:
         found = [row for row in self.releases() if row.release.startswith(name) or name in row.tags]
         return found[0] if len(found) == 1 else None
 
-    def events(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[EventRow]:
-        return []
+    def events(
+        self, device: str, *, after: int = 0, limit: int = 100, newest_first: bool = False
+    ) -> Sequence[EventRow]:
+        rows = [row for row in self.event_rows if row.device == device]
+        if newest_first:
+            return [row for row in reversed(rows) if not after or row.id < after][:limit]
+        return [row for row in rows if row.id > after][:limit]
+
+    def commands(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[CommandRow]:
+        return [row for row in self.command_rows if row.device == device and row.id > after][:limit]
+
+    def command(self, device: str, correlation_id: str) -> CommandRow | None:
+        """Return a command as it was when it was asked for, and with its answer from then on."""
+        for index, row in enumerate(self.command_rows):
+            if (row.device, row.correlation_id) == (device, correlation_id):
+                self.command_rows[index] = self.answers(row)
+                return row
+        return None
 
     def losses(self, device: str) -> Sequence[LossRow]:
         return []
@@ -215,6 +267,12 @@ class FakeEdits:
 
     async def set_policy(self, policy: Policy) -> None:
         self._store.current_policy = replace(policy, revision=self._store.current_policy.revision + 1)
+
+    async def order(self, device: str, command: CommandName, variant: str | None, ttl_s: float) -> str:
+        number = len(self._store.command_rows) + 1
+        row = command_row(number, device, command=command, variant=variant, ttl_s=ttl_s)
+        self._store.command_rows.append(row)
+        return row.correlation_id
 
 
 def well() -> HealthSnapshot:
@@ -296,6 +354,34 @@ def flag_row(flag_id: int, device: str, variant: str, release: str, **changes: A
         opened_s=NOW_S,
         cleared_s=None,
         evidence_json=b'{"needed": 16.0, "steps": [{"window": 7, "increment": 8.5, "sum": 8.5}]}',
+    )
+    return replace(row, **changes)
+
+
+def command_row(number: int, device: str, **changes: Any) -> CommandRow:
+    row = CommandRow(
+        id=number,
+        device=device,
+        correlation_id=f"c{number}",
+        command="measure",
+        variant=None,
+        ttl_s=300.0,
+        asked_s=NOW_S,
+        offered_s=NOW_S,
+    )
+    return replace(row, **changes)
+
+
+def event_row(number: int, device: str, **changes: Any) -> EventRow:
+    row = EventRow(
+        id=number,
+        device=device,
+        incarnation=Incarnation(1, "aaaaaaaa"),
+        event="clock-jumped",
+        release=None,
+        variant=None,
+        detail="the wall clock was set by +3600 s",
+        received_s=NOW_S,
     )
     return replace(row, **changes)
 

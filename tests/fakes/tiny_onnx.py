@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,23 @@ def classifier(path: Path, *, shape: Shape = ("N", 3, SIDE, SIDE), labels: bool 
     )
     domains = [helper.make_opsetid("", 13)] + [helper.make_opsetid("ai.onnx.ml", 3)] * labels
     onnx.save(helper.make_model(graph, opset_imports=domains, ir_version=8), path)
+    return path
+
+
+def dense(path: Path, weights: np.ndarray[Any, Any]) -> Path:
+    """Write softmax of a product with weights of shape ``(classes, features)``, of any batch."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    classes, features = weights.shape
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Softmax", ["m"], ["y"], axis=1)],
+        "dense",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", features])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", classes])],
+        [numpy_helper.from_array(np.ascontiguousarray(weights.T.astype(np.float32)), "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
     return path
 
 

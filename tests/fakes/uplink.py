@@ -12,6 +12,8 @@ from evenfleet_shared import messages, sketch, topics
 from evenfleet_shared.messages import (
     Accuracy,
     Agreement,
+    AppLatency,
+    AppWindow,
     Context,
     Event,
     Exceedance,
@@ -20,8 +22,10 @@ from evenfleet_shared.messages import (
     Limit,
     MemoryReading,
     Numbered,
+    Reply,
     RunContext,
     State,
+    Summary,
     Uplink,
     Window,
 )
@@ -61,6 +65,62 @@ def window(seq: int, *, device: str = DEVICE, incarnation: Incarnation = LIFE, *
     return replace(base, **changes)
 
 
+def summary(seq: int, first: int, last: int, **changes: Any) -> Summary:
+    """Return a summary of windows `first` to `last` of one variant, as `window` makes them."""
+    base = Summary(
+        device=DEVICE,
+        incarnation=LIFE,
+        seq=seq,
+        floor=1,
+        summarised=LIFE,
+        first_seq=first,
+        last_seq=last,
+        windows=last - first + 1,
+        release=RELEASE,
+        variant="float32",
+        artifact=digest("artifact"),
+        context=messages.context_digest(RUN),
+        measured_s=300.0 * (last - first + 1),
+        first_ended_uptime_s=300.0 * first,
+        last_ended_uptime_s=300.0 * last,
+        first_ended_wall_s=1.7e9,
+        last_ended_wall_s=1.7e9,
+    )
+    return replace(base, **changes)
+
+
+def app_window(seq: int, *, device: str = DEVICE, incarnation: Incarnation = LIFE, **changes: Any) -> AppWindow:
+    values = [1.0] * 20
+    base = AppWindow(
+        device=device,
+        incarnation=incarnation,
+        seq=seq,
+        floor=1,
+        app="inspection",
+        model="fashion-cnn",
+        length_s=300.0,
+        ended_uptime_s=300.0 * seq,
+        ended_wall_s=1.7e9,
+        processes=1,
+        calls=25,
+        exceptions=2,
+        dropped=3,
+        latency=AppLatency(
+            n=20,
+            min_ms=1.0,
+            mean_ms=1.0,
+            max_ms=1.0,
+            p50_ms=1.0,
+            p90_ms=1.0,
+            p95_ms=1.0,
+            p99_ms=1.0,
+            p99_qualified=False,
+            sketch=sketch.from_values(values),
+        ),
+    )
+    return replace(base, **changes)
+
+
 def context(
     seq: int, run: RunContext = RUN, *, device: str = DEVICE, incarnation: Incarnation = LIFE, floor: int = 1
 ) -> Context:
@@ -94,6 +154,19 @@ def state(*, device: str = DEVICE, incarnation: Incarnation = LIFE, **changes: A
         agent_version="0.1.0",
         formats=("tflite",),
         desired_revision=0,
+    )
+    return replace(base, **changes)
+
+
+def reply(correlation_id: str, *, device: str = DEVICE, incarnation: Incarnation = LIFE, **changes: Any) -> Reply:
+    base = Reply(
+        device=device,
+        incarnation=incarnation,
+        seq=0,
+        floor=1,
+        correlation_id=correlation_id,
+        command="measure",
+        status="done",
     )
     return replace(base, **changes)
 
@@ -152,4 +225,13 @@ def arrival(message: Uplink) -> Arrival:
 
 
 def kind_of(message: Uplink | Numbered) -> str:
-    return {Window: "window", Context: "context", Event: "event", State: "state"}[type(message)]
+    kinds = {
+        Window: "window",
+        AppWindow: "window",
+        Summary: "backfill",
+        Context: "context",
+        Event: "event",
+        State: "state",
+        Reply: "reply",
+    }
+    return kinds[type(message)]

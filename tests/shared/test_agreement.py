@@ -56,6 +56,46 @@ def test_whatever_a_runtime_gives_can_be_reported(outputs, output_scale):
         assert 0.0 <= number <= 1e300
 
 
+@given(
+    outputs=hnp.arrays(np.float32, (6, 3), elements=st.floats(-(2.0**90), 2.0**90, width=32)),
+    cuts=st.lists(st.integers(1, 5), max_size=3),
+)
+def test_batches_of_any_size_agree_like_all_at_once(outputs, cuts):
+    reference = np.arange(18, dtype=np.float32).reshape(6, 3)
+    comparison = agreement.Comparison(output_scale=0.5)
+    for part, other in zip(np.split(reference, sorted(set(cuts))), np.split(outputs, sorted(set(cuts))), strict=True):
+        comparison.add(part, other)
+    found, whole = comparison.result(), agreement.compare(reference, outputs, output_scale=0.5)
+    assert found.rms_diff == pytest.approx(whole.rms_diff)
+    assert (found.noise_class, found.top1_ratio, found.max_abs_diff) == (
+        whole.noise_class,
+        whole.top1_ratio,
+        whole.max_abs_diff,
+    )
+
+
+def test_outputs_of_any_shape_are_decided_vector_by_vector():
+    reference = np.zeros((2, 2, 3), dtype=np.float32)
+    reference[..., 0] = 1.0
+    outputs = reference.copy()
+    outputs[1, 1] = [0.0, 1.0, 0.0]
+    found = agreement.compare(reference, outputs, output_scale=None)
+    assert (found.noise_class, found.top1_ratio) == ("divergent", 0.75)
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_reference_that_is_no_numbers_makes_nothing_a_rounding(bad):
+    found = agreement.compare(
+        np.array([[bad, 0.0, 1.0]], dtype=np.float32), np.array([[0.0, 0.5, 1.0]], dtype=np.float32), output_scale=None
+    )
+    assert found.noise_class == "divergent"
+
+
+def test_nothing_compared_is_a_programming_mistake():
+    with pytest.raises(ValueError, match="nothing was compared"):
+        agreement.Comparison(output_scale=None).result()
+
+
 @pytest.mark.parametrize("shape", [(1, 2), (2, 3), (4,)])
 def test_outputs_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match="cannot compare"):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from evenfleet_shared import manifest
 from evenfleet_shared.errors import ArtifactError, ReleaseError
+from fakes.task_releases import CASES, write_task_release
 from fakes.tiny_release import write_release
 
 
@@ -49,6 +50,70 @@ def test_calibration_is_kept_and_its_absence_leaves_no_trace(release):
     written = json.loads(manifest.encode(described))
     assert written["variants"][0]["calibration"] == CALIBRATION
     assert "calibration" not in written["variants"][1]
+
+
+@pytest.mark.parametrize("task", CASES)
+def test_release_of_each_task_is_canonical_and_verified(tmp_path, task):
+    directory = write_task_release(tmp_path, task)
+    payload = (directory / manifest.MANIFEST_NAME).read_bytes()
+    described, _ = manifest.verify(directory)
+    assert described.task == task
+    assert manifest.encode(described) == payload
+
+
+def test_what_a_release_does_not_have_leaves_no_trace(release):
+    """Releases from before there were other tasks have none of these fields, and are named by their bytes."""
+    fields = json.loads((release / manifest.MANIFEST_NAME).read_bytes())
+    assert set(fields["golden"]) == {"n", "classes", "inputs", "labels", "outputs"}
+    assert not {"metric", "score"} & set(fields["variants"][0]["reference"])
+
+
+def test_criteria_that_are_not_the_usual_ones_are_kept_and_part_of_the_golden_sets_name(release):
+    described, _ = manifest.load(release)
+    payload = changed(release, lambda fields: fields["golden"].update(criteria={"score_threshold": 0.25}))
+    other = manifest.decode(payload, "it")
+    assert other.golden.criteria == manifest.Criteria(score_threshold=0.25)
+    assert manifest.decode(manifest.encode(other), "it") == other
+    assert other.golden.digest != described.golden.digest
+    usual = manifest.decode(changed(release, lambda fields: fields["golden"].update(criteria={})), "it")
+    assert usual.golden.digest == described.golden.digest
+    assert manifest.encode(usual) == manifest.encode(described)
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "says"),
+    [
+        ("classification", {"classes": 1}, "golden.classes is 1, a release of task classification has 2 at least"),
+        ("detection", {"classes": None}, "golden.classes is None, a release of task detection has 1 at least"),
+        ("segmentation", {"classes": 3}, "count 2 classes, the golden set has 3"),
+        ("regression", {"classes": 2}, "a release of task regression has no classes"),
+        ("regression", {"criteria": {}}, "golden.criteria.tolerance is missing"),
+        ("regression", {"criteria": {"tolerance": -1.0}}, ">= 0.0"),
+        ("multi-label", {"labels": None}, "golden.labels is missing, a release of task multi-label has labels"),
+        ("detection", {"criteria": {"iou_threshold": 0.0}}, "> 0.0"),
+        ("detection", {"criteria": {"detection_outputs": ["boxes", "boxes", "classes"]}}, "must name boxes, classes"),
+        ("detection", {"criteria": {"detection_outputs": ["boxes", "scores"]}}, "must name boxes, classes"),
+        ("embedding", {"criteria": {"cosine_threshold": 2.0}}, "<= 1.0"),
+    ],
+)
+def test_golden_set_that_its_task_cannot_be_scored_on_is_refused(tmp_path, task, change, says):
+    directory = write_task_release(tmp_path, task)
+    with pytest.raises(ReleaseError, match=says):
+        manifest.decode(changed(directory, lambda fields: fields["golden"].update(change)), "it")
+
+
+def test_labels_of_a_release_without_labels_are_refused(tmp_path):
+    directory = write_task_release(tmp_path, "agreement")
+    payload = changed(directory, lambda fields: fields["golden"].update(labels=fields["golden"]["inputs"]))
+    with pytest.raises(ReleaseError, match="task agreement has no labels"):
+        manifest.decode(payload, "it")
+
+
+def test_sample_without_a_class_is_nobodys_false_positive(release):
+    def change(fields):
+        fields["variants"][0]["reference"].update(tp=[1, 1, 0], fp=[0, 0, 0], fn=[0, 0, 1], errors=1, correct="110")
+
+    assert manifest.decode(changed(release, change), "it").variants[0].reference.errors == 1
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

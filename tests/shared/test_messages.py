@@ -19,7 +19,7 @@ from evenfleet_shared.messages import Incarnation, Sketch, Window
 
 GOLDEN = {path.stem: path.read_bytes() for path in sorted((Path(__file__).parent / "golden").glob("*.json"))}
 KINDS = {name: kind for kind, known in messages.SCHEMAS.items() for name in GOLDEN if name.replace("-", "/") in known}
-UPLINK = ("window-1", "context-1", "event-1", "state-1")
+UPLINK = ("window-1", "app-1", "summary-1", "context-1", "event-1", "state-1")
 
 scalars = (
     st.none()
@@ -111,7 +111,7 @@ def test_field_that_came_later_may_be_missing():
 
 def test_newer_schema_is_refused_by_its_name():
     payload = GOLDEN["window-1"].replace(b"window/1", b"window/2")
-    with pytest.raises(MessageError, match="carries window/1, found 'window/2'") as refused:
+    with pytest.raises(MessageError, match="carries window/1, app/1, found 'window/2'") as refused:
         messages.decode("window", payload)
     assert refused.value.reason == "schema"
 
@@ -168,6 +168,38 @@ def test_floor_is_brought_up_to_date_and_nothing_else_changes():
 )
 def test_window_that_breaks_a_bound_or_contradicts_itself_is_refused(path, value):
     fields = json.loads(GOLDEN["window-1"])
+    *parents, last = path.split(".")
+    place = fields
+    for name in parents:
+        place = place[name]
+    place[last] = value
+    with pytest.raises(MessageError) as refused:
+        messages.decode("window", json.dumps(fields).encode())
+    assert refused.value.reason == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("app", "an app"),
+        ("app", ""),
+        ("model", "../escape"),
+        ("calls", 9),
+        ("dropped", 2),
+        ("latency", None),
+        ("latency.n", 5),
+        ("latency.p50_ms", 9.0),
+        ("statistics.one_in", 0),
+        ("statistics.classes", [[2, 2], [2, 1]]),
+        ("statistics.classes", [[number, 1] for number in range(65)]),
+        ("statistics.inputs", [{"index": 0, "n": 2, "nan": 1, "infinite": 2}]),
+        ("statistics.inputs", [{"index": 0, "n": 2, "min": 2.0, "max": 1.0}]),
+        ("statistics.entropy.p50_nats", 0.8),
+        ("statistics.entropy.n", 3),
+    ],
+)
+def test_applications_window_that_breaks_a_bound_or_contradicts_itself_is_refused(path, value):
+    fields = json.loads(GOLDEN["app-1"])
     *parents, last = path.split(".")
     place = fields
     for name in parents:

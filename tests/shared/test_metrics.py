@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -96,3 +98,53 @@ def test_newcombe_interval_holds_the_difference_and_turns_round_with_it(n, data)
 def test_share_that_is_none_is_refused(k, n):
     with pytest.raises(ValueError, match="no share"):
         metrics.wilson_interval(k, n)
+
+
+@pytest.mark.parametrize(
+    ("n", "q", "discarded"), [(2048, 0.9, 172), (2116, 0.9, 178), (7469, 0.9, 685), (1_179_125, 0.99, 11_539)]
+)
+def test_early_stopping_discards_as_many_runs_as_published_results_of_mlperf_do(n, q, discarded):
+    assert metrics.allowed_over(n, q) - 1 == discarded
+
+
+@pytest.mark.parametrize(("q", "needed"), [(0.5, 11), (0.9, 64), (0.95, 130), (0.99, 662)])
+def test_claim_takes_as_many_runs_as_mlperf_says_and_not_one_less(q, needed):
+    assert metrics.runs_needed(q) == needed
+    assert metrics.claimed([1.0] * needed, q) == 1.0
+    assert metrics.claimed([1.0] * (needed - 1), q) is None
+
+
+@given(q=st.sampled_from(metrics.QUANTILES), over=st.integers(0, 40))
+def test_slow_runs_must_be_paid_for_with_further_ones(q, over):
+    needed = metrics.runs_needed(q, over)
+    assert metrics.allowed_over(needed, q) == over + 1
+    assert metrics.allowed_over(needed - 1, q) == over
+    values = [1.0] * (needed - over) + [2.0] * over
+    assert metrics.claimed(values, q) == 1.0
+    assert metrics.claimed([*values[1:-1], 2.0, 2.0], q) == 2.0
+
+
+@pytest.mark.parametrize(("n", "q"), [(11, 0.5), (64, 0.9), (400, 0.95), (662, 0.99), (3000, 0.99)])
+def test_claim_is_below_the_quantile_in_one_of_a_hundred_cases_at_most(n, q):
+    """Drawn 4,000 times from a uniform distribution, whose quantile is known; the share may miss by chance."""
+    draws = np.sort(np.random.default_rng(1).random((4000, n)), axis=1)
+    too_low = sum(metrics.claimed(list(draw), q) < q for draw in draws)  # type: ignore[operator]
+    assert too_low <= 40 + 3 * math.sqrt(40)
+
+
+def test_interval_of_a_million_samples_is_found_without_looking_at_them_all():
+    class Ranks(list):
+        looked_at = 0
+
+        def __len__(self):
+            return 1_000_000
+
+        def __getitem__(self, rank):
+            self.looked_at += 1
+            return float(rank)
+
+    ranks = Ranks()
+    low, high = metrics.quantile_interval(ranks, 0.99)
+    # The normal approximation is good at that size: 1.96 sqrt(n q (1 - q)) = 195.
+    assert (low, high) == (pytest.approx(989_805, abs=3), pytest.approx(990_195, abs=3))
+    assert ranks.looked_at == 2

@@ -54,6 +54,29 @@ def test_labelled_model_is_measured_and_told_as_json(tmp_path, data):
     assert {reading["kind"] for reading in result["memory"]} == {"after_load", "peak_rss"}
 
 
+def test_every_mode_is_told_as_json(tmp_path):
+    tiny_models.classifier(tmp_path / "m.tflite")
+    options = ("--processes", 2, "--cadence-ms", 2, "--sustained", 0.2, "--samples", 20, "--json")
+    done = agent("measure", "m.tflite", *options, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    (result,) = json.loads(done.stdout)["results"]
+    assert (result["processes"], result["cadence_ms"]) == (2, 2.0)
+    assert {phase["name"] for phase in result["phases"]} == {"preprocess", "queue", "postprocess"}
+    assert result["sustained"]["slowdown_ratio"] > 0
+    assert result["spread"]["p50_ms"]["low_ms"] <= result["latency"]["p50_ms"] <= result["spread"]["p50_ms"]["high_ms"]
+    assert set(result["conditions"]) >= {"steal_ratio", "cpu_pressure_ratio", "temperature_c", "under_voltage"}
+    assert result["start"]["at_s"] < result["end"]["at_s"]
+    assert len(result["comparability"]) == 16
+    assert [claim["runs_needed"] for claim in result["latency"]["claims"]] == [None, 64, 130, 662]
+
+
+def test_same_runtime_named_twice_is_measured_once(tmp_path):
+    tiny_models.classifier(tmp_path / "m.tflite")
+    options = ("--runtime", "litert", "--runtime", "litert", "--samples", 20, "--json")
+    done = agent("measure", "m.tflite", *options, cwd=tmp_path)
+    assert len(json.loads(done.stdout)["results"]) == 1
+
+
 def test_release_is_measured_though_one_variant_cannot_be(tmp_path):
     done = agent("measure", write_release(tmp_path), "--samples", 50, cwd=tmp_path)
     assert done.returncode == 0
@@ -115,8 +138,11 @@ def make_bad(directory: Path) -> None:
         ("m.tflite --data nan.npz", 2, "NaN"),
         ("m.tflite --data none.npz", 2, "none.npz does not exist"),
         ("m.tflite --runtime tensorflow", 2, "use litert or tflite"),
-        ("m.tflite --runtime onnx", 2, "'onnx' is not one of"),
+        ("m.tflite --runtime caffe", 2, "'caffe' is not one of"),
         ("m.tflite --threads 0", 2, "0 is not in the range"),
+        ("m.tflite --processes 0", 2, "0 is not in the range"),
+        ("m.tflite --cadence-ms 0", 2, "0.0 is not in the range"),
+        ("m.tflite --sustained -1", 2, "-1.0 is not in the range"),
         ("m.tflite --data labels.npz", 2, "labels.npz: labels go up to 77, the model knows 3 classes"),
         ("m.tflite --python /no/python", 2, "/no/python is not a program"),
         ("release --variant int4", 2, "has no variant 'int4'; it has float32, too-new"),
@@ -164,6 +190,16 @@ def test_doctor_builds_interpreters_and_names_what_to_install(tmp_path):
     assert found["runtimes"]["litert"]["runtime_version"]
     assert "pip install tflite-runtime" in found["runtimes"]["tflite"]["reason"]
     assert found["host"]["cpu_count"] > 0
+    assert all(found["accelerators"].values())
+
+
+def test_doctor_fails_where_a_delegate_that_was_asked_for_is_not_there(tmp_path):
+    done = agent("doctor", "--delegate", "/nowhere/libvendor.so", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert done.returncode == 1
+    (tried,) = found["delegates"]
+    assert (tried["runtime"], tried["works"]) == ("litert", False)
+    assert "cannot open shared object file" in tried["reason"]
 
 
 def test_help_names_an_example_and_the_exit_codes(tmp_path):

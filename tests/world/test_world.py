@@ -160,9 +160,8 @@ class Loop(RuleBasedStateMachine):
     def _kept(self) -> tuple[list[Numbered], set[Numbered], set[Numbered]]:
         """Return what the collector has: committed (as rows), refused and lost, by plain SQL."""
         numbers = "SELECT device, counter, random, seq FROM"
-        committed = [
-            number for table in ("windows", "events", "device_contexts") for number in self._ask(f"{numbers} {table}")
-        ]
+        tables = ("windows", "summaries", "events", "device_contexts")
+        committed = [number for table in tables for number in self._ask(f"{numbers} {table}")]
         lost = self._spread("SELECT device, counter, random, first, last FROM losses")
         return committed, set(self._ask(f"{numbers} refusals")), lost
 

@@ -167,13 +167,13 @@ class CollectorLife:
         while self._judge.step(self._world.now_s, connected_since_s=self._world.now_s - 1e6):
             pass
         self._steer.step(self._world.now_s)
-        due = outgoing.due(self.store)
+        due = outgoing.due(self.store, self._world.now_s)
         try:
             for one in due:
                 self._world.broker.send(one.topic, one.payload, retain=one.retain)
         except UnreachableError:
             return
-        outgoing.sent(self.store, due)
+        outgoing.sent(self.store, due, self._world.now_s)
 
     def _crashes(self, do: Callable[[], None]) -> bool:
         try:

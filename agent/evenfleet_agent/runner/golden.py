@@ -1,30 +1,33 @@
-"""Hold the samples that a model is measured on, and say how right its answers were.
+"""Hold the samples that a model is measured on, and lead one pass over them.
 
 Real samples with labels and the reference's outputs where there are any (a release's golden set, a user's .npz),
-and a few made-up ones else, the same at every start. Decides whether they fit the model; leaves running it to `worker`.
+and a few made-up ones else, the same at every start. Decides whether they fit the model; leaves running it to `worker`,
+and what is right about an answer to `tasks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from evenfleet_agent.runner import tasks
 from evenfleet_agent.runner.protocol import Evaluation, RunnerSpec
-from evenfleet_agent.runtimes import tensors
+from evenfleet_agent.runner.tasks.interface import Batch, Exam, Task, entries
+from evenfleet_agent.runtimes import tensors as dtypes
 from evenfleet_agent.runtimes.interface import Model
-from evenfleet_shared import agreement
 from evenfleet_shared.errors import DataError
-from evenfleet_shared.manifest import TensorSpec
-from evenfleet_shared.metrics import class_counts
+from evenfleet_shared.manifest import Criteria, TensorSpec
 
 _MADE_UP: Final = 16
 # A made-up tensor larger than this would say more about the machine's memory than about the model.
 _MAX_MADE_UP_ELEMENTS: Final = 64 * 1024 * 1024
+# Outputs that are scored at once: what a call of numpy costs is then shared, and the outputs take 1 MB at most.
+_SCORED_ELEMENTS: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +35,13 @@ class Golden:
     """Samples as they are on disk, and what is known about them."""
 
     inputs: npt.NDArray[Any] | None
-    labels: npt.NDArray[np.int64] | None
+    labels: npt.NDArray[Any] | None
     outputs: npt.NDArray[np.float32] | None
     reference_correct: npt.NDArray[np.bool_] | None
     input_scale: float
+    task: Task
+    classes: int | None
+    criteria: Criteria
 
     @property
     def sample_shape(self) -> tuple[int, ...] | None:
@@ -49,6 +55,16 @@ class Golden:
             return
         for start in range(0, len(self.inputs), size):
             yield [self._scaled(self.inputs[start : start + size])]
+
+    def exam(self, tensors: tuple[TensorSpec, ...]) -> Exam:
+        """Return what a model with these outputs is scored on."""
+        return Exam(
+            labels=self.labels,
+            reference=self.outputs,
+            tensors=tensors,
+            classes=self.classes,
+            criteria=self.criteria,
+        )
 
     def _scaled(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self.input_scale == 1.0:
@@ -75,18 +91,15 @@ def load(spec: RunnerSpec) -> Golden:
     if inputs is not None and inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
         raise DataError("the samples hold NaN or infinite values; clean the data first")
     labels = outputs = correct = None
+    task = tasks.by_name(spec.task)
     if spec.labels_file is not None:
-        labels = _read(spec.labels_file)
-        if labels.shape != (n,) or labels.dtype.kind not in "iu" or (n and labels.min() < 0):
-            raise DataError(
-                f"labels must be {n} whole numbers from 0, one per sample, found {labels.dtype} of shape {labels.shape}"
-            )
+        labels = task.labels(_read(spec.labels_file, mapped=True), n)
     if spec.outputs_file is not None:
-        outputs = _read(spec.outputs_file)
-        if outputs.ndim != 2 or len(outputs) != n or outputs.dtype.kind != "f":
+        outputs = _read(spec.outputs_file, mapped=True)
+        if len(outputs) != n or outputs.dtype.kind != "f" or not outputs.size:
             raise DataError(
-                f"{spec.outputs_file} must hold real numbers of shape [{n}, classes], found {outputs.dtype} of shape "
-                f"{list(outputs.shape)}"
+                f"{spec.outputs_file} must hold real numbers, one entry for each of {n} samples, found {outputs.dtype} of "
+                f"shape {list(outputs.shape)}"
             )
         outputs = outputs.astype(np.float32, copy=False)
     if spec.reference_correct is not None:
@@ -95,10 +108,13 @@ def load(spec: RunnerSpec) -> Golden:
         correct = np.frombuffer(spec.reference_correct.encode(), dtype=np.uint8) == ord("1")
     return Golden(
         inputs=inputs,
-        labels=None if labels is None else labels.astype(np.int64),
+        labels=labels,
         outputs=outputs,
         reference_correct=correct,
         input_scale=spec.input_scale,
+        task=task,
+        classes=spec.classes,
+        criteria=spec.criteria,
     )
 
 
@@ -116,96 +132,115 @@ def check_fits(golden: Golden, model: Model) -> None:
         )
 
 
-def why_not_scored(golden: Golden, rows: npt.NDArray[np.float32], output: TensorSpec) -> str | None:
-    """Return why a model's answers cannot be compared with labels, None if they can, or nobody would expect them to be.
+def why_not_scored(
+    golden: Golden, outputs: Sequence[npt.NDArray[np.float32]], tensors: tuple[TensorSpec, ...]
+) -> str | None:
+    """Return why a model's answers cannot be scored, None if they can, or nobody would expect them to be.
 
     Args:
         golden: The samples.
-        rows: Outputs as `flatten` gives them.
-        output: What they are of.
+        outputs: What the model gave for one sample.
+        tensors: What they are.
 
     Raises:
-        DataError: There are labels that the model has no class for. Beside a reference's outputs, which the model can
-            be compared with all the same, they are only a reason.
+        DataError: The labels are clearly not this model's. Beside a reference's outputs, which the model can be compared
+            with all the same, they may be only a reason.
     """
     if golden.inputs is None or (golden.labels is None and golden.outputs is not None):
         return None
     if golden.labels is None:
-        return "no accuracy: the data has no labels"
-    if sum(size != 1 for size in output.shape[1:]) > 1:
-        return f"no accuracy: the model gives numbers of shape {list(output.shape[1:])} per sample, not one per class"
-    classes, highest = rows.shape[1], int(golden.labels.max())
-    if classes < 2:
-        return "no accuracy: the model gives one number per sample, not one per class"
-    if highest >= classes:
-        why = f"labels go up to {highest}, the model knows {classes} classes (0 to {classes - 1})"
-        if golden.outputs is None:
-            raise DataError(f"{why}; the data do not fit the model")
-        return f"no accuracy: {why}"
-    return None
+        needed = {"agreement": "no outputs of a reference", "embedding": "neither labels nor outputs of a reference"}
+        return f"no accuracy: the data has {needed.get(golden.task.name, 'no labels')}"
+    return golden.task.why_not_scored(golden.exam(tensors), outputs)
 
 
-def flatten(outputs: Sequence[npt.NDArray[np.float32]], samples: int) -> npt.NDArray[np.float32]:
-    """Return the first output as one row per sample; a model's further outputs are not scored."""
-    return outputs[0].reshape(samples, -1)
-
-
-def evaluate(
-    golden: Golden,
-    rows: npt.NDArray[np.float32],
-    *,
-    output: TensorSpec,
-    before: npt.NDArray[np.bool_] | None,
-) -> tuple[Evaluation, npt.NDArray[np.bool_] | None]:
-    """Score the outputs of one pass over all samples.
+class Pass:
+    """One pass over all samples, scored as it goes.
 
     Args:
-        golden: The samples.
-        rows: The outputs, shape ``(n, classes)``.
-        output: What they are of.
-        before: Which samples were right in the pass before.
-
-    Returns:
-        The evaluation, and which samples were right (None without labels).
-
-    Raises:
-        DataError: The reference's outputs have another shape.
+        golden: The samples; with labels or a reference's outputs.
+        tensors: What the model's outputs are.
+        labelled: Whether the labels are scored by, as `why_not_scored` had it.
     """
-    predictions = rows.argmax(axis=1).astype("<i4")
-    counts = correct = None
-    if golden.labels is not None and why_not_scored(golden, rows, output) is None:
-        correct = predictions == golden.labels
-        counts = class_counts(golden.labels.tolist(), predictions.tolist(), rows.shape[1])
-    reference = golden.reference_correct
-    compared = None
-    if golden.outputs is not None:
-        if golden.outputs.shape != rows.shape:
-            raise DataError(
-                f"the model's outputs have shape {list(rows.shape)}, the reference's {list(golden.outputs.shape)}"
+
+    def __init__(self, golden: Golden, tensors: tuple[TensorSpec, ...], *, labelled: bool) -> None:
+        self._golden = golden if labelled else replace(golden, labels=None)
+        self._scorer = golden.task.scorer(self._golden.exam(tensors))
+        self._done = 0
+        self._waiting: list[list[npt.NDArray[np.float32]]] = []
+
+    def add(self, outputs: Sequence[npt.NDArray[np.float32]], samples: int) -> None:
+        """Score the next samples, those of small outputs some at a time.
+
+        Raises:
+            DataError: The outputs do not go with the labels or with the reference's.
+        """
+        if samples > 1:
+            self._score_waiting()
+            self._score(outputs, samples)
+            return
+        single = [entries(output, 1) for output in outputs]
+        if self._waiting and [output.shape for output in self._waiting[0]] != [output.shape for output in single]:
+            self._score_waiting()
+        self._waiting.append(single)
+        if len(self._waiting) * sum(output.size for output in single) >= _SCORED_ELEMENTS:
+            self._score_waiting()
+
+    def _score_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._score([np.concatenate(parts) for parts in zip(*waiting, strict=True)], len(waiting))
+
+    def _score(self, outputs: Sequence[npt.NDArray[np.float32]], samples: int) -> None:
+        these = slice(self._done, self._done + samples)
+        labels, reference = self._golden.labels, self._golden.outputs
+        self._done += samples
+        self._scorer.add(
+            Batch(
+                samples=samples,
+                outputs=outputs,
+                labels=None if labels is None else labels[these],
+                reference=None if reference is None else np.asarray(reference[these]),
             )
-        compared = agreement.compare(golden.outputs, rows, output_scale=output.scale)
-    both = correct is not None and reference is not None
-    return (
-        Evaluation(
-            n=len(rows),
-            errors=counts.errors if counts else None,
-            tp=counts.tp if counts else (),
-            fp=counts.fp if counts else (),
-            fn=counts.fn if counts else (),
-            discordant_b=int((reference & ~correct).sum()) if both else None,  # type: ignore[operator]
-            discordant_c=int((~reference & correct).sum()) if both else None,  # type: ignore[operator]
-            hamming=int((before != correct).sum()) if before is not None and correct is not None else None,
-            prediction_digest=agreement.prediction_digest(predictions),
-            agreement=compared,
-        ),
-        correct,
-    )
+        )
+
+    def end(self, before: npt.NDArray[np.bool_] | None) -> tuple[Evaluation, npt.NDArray[np.bool_] | None]:
+        """Return the evaluation, and which samples were right (None where they were held against nothing).
+
+        Args:
+            before: Which samples were right in the pass before.
+        """
+        self._score_waiting()
+        score, reference = self._scorer.result(), self._golden.reference_correct
+        correct = score.correct
+        both = correct is not None and reference is not None
+        return (
+            Evaluation(
+                task=self._golden.task.name,
+                n=self._done,
+                errors=None if correct is None else int(np.count_nonzero(~correct)),
+                tp=score.tp,
+                fp=score.fp,
+                fn=score.fn,
+                metric=score.metric,
+                score=score.score,
+                details=score.details,
+                discordant_b=int((reference & ~correct).sum()) if both else None,  # type: ignore[operator]
+                discordant_c=int((~reference & correct).sum()) if both else None,  # type: ignore[operator]
+                hamming=int((before != correct).sum()) if before is not None and correct is not None else None,
+                prediction_digest=score.prediction_digest,
+                agreement=score.agreement,
+            ),
+            correct,
+        )
 
 
-def _read(file: str) -> npt.NDArray[Any]:
+def _read(file: str, *, mapped: bool = False) -> npt.NDArray[Any]:
+    """Read an array; a mapped one stays on disk until it is looked at."""
     try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with np.errstate(over="ignore"):  # a size that no number holds is refused below
+            array = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError, OverflowError, MemoryError) as error:
         raise DataError(f"{Path(file).name} cannot be read as an array of numbers: {error}") from None
     if not isinstance(array, np.ndarray) or not array.ndim:
         raise DataError(f"{Path(file).name} must hold one array with one entry per sample")
@@ -224,7 +259,7 @@ def _made_up(inputs: Sequence[TensorSpec]) -> Iterator[list[npt.NDArray[Any]]]:
 
 
 def _made_up_values(generator: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    dtype = tensors.numeric_dtype(spec)
+    dtype = dtypes.numeric_dtype(spec)
     if dtype.kind == "f":
         return generator.random(shape, dtype=np.float32)
     if dtype.kind in "iu" and spec.scale:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 from pathlib import Path
 from typing import Final
 
+from evenfleet_agent.host import nvml
 from evenfleet_shared.messages import MemoryReading
 
 _PROC: Final = Path("/proc/self")
@@ -21,8 +23,20 @@ def reset_peak(proc: Path = _PROC) -> bool:
     return True
 
 
-def resident(proc: Path = _PROC) -> MemoryReading | None:
-    """Return the resident memory now, None where the kernel does not tell."""
+def readings(after_load: MemoryReading | None, *, was_reset: bool, proc: Path = _PROC) -> tuple[MemoryReading, ...]:
+    """Return every kind of memory that can be told at the end of a measurement.
+
+    Args:
+        after_load: What `after_load` found when the model was loaded.
+        was_reset: What `reset_peak` said.
+        proc: This process's.
+    """
+    kinds = (after_load, peak(was_reset=was_reset, proc=proc), gpu(nvml.read()))
+    return tuple(reading for reading in kinds if reading is not None)
+
+
+def after_load(proc: Path = _PROC) -> MemoryReading | None:
+    """Return the resident memory now that the model is loaded, None where the kernel does not tell."""
     size = _status(proc, "VmRSS")
     return (
         None
@@ -41,6 +55,23 @@ def peak(*, was_reset: bool, proc: Path = _PROC) -> MemoryReading:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return MemoryReading(
         kind="peak_rss", bytes=usage.ru_maxrss * 1024, method="ru_maxrss of the runner, import of the runtime included"
+    )
+
+
+def gpu(reading: nvml.Reading, pid: int | None = None) -> MemoryReading | None:
+    """Return the GPU memory that this process holds, None where there is no GPU or it does not tell.
+
+    Args:
+        reading: What `nvml.read` returned; taken after the model has run, for CUDA allocates when it first does.
+        pid: Of another process.
+    """
+    size = nvml.memory_of(os.getpid() if pid is None else pid, reading)
+    return (
+        None
+        if size is None
+        else MemoryReading(
+            kind="gpu", bytes=size, method="NVML, used by the runner's process on all GPUs, CUDA included"
+        )
     )
 
 

@@ -14,8 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from evenfleet_shared.errors import RunnerError
-from evenfleet_shared.manifest import Format, TensorSpec
-from evenfleet_shared.messages import Agreement, MemoryReading
+from evenfleet_shared.manifest import Criteria, Format, Manifest, TensorSpec
+from evenfleet_shared.messages import Agreement, MemoryReading, Phase, Sustained, Task, Throughput
 
 MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
 # 8 bytes each, so that a `Measured` always fits into a frame.
@@ -36,10 +36,15 @@ class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
         format: What the artifact is.
         threads: Threads of the interpreter.
         xnnpack: Let the interpreter use its XNNPACK kernels; no meaning for TensorFlow.
+        delegate: What shall run the model instead of the CPU: ``gpu``, ``edgetpu``, ``npu``, or a library's path.
+        delegate_options: As the delegate takes them.
         inputs_file: Samples as .npy, shape ``(n, ...)``; None makes up a few (the same ones every time).
-        labels_file: True classes as .npy, shape ``(n,)``, integers.
-        outputs_file: The reference's outputs as .npy, shape ``(n, classes)``.
+        labels_file: Labels as .npy, one entry a sample, of the task's kind.
+        outputs_file: The reference's outputs as .npy, shape ``(n, ...)``.
         reference_correct: One digit per sample, 1 where the reference was right.
+        task: What the answers are, and so what is right about them (`tasks`).
+        classes: How many the golden set has; None where nobody said.
+        criteria: What makes a sample right, where the task leaves it open.
         input_scale: Multiplied into every input before quantisation; 1.0 but for a planted fault.
         warm_up_min: Inferences before anything is timed as steady, at least, if there is time for them.
         warm_up_max_s: When to stop waiting for the latency to settle.
@@ -53,16 +58,43 @@ class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
     format: Format
     threads: Positive = 1
     xnnpack: bool = True
+    delegate: str | None = None
+    delegate_options: dict[str, str] = {}
     inputs_file: str | None = None
     labels_file: str | None = None
     outputs_file: str | None = None
     reference_correct: str | None = None
+    task: Task = "classification"
+    classes: int | None = None
+    criteria: Criteria = Criteria()
     input_scale: float = 1.0
     warm_up_min: Positive = 10
     warm_up_max_s: NotNegative = 2.0
     lock_file: str | None = None
     python: str | None = None
     scratch_dir: str | None = None
+
+
+def on_golden_set(spec: RunnerSpec, release: Manifest, directory: str, *, correct: str) -> RunnerSpec:
+    """Return a spec that measures on a release's golden set.
+
+    Args:
+        spec: Without samples.
+        release: The manifest.
+        directory: Where the release's files are.
+        correct: One digit per sample, 1 where what it is compared with was right.
+    """
+    golden = release.golden
+    return msgspec.structs.replace(
+        spec,
+        inputs_file=f"{directory}/{golden.inputs.file}",
+        labels_file=None if golden.labels is None else f"{directory}/{golden.labels.file}",
+        outputs_file=f"{directory}/{golden.outputs.file}",
+        reference_correct=correct,
+        task=release.task,
+        classes=golden.classes,
+        criteria=golden.criteria,
+    )
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -89,6 +121,10 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
             several devices on one machine, which must not measure each other; a device of its own counts that too.
         evaluate: Pass over the golden set, where there is one.
         lock_file: Held while measuring.
+        cadence_ms: Begin an inference every so often, instead of one after another, each with its own pre- and
+            post-processing as a request has; a sample is then one inference, whatever `min_sample_s` says.
+        sustained_s: Then load the model without interruption for so long; 0 does not.
+        offline_s: Then run batches back to back for so long; 0 does not.
     """
 
     samples: Annotated[int, Meta(ge=1, le=MAX_SAMPLES)]
@@ -98,25 +134,34 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     leave_out_waiting: bool = False
     evaluate: bool = True
     lock_file: str | None = None
+    cadence_ms: Annotated[float, Meta(gt=0.0, le=3_600_000.0)] | None = None
+    sustained_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 0.0
+    offline_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 0.0
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Build a real interpreter of one runtime and run something small in it."""
+    """Build a real interpreter of one runtime and run something small in it, with a delegate if one is asked for."""
 
     runtime: str
+    delegate: str | None = None
+    delegate_options: dict[str, str] = {}
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """The runtime works."""
+    """The runtime works; who ran what was small, and why not the delegate that was asked for."""
 
     runtime_version: str
     python: str
+    accelerator_executed: str
+    fallback_reason: str | None
 
 
 class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A sign of life between the request and its answer; the runner keeps these to itself."""
 
-    stage: Literal["waiting", "loading", "warming up", "measuring", "evaluating"]
+    stage: Literal[
+        "waiting", "loading", "warming up", "measuring", "evaluating", "under sustained load", "running batches"
+    ]
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -149,19 +194,27 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """One pass over the golden set.
 
     Attributes:
-        tp: Counts per class, like `fp` and `fn`; empty without labels, and `errors` is then None.
+        errors: Samples that are wrong by the task's criterion; None where they were held against nothing.
+        tp: Counts per class, like `fp` and `fn`, of what the task counts; empty without labels or classes.
+        metric: The task's headline by its usual name, where that is not the share of right samples; `score` is its value,
+            None where it has none.
+        details: Further figures by their usual names.
         discordant_b: Samples that only the reference got right; None without a reference.
         discordant_c: Samples that only this run got right.
         hamming: Samples whose correctness differs from the pass before; None at the first.
-        prediction_digest: sha256 of the predicted classes as little-endian int32.
+        prediction_digest: sha256 of the decisions; of a classification, the classes as little-endian int32.
         agreement: With the reference outputs; None without them.
     """
 
+    task: Task = "classification"
     n: Positive
     errors: int | None
-    tp: tuple[int, ...]
-    fp: tuple[int, ...]
-    fn: tuple[int, ...]
+    tp: tuple[int, ...] = ()
+    fp: tuple[int, ...] = ()
+    fn: tuple[int, ...] = ()
+    metric: str | None = None
+    score: float | None = None
+    details: dict[str, float] = {}
     discordant_b: int | None
     discordant_c: int | None
     hamming: int | None
@@ -178,6 +231,11 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         length_s: From the first sample to the last, without waiting and without evaluation.
         waited_s: For the lock.
         cpu_s: Processor time of the whole subprocess during `length_s`.
+        energy_mj: Of the counter that `energy_method` names, during `length_s`; None where there is none to be read.
+        phases: What was timed beside `invoke`.
+        cadence_ms: As asked for.
+        late_starts: Inferences that were due while the one before still ran; None without a cadence.
+        sustained: As asked for, like `throughput`.
     """
 
     samples_ms: bytes
@@ -190,6 +248,13 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     length_s: float
     waited_s: float
     cpu_s: float
+    energy_mj: float | None = None
+    energy_method: str | None = None
+    phases: tuple[Phase, ...] = ()
+    cadence_ms: float | None = None
+    late_starts: int | None = None
+    sustained: Sustained | None = None
+    throughput: Throughput | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):

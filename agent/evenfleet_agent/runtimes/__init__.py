@@ -7,20 +7,24 @@ command line can name the runtimes. A new runtime is a file here and a line in `
   run the model; everything else it raises is a bug or a broken device.
 * Values go in and come out as real numbers: a runtime quantises and dequantises by what the model says.
 * `Model.invoke` runs the model and nothing else: it is what gets timed.
+* `Model.execution` is what can be proved of who runs the loaded graph. A delegate that cannot be had, or refuses the model,
+  leaves it to the CPU, with the reason: never an error, and never silently.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from evenfleet_agent.runtimes.compiled import CompiledLiteRT
 from evenfleet_agent.runtimes.interface import Runtime
 from evenfleet_agent.runtimes.litert import LITERT
+from evenfleet_agent.runtimes.onnx import OnnxRuntime
 from evenfleet_agent.runtimes.tensorflow import TensorFlow
 from evenfleet_agent.runtimes.tflite import TFLITE
 from evenfleet_shared.errors import ConfigError
 from evenfleet_shared.manifest import Format
 
-RUNTIMES: Final[tuple[Runtime, ...]] = (LITERT, TFLITE, TensorFlow())
+RUNTIMES: Final[tuple[Runtime, ...]] = (LITERT, TFLITE, CompiledLiteRT(), TensorFlow(), OnnxRuntime())
 
 
 def by_name(name: str) -> Runtime:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,15 +16,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a runtime is told beside the model; what has no meaning for it, it ignores."""
+    """What a runtime is told beside the model.
+
+    What has no meaning for it, it ignores, but for `delegate`, of which it then says that it has no such thing.
+
+    Attributes:
+        threads: Of the interpreter.
+        xnnpack: Let it use its XNNPACK kernels.
+        delegate: What shall run the model instead of the CPU: ``gpu``, ``edgetpu``, ``npu``, or a library's path.
+        delegate_options: As the delegate's library takes them.
+    """
 
     threads: int = 1
     xnnpack: bool = True
+    delegate: str | None = None
+    delegate_options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """Who runs the loaded graph; `delegated_ratio` is the accelerator's share of its operators, None if unknown."""
+    """Who runs the loaded graph.
+
+    Attributes:
+        requested: What was asked for: ``xnnpack``, ``cpu``, or a delegate's name.
+        executed: What runs at least one operator of it; ``cpu`` where what was asked for runs none.
+        delegated_ratio: The share of the operators that what was asked for runs, read from the loaded graph; None where
+            the runtime does not tell.
+        fallback_reason: Why not all of them, and what runs the others; always there where `executed` is not `requested`.
+    """
 
     requested: str
     executed: str
@@ -88,6 +107,9 @@ class Runtime(Protocol):
     def install(self) -> str:
         """Return the command that installs it."""
 
+    def takes(self, delegate: str) -> bool:
+        """Return whether there is any sense in asking it for a delegate; asked all the same, it says that it has none."""
+
     def version(self) -> str:
         """Import the runtime and return its version.
 
@@ -95,8 +117,8 @@ class Runtime(Protocol):
             RuntimeMissingError: It is not installed; the message names the command that mends it.
         """
 
-    def check(self) -> str:
-        """Build a real interpreter, run something small in it and return its version.
+    def check(self, options: Options) -> Execution:
+        """Build a real interpreter, run something small in it and return who ran it.
 
         Raises:
             RuntimeMissingError: It is not usable; the message names the command that mends it.

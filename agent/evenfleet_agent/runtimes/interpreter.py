@@ -6,17 +6,19 @@ The two packages differ in name, age and what they refuse; `litert` and `tflite`
 from __future__ import annotations
 
 import base64
+import dataclasses
 import importlib
 import importlib.metadata
-import mmap
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from evenfleet_agent.runtimes import flatbuffer
-from evenfleet_agent.runtimes.interface import Execution, Options
+from evenfleet_agent import flatbuffer, operators
+from evenfleet_agent.runtimes import delegates
+from evenfleet_agent.runtimes.interface import Execution, Options, Runtime
 from evenfleet_shared.errors import ModelRefusedError, RuntimeMissingError
 from evenfleet_shared.manifest import Format, TensorSpec
 
@@ -56,13 +58,13 @@ class Package:
     needs_numpy_1: bool
     formats: tuple[Format, ...] = ("tflite",)
 
-    def check(self) -> str:
+    def takes(self, delegate: str) -> bool:
         """See `Runtime`."""
-        module = self._import()
-        interpreter = self._build(module, {"model_content": _SMALLEST_MODEL}, Options(), "the built-in test model")
-        interpreter.allocate_tensors()
-        interpreter.invoke()
-        return self.version()
+        return delegate != delegates.NPU
+
+    def check(self, options: Options) -> Execution:
+        """See `Runtime`."""
+        return run_smallest(self, options)
 
     def version(self) -> str:
         """See `Runtime`."""
@@ -75,12 +77,49 @@ class Package:
     def load(self, artifact: Path, options: Options, sample_shape: tuple[int, ...] | None) -> InterpretedModel:
         """See `Runtime`."""
         module = self._import()
-        _check_file(artifact)
-        interpreter = self._build(module, {"model_path": str(artifact)}, options, artifact.name)
+        found = flatbuffer.read(artifact)
+        version = self.version()
+        missing = operators.lacking(
+            found.operators, found.min_runtime_version, package=self.distribution, version=version
+        )
+        if missing:
+            raise ModelRefusedError(
+                operators.refusal(artifact.name, runtime=self.name, version=version, missing=missing)
+            )
+        if options.delegate is None:
+            return self._load(module, artifact, options, sample_shape)
+        reason = ""
+        try:
+            delegate = delegates.load(module, options.delegate, options.delegate_options)
+            return self._load(module, artifact, options, sample_shape, delegate)
+        except delegates.DelegateUnusableError as error:
+            reason = str(error)
+        except ModelRefusedError as error:
+            reason = f"it refused the model: {str(error).partition(': ')[2] or error}"
+        try:
+            model = self._load(module, artifact, dataclasses.replace(options, delegate=None), sample_shape)
+        except ModelRefusedError as error:
+            raise ModelRefusedError(
+                f"{error}; {delegates.name_of(options.delegate)} cannot be used either: {reason}"
+            ) from None
+        model.execution = fallen_back(model.execution, options.delegate, reason)
+        return model
+
+    def _load(
+        self,
+        module: Any,
+        artifact: Path,
+        options: Options,
+        sample_shape: tuple[int, ...] | None,
+        delegate: Any = None,
+    ) -> InterpretedModel:
+        interpreter = self._build(module, artifact, options, delegate)
+        # A delegate given by name or path has its parts by now; those of XNNPACK come with the tensors.
+        given_parts = 0 if delegate is None else sum(part.name == _DELEGATE for part in _operators(interpreter) or ())
         try:
             _settle_shapes(interpreter, sample_shape)
             interpreter.allocate_tensors()
-            return InterpretedModel(interpreter, options, artifact.name)
+            return InterpretedModel(interpreter, options, artifact, given_parts)
         except _INTERPRETER_ERRORS as error:
             raise self._refusal(artifact.name, error) from error
 
@@ -89,14 +128,19 @@ class Package:
             return importlib.import_module(self.module)
         except ImportError as error:
             raise RuntimeMissingError(
-                f"runtime {self.name} is not installed here ({_one_line(error)}): {self.install}"
+                f"runtime {self.name} is not installed here ({delegates.one_line(error)}): {self.install}"
             ) from None
 
-    def _build(self, module: Any, source: dict[str, Any], options: Options, name: str) -> Any:
+    def _build(self, module: Any, artifact: Path, options: Options, delegate: Any) -> Any:
         resolver = module.OpResolverType
         kernels = resolver.AUTO if options.xnnpack else resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         try:
-            return module.Interpreter(**source, num_threads=options.threads, experimental_op_resolver_type=kernels)
+            return module.Interpreter(
+                model_path=str(artifact),
+                num_threads=options.threads,
+                experimental_op_resolver_type=kernels,
+                experimental_delegates=None if delegate is None else [delegate],
+            )
         except _INTERPRETER_ERRORS as error:
             import numpy as np
 
@@ -104,7 +148,7 @@ class Package:
                 raise RuntimeMissingError(
                     f"runtime {self.name} {self.version()} needs numpy < 2, found {np.__version__}: {self.install}"
                 ) from error
-            raise self._refusal(name, error) from error
+            raise self._refusal(artifact.name, error) from error
 
     def _refusal(self, name: str, error: BaseException) -> ModelRefusedError:
         return ModelRefusedError(f"{self.name} {self.version()} cannot run {name}: {explain(str(error))}")
@@ -115,15 +159,15 @@ class InterpretedModel:
 
     max_batch: Final = 1
 
-    def __init__(self, interpreter: Any, options: Options, name: str) -> None:
+    def __init__(self, interpreter: Any, options: Options, artifact: Path, given_parts: int) -> None:
         self._interpreter = interpreter
-        self._name = name
+        self._artifact = artifact
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         self._input_indexes = [int(tensor["index"]) for tensor in inputs]
         self._output_indexes = [int(tensor["index"]) for tensor in outputs]
         self.inputs = tuple(_spec(tensor) for tensor in inputs)
         self.outputs = tuple(_spec(tensor) for tensor in outputs)
-        self.execution = _execution(_operators(interpreter), options)
+        self.execution = execution(_operators(interpreter), options, given_parts)
 
     def prepare(self, values: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         """See `Model`."""
@@ -144,7 +188,7 @@ class InterpretedModel:
         try:
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
-            raise ModelRefusedError(f"{self._name} failed while running: {explain(str(error))}") from error
+            raise ModelRefusedError(f"{self._artifact.name} failed while running: {explain(str(error))}") from error
 
     def read(self) -> list[npt.NDArray[np.float32]]:
         """See `Model`."""
@@ -154,6 +198,26 @@ class InterpretedModel:
             tensors.to_real(self._interpreter.get_tensor(index), spec)
             for index, spec in zip(self._output_indexes, self.outputs, strict=True)
         ]
+
+
+def run_smallest(runtime: Runtime, options: Options) -> Execution:
+    """Run the smallest model there is and return who ran it: a `Runtime.check` of .tflite files.
+
+    Raises:
+        RuntimeMissingError: It cannot be run.
+    """
+    from evenfleet_agent.runtimes import tensors
+
+    with tempfile.TemporaryDirectory(prefix="evenfleet-check-") as directory:
+        artifact = Path(directory) / "the built-in test model"
+        artifact.write_bytes(_SMALLEST_MODEL)
+        try:
+            model = runtime.load(artifact, options, None)
+            model.feed(model.prepare([tensors.zeros(spec) for spec in model.inputs]))
+            model.invoke()
+        except ModelRefusedError as error:
+            raise RuntimeMissingError(f"{error}: {runtime.install}") from None
+    return model.execution
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,25 +271,11 @@ def explain(message: str) -> str:
     missing = re.search(r"builtin opcode '(\w+)' version '(\d+)'", message)
     if missing:
         return f"it has no operator {missing[1]} of version {missing[2]}; use a newer runtime, or a variant converted for this one"
-    custom = re.search(r"unresolved custom op: ([\w.]+?)\.?(?:\s|$)", message)
+    custom = re.search(r"unresolved custom op: ([\w.-]+?)\.?(?:\s|$)", message)
     if custom:
-        return f"it has no custom operator {custom[1]}"
-    return _one_line(message)
-
-
-def _one_line(error: BaseException | str) -> str:
-    return " ".join(str(error).split())[:300] or "no reason given"
-
-
-def _check_file(artifact: Path) -> None:
-    try:
-        with artifact.open("rb") as file:
-            if not artifact.stat().st_size:
-                flatbuffer.check(b"", artifact.name)
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as content:
-                flatbuffer.check(content, artifact.name)
-    except OSError as error:
-        raise ModelRefusedError(f"{artifact} cannot be read: {error.strerror}") from None
+        made = "; the file was compiled for an Edge TPU, which the delegate edgetpu needs to be there for"
+        return f"it has no custom operator {custom[1]}{made if custom[1] == operators.EDGE_TPU_OPERATOR else ''}"
+    return delegates.one_line(message) or "no reason given"
 
 
 def _settle_shapes(interpreter: Any, sample_shape: tuple[int, ...] | None) -> None:
@@ -266,21 +316,58 @@ def _operators(interpreter: Any) -> list[Operator] | None:
         return None
 
 
-def _execution(operators: list[Operator] | None, options: Options) -> Execution:
-    if not options.xnnpack:
+def execution(graph: Sequence[Operator] | None, options: Options, given_parts: int) -> Execution:
+    """Say who runs a loaded graph.
+
+    Args:
+        graph: As loaded; None where the interpreter does not show it.
+        options: What was asked for.
+        given_parts: How many of its DELEGATE operators, the first ones, are those of the delegate that was asked for.
+    """
+    requested = "cpu"
+    if options.delegate is not None:
+        requested = delegates.name_of(options.delegate)
+    elif options.xnnpack:
+        requested = "xnnpack"
+    if requested == "cpu":
         return Execution(requested="cpu", executed="cpu", delegated_ratio=0.0, fallback_reason=None)
-    own = [operator for operator in operators or [] if operator.name != _DELEGATE]
-    if operators is None or not own:
-        return Execution(requested="xnnpack", executed="cpu", delegated_ratio=None, fallback_reason=None)
-    taken = delegated(operators)
-    left = sorted({operator.name for position, operator in enumerate(operators) if position not in taken} - {_DELEGATE})
-    reason = None
-    if left:
-        names = ", ".join(left[:8]) + (" and others" if len(left) > 8 else "")
-        reason = f"XNNPACK took {len(taken)} of {len(own)} operators; left to the built-in kernels: {names}"
+    own = [operator for operator in graph or () if operator.name != _DELEGATE]
+    if graph is None or not own:
+        unseen = "this interpreter does not show its graph, so that nothing proves what runs it"
+        return Execution(
+            requested=requested, executed="cpu", delegated_ratio=None, fallback_reason=None if own else unseen
+        )
+    parts = [operator for operator in graph if operator.name == _DELEGATE]
+    taken = delegated([*own, *(parts if options.delegate is None else parts[:given_parts])])
+    of_xnnpack = delegated([*own, *parts[given_parts:]]) - taken if options.delegate is not None else set()
+    left = {operator.name for position, operator in enumerate(own) if position not in taken | of_xnnpack}
+    rest = [f"left to XNNPACK: {_names(own[position].name for position in of_xnnpack)}"] if of_xnnpack else []
+    rest += [f"left to the built-in kernels: {_names(left)}"] if left else []
+    label = "XNNPACK" if requested == "xnnpack" else requested
     return Execution(
-        requested="xnnpack",
-        executed="xnnpack" if taken else "cpu",
+        requested=requested,
+        executed=requested if taken else "cpu",
         delegated_ratio=len(taken) / len(own),
-        fallback_reason=reason,
+        fallback_reason=f"{label} took {len(taken)} of {len(own)} operators; {'; '.join(rest)}" if rest else None,
     )
+
+
+def fallen_back(cpu: Execution, delegate: str, reason: str) -> Execution:
+    """Say that the CPU runs what a delegate was asked for.
+
+    Args:
+        cpu: Who runs the graph that was loaded in its stead.
+        delegate: As it was asked for.
+        reason: Why it cannot be used.
+    """
+    runs = "the CPU runs it" + (" with XNNPACK" if cpu.executed == "xnnpack" else "")
+    also = f" ({cpu.fallback_reason})" if cpu.fallback_reason else ""
+    name = delegates.name_of(delegate)
+    return Execution(
+        requested=name, executed="cpu", delegated_ratio=0.0, fallback_reason=f"no {name}: {reason}; {runs}{also}"
+    )
+
+
+def _names(operators: Iterable[str]) -> str:
+    names = sorted(set(operators))
+    return ", ".join(names[:8]) + (" and others" if len(names) > 8 else "")

@@ -60,6 +60,15 @@ def to_real(stored: npt.NDArray[Any], spec: TensorSpec) -> npt.NDArray[np.float3
     return (stored.astype(np.float32) - np.float32(spec.zero_point or 0)) * np.float32(spec.scale)
 
 
+def zeros(spec: TensorSpec) -> npt.NDArray[Any]:
+    """Return one sample of nothing for an input, each of whose open sizes is 1.
+
+    >>> zeros(TensorSpec(name="x", shape=(-1, 2), dtype="float32"))
+    array([[0., 0.]], dtype=float32)
+    """
+    return np.zeros(tuple(1 if size == -1 else size for size in spec.shape), dtype=np.float32)
+
+
 def numeric_dtype(spec: TensorSpec) -> np.dtype[Any]:
     """Return the numpy type of a tensor.
 

@@ -1,4 +1,4 @@
-"""`evenfleet device`: list, show and enrol devices."""
+"""`evenfleet device`: list, show and enrol devices, and have them do something now."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from evenfleet_collector import figures
+from evenfleet_collector import circumstances, figures
 from evenfleet_collector.client import Collector
 from evenfleet_collector.commands.asking import json_option, url_option
+from evenfleet_collector.commands.device_orders import measure, restart_runner
 from evenfleet_collector.commands.flags import render_flags
 from evenfleet_collector.commands.parity import STYLES, render_parity
 from evenfleet_collector.commands.printing import CONTEXT, print_json, show
-from evenfleet_collector.store.rows import DeviceRow
+from evenfleet_collector.store.rows import AppWindowRow, CellRow, DeviceRow, EventRow
 from evenfleet_shared.errors import ConfigError
 from evenfleet_shared.topics import DEVICE_ID_RULE, is_device_id
+
+EVENTS_SHOWN: Final = 5
 
 _EXAMPLE = "\b\nExample:\n  evenfleet device enrol press-07 --token-file press-07.token\n\n"
 
@@ -40,7 +43,7 @@ Exit codes: 0 done; 1 failed, or the collector does not answer; 2 bad arguments;
 
 @click.group(epilog=_EXAMPLE + _CODES, context_settings=CONTEXT)
 def device() -> None:
-    """List, show and enrol devices."""
+    """List, show and enrol devices, and have them do something now."""
 
 
 @device.command("list", epilog="\b\nExample:\n  evenfleet device list --verdict outside\n\n" + _CODES)
@@ -68,16 +71,25 @@ def list_devices(*, verdict: str | None, url: str, as_json: bool) -> None:
 @url_option
 @json_option
 def show_device(*, device_id: str, url: str, as_json: bool) -> None:
-    """Show one device: its state, its cells and its open flags."""
+    """Show one device: its state, its cells and what they were measured under, its open flags, its applications and what it reported last."""
     _check(device_id)
     with Collector(url) as collector:
         row = collector.device(device_id)
         cells = collector.parity(row.release, device=device_id).items
         flags = collector.flags(device=device_id)
+        apps = collector.apps(device_id, newest="true")
+        events = collector.newest_events(device_id, EVENTS_SHOWN)
     if as_json:
-        print_json({"device": row, "cells": cells, "flags": flags})
-    else:
-        show(_table([row], time.time()), "", render_parity(cells), "", render_flags(flags))
+        print_json({"device": row, "cells": cells, "flags": flags, "apps": apps, "events": events})
+        return
+    show(_table([row], time.time()), "", render_parity(cells), "", render_flags(flags))
+    for lines in (
+        [Text(line) for cell in cells for line in _circumstances(cell)],
+        [Text(_line_of(app, time.time())) for app in apps],
+        [_event(event, time.time()) for event in events],
+    ):
+        if lines:
+            show("", *lines)
 
 
 @device.command(
@@ -118,6 +130,10 @@ def enrol(*, device_id: str, token_file: Path | None, url: str, as_json: bool) -
         click.echo(f"{device_id} is enrolled; its token, shown only this once:\n{enrolment.token}")
 
 
+device.add_command(measure)
+device.add_command(restart_runner)
+
+
 def _table(rows: list[DeviceRow], now_s: float) -> Table:
     table = Table(box=SIMPLE, header_style="bold", pad_edge=False)
     for column in ("device", "class"):
@@ -134,6 +150,31 @@ def _table(rows: list[DeviceRow], now_s: float) -> Table:
             f"{figures.ago(row.last_seen_s, now_s)} ago" if row.last_seen_s is not None else "never",
         )
     return table
+
+
+def _circumstances(cell: CellRow) -> list[str]:
+    return [f"{cell.variant}  {line}" for line in circumstances.lines(cell.circumstances)]
+
+
+def _event(event: EventRow, now_s: float) -> Text:
+    about = [event.variant or "", event.detail]
+    return Text.assemble(
+        (event.event, "bold"),
+        f"  {figures.ago(event.received_s, now_s)} ago  ",
+        "  ".join(part for part in about if part),
+    )
+
+
+def _line_of(row: AppWindowRow, now_s: float) -> str:
+    window = row.window
+    model = window.model or ""
+    named = f", model {figures.short(model) if len(model) == 64 else model}" if model else ""
+    took = f"p50 {window.latency.p50_ms:.3g} ms, p95 {window.latency.p95_ms:.3g} ms" if window.latency else "none timed"
+    parts = [f"{window.calls:,} calls in {window.length_s:.0f} s", took]
+    parts += [
+        f"{count:,} {word}" for word, count in (("raised", window.exceptions), ("dropped", window.dropped)) if count
+    ]
+    return f"application {window.app}{named}: {', '.join(parts)}; {figures.ago(row.received_s, now_s)} ago"
 
 
 def _check(device_id: str) -> None:

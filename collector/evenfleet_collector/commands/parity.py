@@ -153,7 +153,8 @@ def _p95(cell: Drawn) -> Text:
 
 
 def _accuracy(cell: Drawn) -> Text:
-    return Text(cell.accuracy or "", style=STYLES["outside"] if "accuracy" in cell.faults else "")
+    shown = Text(cell.accuracy or "", style=STYLES["outside"] if "accuracy" in cell.faults else "")
+    return shown if cell.score is None else shown.append(f" {cell.score}", style="bright_black")
 
 
 def _halves(variant: str) -> list[str]:

@@ -23,7 +23,7 @@ from evenfleet_collector.commands.signing import Directory, checked_release, key
 from evenfleet_collector.resources import EVERY_DEVICE, TAG_RULE, is_tag
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ConfigError, ReleaseError
-from evenfleet_shared.manifest import Envelope, FileRef, Manifest
+from evenfleet_shared.manifest import Envelope, FileRef, Manifest, ReferenceResult
 from evenfleet_shared.topics import DEVICE_ID_RULE, is_device_id
 
 _EXAMPLE = "\b\nExample:\n  evenfleet release push release/\n  evenfleet release assign 9f2c11 --all\n\n"
@@ -210,7 +210,7 @@ def render_manifest(manifest: Manifest) -> Table:
             Text(variant.name, style="bold" if variant.name == manifest.reference_variant else ""),
             variant.format,
             figures.size(variant.artifact.size_bytes),
-            figures.accuracy(1 - reference.errors / reference.n),
+            _scored(reference),
             reference.agreement.noise_class,
             *(
                 ("\n".join(_expected(one) for one in manifest.envelope if one.variant == variant.name),)
@@ -221,6 +221,13 @@ def render_manifest(manifest: Manifest) -> Table:
     for missing in manifest.missing:
         table.add_row(Text(missing.name, style="bright_black"), "not built", "", "", missing.reason)
     return table
+
+
+def _scored(reference: ReferenceResult) -> str:
+    right = figures.accuracy(1 - reference.errors / reference.n)
+    if reference.metric is None or reference.score is None:
+        return right
+    return f"{right}, {figures.score(reference.metric, reference.score)}"
 
 
 def _expected(envelope: Envelope) -> str:

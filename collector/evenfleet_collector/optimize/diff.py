@@ -172,6 +172,8 @@ def _labelled(
     if release is None:
         raise ConfigError("--data is missing: A and B are files, and files have no samples of their own")
     found, _ = manifest.load(release)
+    if found.task != "classification" or found.golden.labels is None:
+        raise ConfigError(f"{release} is of task {found.task}, whose golden set diff does not take; give --data")
     x, y = (_array(release, ref.file) for ref in (found.golden.inputs, found.golden.labels))
     if x.dtype != np.float32 or x.ndim < 2 or y.dtype != np.int64 or not x.shape[:1] == y.shape == (found.golden.n,):
         raise DataError(

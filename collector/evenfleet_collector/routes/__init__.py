@@ -18,9 +18,12 @@ from fastapi_offline import FastAPIOffline
 from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.resources import API, Access
 from evenfleet_collector.routes import (
+    apps,
     artifacts,
     assignments,
+    commands,
     devices,
+    events,
     flags,
     health,
     metrics,
@@ -42,7 +45,24 @@ __all__ = ["Edits", "Health", "HealthSnapshot", "build_api"]
 
 RESOURCES = tuple(
     module.router
-    for module in (devices, windows, releases, tags, artifacts, parity, flags, assignments, policies, stats, stream)
+    for module in (
+        *(
+            devices,
+            windows,
+            apps,
+            events,
+            commands,
+            releases,
+            tags,
+            artifacts,
+            parity,
+            flags,
+            assignments,
+            policies,
+            stats,
+        ),
+        stream,
+    )
 )
 BESIDE = (health.router, metrics.router)
 

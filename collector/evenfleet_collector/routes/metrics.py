@@ -51,7 +51,7 @@ class _Once(Collector):
         )
         yield _counter(
             "evenfleet_passed_over",
-            "Windows, devices and events that were not judged or told, by reason.",
+            "Windows, devices, events and replies that were not judged or told, or contradict what is known, by reason.",
             "reason",
             figures.passed_over,
         )

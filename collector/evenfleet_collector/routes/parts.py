@@ -15,6 +15,7 @@ from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.resources import Access
 from evenfleet_collector.store import Reader
 from evenfleet_collector.tolerance import Policy
+from evenfleet_shared.messages import CommandName
 from evenfleet_shared.signature import Signature
 
 
@@ -64,6 +65,14 @@ class Edits(Protocol):
 
     async def set_policy(self, policy: Policy) -> None:
         """Put a policy in force, as the revision behind the one in force."""
+        ...
+
+    async def order(self, device: str, command: CommandName, variant: str | None, ttl_s: float) -> str:
+        """Have a command sent to a device until it answers; returns what the answer will be found by.
+
+        Raises:
+            RefusedError: The device is not known, or as many commands as are kept wait for it.
+        """
         ...
 
 

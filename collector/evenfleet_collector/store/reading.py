@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from evenfleet_collector.store.rows import (
+    AppWindowRow,
     CellRow,
+    CommandRow,
     DeadLetterRow,
     DeviceRow,
     EventRow,
@@ -14,6 +16,7 @@ from evenfleet_collector.store.rows import (
     LossRow,
     ReleaseRow,
     Stats,
+    SummaryRow,
     TagMoveRow,
     TagRow,
     WindowRow,
@@ -43,6 +46,27 @@ class Reader(Protocol):
         limit: int = 100,
     ) -> Sequence[WindowRow]:
         """Return a device's windows in the log's order, from the one behind `after`, received in [start_s, end_s)."""
+        ...
+
+    def summaries(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[SummaryRow]:
+        """Return what is left of windows that gave way on a device, in the order it came."""
+        ...
+
+    def app_windows(
+        self,
+        device: str,
+        *,
+        app: str | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[AppWindowRow]:
+        """Return the windows of a device's applications, as `windows` does."""
+        ...
+
+    def newest_app_windows(self, device: str) -> Sequence[AppWindowRow]:
+        """Return the window that came last of each application and model of a device, by these names."""
         ...
 
     def cells(
@@ -85,8 +109,18 @@ class Reader(Protocol):
         """Return what became of a tag since it was first given, in that order."""
         ...
 
-    def events(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[EventRow]:
-        """Return what a device reported, in the log's order."""
+    def events(
+        self, device: str, *, after: int = 0, limit: int = 100, newest_first: bool = False
+    ) -> Sequence[EventRow]:
+        """Return what a device reported from the one behind `after` (0: the first), in the log's order or against it."""
+        ...
+
+    def commands(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[CommandRow]:
+        """Return what a device was told to do, in that order, from the one behind `after`."""
+        ...
+
+    def command(self, device: str, correlation_id: str) -> CommandRow | None:
+        """Return one command."""
         ...
 
     def losses(self, device: str) -> Sequence[LossRow]:

@@ -6,10 +6,24 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from evenfleet_collector.cell import Cell, Metric, MetricVerdict
+from evenfleet_collector.dating import Dated
 from evenfleet_collector.seqs import Ranges
 from evenfleet_collector.tolerance import Verdict
 from evenfleet_shared.manifest import Format, Manifest
-from evenfleet_shared.messages import Incarnation, RunContext, Window
+from evenfleet_shared.messages import (
+    AppWindow,
+    CommandName,
+    Conditions,
+    Cost,
+    Incarnation,
+    Leak,
+    Network,
+    Overhead,
+    Reply,
+    RunContext,
+    Summary,
+    Window,
+)
 from evenfleet_shared.signature import Signature
 
 # What becomes of a message; everything else that is tallied is of a later step.
@@ -34,12 +48,48 @@ class DeviceRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowRow:
-    """One window as it was received, with the number that the log gave it."""
+    """One window as it was received, with the number that the log gave it.
+
+    `measured_s` is when it ended, by the collector's clock, and `dated` by what that is known: the device's uptime, its wall
+    clock, or only that it was `before`. None for windows that an earlier version took.
+    """
 
     id: int
     received_s: float
     backfill: bool
     window: Window
+    measured_s: float | None = None
+    dated: Dated | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryRow:
+    """What is left of windows that gave way on the device, as it was received."""
+
+    id: int
+    received_s: float
+    summary: Summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What a window says beside its figures; a device's overhead and network are in one window of each round only."""
+
+    conditions: Conditions | None = None
+    overhead: Overhead | None = None
+    network: Network | None = None
+    leak: Leak | None = None
+    cost: Cost | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppWindowRow:
+    """One window of an application's own inferences as it was received, with a number in the order of receipt."""
+
+    id: int
+    received_s: float
+    backfill: bool
+    window: AppWindow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +97,8 @@ class CellRow:
     """One device × variant of a release: its verdict, by metric, and the figures of its latest window.
 
     `refusal` is set where the device cannot run the variant; there are no figures then. `version` grows with every
-    change of any cell, so that a reader can ask for what is new.
+    change of any cell, so that a reader can ask for what is new. `accuracy_ratio` is the share of right samples, `score`
+    the task's own metric, named `score_metric`, where it has another.
     """
 
     version: int
@@ -69,15 +120,23 @@ class CellRow:
     peak_bytes: int | None
     run: RunContext | None
     updated_s: float
+    circumstances: Circumstances | None = None
+    # Of later than the first rows, which do not have them.
+    score_metric: str | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuietCell:
-    """A cell of which nothing has come for a while, and when its device was last heard of at all."""
+    """A cell of which nothing has come for a while, and when its device was last heard of at all.
+
+    `length_s` is how long its last window was.
+    """
 
     row: CellRow
     cell: Cell | None
     device_heard_s: float | None
+    length_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +208,35 @@ class EventRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRow:
+    """A command to a device, and what became of it.
+
+    It is `waiting` until its device answers, and then what the answer says; `expired` where none came within `ttl_s`. An
+    answer that comes later yet is taken: it says what the device has done.
+
+    Attributes:
+        id: Given by the store.
+        asked_s: When it was asked for; seconds since 1970, by the collector's clock.
+        offered_s: Since when it is being sent: since it was asked for, or since its device's last birth.
+        sends: How often it was sent.
+    """
+
+    id: int
+    device: str
+    correlation_id: str
+    command: CommandName
+    variant: str | None
+    ttl_s: float
+    asked_s: float
+    state: Literal["waiting", "done", "failed", "refused", "expired"] = "waiting"
+    offered_s: float
+    sends: int = 0
+    sent_s: float | None = None
+    replied_s: float | None = None
+    reply: Reply | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterRow:
     """A message that could not be taken, and why."""
 
@@ -187,7 +275,8 @@ class Balance:
 class Stats:
     """The collector in figures.
 
-    `ingested` counts what became of messages; `passed_over` what then was not judged, or could not be told, and why.
+    `ingested` counts what became of messages; `passed_over` what then was not judged, could not be told, or contradicts
+    what else is known, and why.
     """
 
     devices: int
@@ -205,7 +294,8 @@ class IncarnationRow:
     """What is known of one incarnation's numbers.
 
     `settled` are those that need no waiting for: committed, refused or lost. `floor` is the lowest that the device
-    still held when last heard of, `highest` the highest it has given out as far as known.
+    still held when last heard of, `highest` the highest it has given out as far as known. `booted_s` is when the device
+    began to count its uptime in it, by the collector's clock, None where it was not heard of while it lasted.
     """
 
     device: str
@@ -213,6 +303,7 @@ class IncarnationRow:
     settled: Ranges = ()
     floor: int = 1
     highest: int = 0
+    booted_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,11 +312,16 @@ class NewWindow:
 
     window: Window
     backfill: bool
+    measured_s: float | None = None
+    dated: Dated | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrivalRow:
-    """A window's place in the log, without the window."""
+    """A window's place in the log, and how long it was, without the window.
+
+    `length_s` is not known of what came before it was noted.
+    """
 
     id: int
     device: str
@@ -233,6 +329,7 @@ class ArrivalRow:
     release: str
     variant: str
     received_s: float
+    length_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -198,5 +198,94 @@ def m005_signatures_and_tags(db: Database) -> None:
     db.table("tag_moves").create_index(["tag"])
 
 
+@migrations()
+def m006_commands(db: Database) -> None:
+    """Keep what devices are told to do once, until they have answered, and what they answered."""
+    _create(
+        db,
+        "commands",
+        {
+            "id": int,
+            "device": str,
+            "correlation_id": str,
+            "command": str,
+            "variant": str,
+            "ttl_s": float,
+            "asked_s": float,
+            "state": str,
+            "offered_s": float,
+            "sends": int,
+            "sent_s": float,
+            "next_s": float,
+            "replied_s": float,
+            "reply": bytes,
+        },
+        pk="id",
+    )
+    db.table("commands").create_index(["device", "correlation_id"], unique=True)
+    db.table("commands").create_index(["state", "next_s"])
+
+
+@migrations()
+def m007_lengths_of_windows(db: Database) -> None:
+    """Note how long windows are, and each cell's last one: a device that stretches them is missed later."""
+    db.table("windows").add_column("length_s", float)
+    db.table("cells").add_column("length_s", float)
+
+
+@migrations()
+def m008_summaries_and_dates(db: Database) -> None:
+    """Keep what is left of windows that gave way on devices, and when each window was measured."""
+    _create(
+        db,
+        "summaries",
+        {
+            "id": int,
+            **_LIFE,
+            "seq": int,
+            "release": str,
+            "variant": str,
+            "summarised_counter": int,
+            "summarised_random": str,
+            "first": int,
+            "last": int,
+            "windows": int,
+            "received_s": float,
+            "body": bytes,
+        },
+        pk="id",
+    )
+    db.table("summaries").create_index(["device", "id"])
+    db.table("windows").add_column("measured_s", float)
+    db.table("windows").add_column("dated", str)
+    db.table("incarnations").add_column("booted_s", float)
+
+
+@migrations()
+def m009_windows_of_applications(db: Database) -> None:
+    """Keep what applications' own inferences were, apart from the log, which is judged."""
+    _create(
+        db,
+        "app_windows",
+        {
+            "id": int,
+            **_LIFE,
+            "seq": int,
+            "app": str,
+            "model": str,
+            "received_s": float,
+            "backfill": int,
+            "calls": int,
+            "p50_ms": float,
+            "p95_ms": float,
+            "body": bytes,
+        },
+        pk="id",
+    )
+    db.table("app_windows").create_index(["device", "counter", "random", "seq"], unique=True)
+    db.table("app_windows").create_index(["device", "app", "model"])
+    db.table("app_windows").create_index(["received_s"])
+
+
 def _create(db: Database, name: str, columns: dict[str, Any], *, pk: str | tuple[str, ...]) -> None:
     db.table(name).create(columns, pk=pk)

@@ -28,9 +28,11 @@ from evenfleet_collector.seqs import contiguous, gaps, size
 from evenfleet_collector.store.rows import (
     INGEST_RESULTS,
     UNEXPLAINED,
+    AppWindowRow,
     ArrivalRow,
     Balance,
     CellRow,
+    CommandRow,
     DeadLetterRow,
     DeviceRow,
     EventRow,
@@ -42,18 +44,20 @@ from evenfleet_collector.store.rows import (
     ReleaseRow,
     Stats,
     SteeredDevice,
+    SummaryRow,
     TagMoveRow,
     TagRow,
     WindowRow,
 )
 from evenfleet_collector.store.schema import migrations
-from evenfleet_collector.tolerance import Policy, Verdict, combine
+from evenfleet_collector.tolerance import LONGEST_WINDOW_S, Policy, Verdict, combine
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared import signature as signatures
 from evenfleet_shared import topics
 from evenfleet_shared.errors import MessageError, StoreError
 from evenfleet_shared.manifest import Manifest
 from evenfleet_shared.messages import (
+    AppWindow,
     Context,
     Desired,
     Event,
@@ -62,8 +66,10 @@ from evenfleet_shared.messages import (
     Limit,
     Receipt,
     Refusal,
+    Reply,
     RunContext,
     State,
+    Summary,
     Window,
 )
 from evenfleet_shared.signature import Signature
@@ -79,6 +85,8 @@ MAX_DEAD_LETTER_BYTES: Final = 16 * 1024
 DEAD_LETTERS_OF_A_KIND: Final = 100
 DEAD_LETTERS: Final = 4000
 _DEAD_LETTERS_LOOK: Final = 50
+# The newest of a device that wait for nothing any more.
+COMMANDS_KEPT: Final = 100
 # A receipt speaks of the lives heard of last: a device that rebooted often without a network has messages of many.
 RECEIPT_INCARNATIONS: Final = 8
 RECEIPT_LIST: Final = 256
@@ -92,6 +100,10 @@ _LIFE: Final = "device = ? AND counter = ? AND random = ?"
 _NEWEST_POLICY: Final = "SELECT body FROM policies ORDER BY revision DESC LIMIT 1"
 _ASSIGNMENTS: Final = "SELECT device, release FROM assignments"
 _EVENTS: Final = "SELECT id, device, counter, random, event, release, variant, detail, received_s FROM events"
+_COMMANDS: Final = (
+    "SELECT id, device, correlation_id, command, variant, ttl_s, asked_s, state, offered_s, sends, sent_s, replied_s, reply"
+    " FROM commands"
+)
 _TAGS: Final = "SELECT tag, release, tagged_s FROM tags"
 _CELL: Final = "device = ? AND release = ? AND variant = ?"
 
@@ -169,19 +181,25 @@ class SqliteWriter:
 
     def incarnation(self, device: str, incarnation: Incarnation) -> IncarnationRow:
         key = (device, *incarnation)
-        known = self._one(f"SELECT floor, highest FROM incarnations WHERE {_LIFE}", key)
-        floor, highest = known or (1, 0)
+        known = self._one(f"SELECT floor, highest, booted_s FROM incarnations WHERE {_LIFE}", key)
+        floor, highest, booted_s = known or (1, 0, None)
         return IncarnationRow(
-            device=device, incarnation=incarnation, settled=self._settled(key), floor=floor, highest=highest
+            device=device,
+            incarnation=incarnation,
+            settled=self._settled(key),
+            floor=floor,
+            highest=highest,
+            booted_s=booted_s,
         )
 
     def put_incarnation(self, row: IncarnationRow) -> None:
         key = (row.device, *row.incarnation)
         self._run(
-            "INSERT INTO incarnations (device, counter, random, floor, highest, judged_to, heard)"
-            " VALUES (?, ?, ?, ?, ?, 0, (SELECT coalesce(max(heard), 0) + 1 FROM incarnations WHERE device = ?))"
-            " ON CONFLICT DO UPDATE SET floor = excluded.floor, highest = excluded.highest, heard = excluded.heard",
-            (*key, row.floor, row.highest, row.device),
+            "INSERT INTO incarnations (device, counter, random, floor, highest, booted_s, judged_to, heard)"
+            " VALUES (?, ?, ?, ?, ?, ?, 0, (SELECT coalesce(max(heard), 0) + 1 FROM incarnations WHERE device = ?))"
+            " ON CONFLICT DO UPDATE SET floor = excluded.floor, highest = excluded.highest, heard = excluded.heard,"
+            " booted_s = excluded.booted_s",
+            (*key, row.floor, row.highest, row.booted_s, row.device),
         )
         before, after = set(self._settled(key)), set(row.settled)
         gone = [(*key, first) for first, _ in before - after]
@@ -192,9 +210,72 @@ class SqliteWriter:
     def add_windows(self, windows: Sequence[NewWindow], now_s: float) -> None:
         self._many(
             "INSERT INTO windows (device, counter, random, seq, release, variant, context, received_s, backfill,"
-            " p50_ms, p95_ms, n, errors, golden_n, peak_bytes, body)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [_window_values(new.window, new.backfill, now_s) for new in windows],
+            " p50_ms, p95_ms, n, errors, golden_n, peak_bytes, length_s, body, measured_s, dated)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(*_window_values(new.window, new.backfill, now_s), new.measured_s, new.dated) for new in windows],
+        )
+
+    def later_booted_s(self, device: str, incarnation: Incarnation) -> float | None:
+        row = self._one(
+            "SELECT booted_s FROM incarnations WHERE device = ? AND counter > ? AND booted_s IS NOT NULL"
+            " ORDER BY counter LIMIT 1",
+            (device, incarnation.counter),
+        )
+        return float(row[0]) if row else None
+
+    def add_summary(self, summary: Summary, now_s: float) -> None:
+        self._run(
+            "INSERT INTO summaries (device, counter, random, seq, release, variant, summarised_counter,"
+            " summarised_random, first, last, windows, received_s, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                summary.device,
+                *summary.incarnation,
+                summary.seq,
+                summary.release,
+                summary.variant,
+                *summary.summarised,
+                summary.first_seq,
+                summary.last_seq,
+                summary.windows,
+                now_s,
+                msgspec.json.encode(summary),
+            ),
+        )
+
+    def has_window_of(self, summary: Summary) -> bool:
+        found = self._one(
+            f"SELECT 1 FROM windows WHERE {_LIFE} AND seq BETWEEN ? AND ? AND release = ? AND variant = ?"
+            " AND context = ? LIMIT 1",
+            (
+                summary.device,
+                *summary.summarised,
+                summary.first_seq,
+                summary.last_seq,
+                summary.release,
+                summary.variant,
+                summary.context,
+            ),
+        )
+        return found is not None
+
+    def add_app_window(self, window: AppWindow, *, backfill: bool, now_s: float) -> None:
+        latency = window.latency
+        self._run(
+            "INSERT INTO app_windows (device, counter, random, seq, app, model, received_s, backfill, calls, p50_ms,"
+            " p95_ms, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                window.device,
+                *window.incarnation,
+                window.seq,
+                window.app,
+                window.model or "",
+                now_s,
+                int(backfill),
+                window.calls,
+                latency.p50_ms if latency else None,
+                latency.p95_ms if latency else None,
+                msgspec.json.encode(window),
+            ),
         )
 
     def add_context(self, context: Context, now_s: float) -> None:
@@ -274,11 +355,26 @@ class SqliteWriter:
             )
             # A new session has a new subscription, and downlink messages are not kept for it: all is sent again.
             self._run("UPDATE desired SET sent = 0 WHERE device = ?", (state.device,))
+            self._run(
+                "UPDATE commands SET offered_s = ?, next_s = 0 WHERE device = ? AND state = 'waiting'",
+                (now_s, state.device),
+            )
         else:
             self._run(
                 "UPDATE devices SET status = ? WHERE device = ? AND session = ?",
                 (state.status, state.device, state.session),
             )
+
+    def put_reply(self, reply: Reply, now_s: float) -> bool:
+        key = (reply.device, reply.correlation_id, reply.command)
+        asked = "device = ? AND correlation_id = ? AND command = ?"
+        if self._one(f"SELECT 1 FROM commands WHERE {asked}", key) is None:
+            return False
+        self._run(
+            f"UPDATE commands SET state = ?, replied_s = ?, reply = ? WHERE {asked} AND reply IS NULL",
+            (reply.status, now_s, msgspec.json.encode(reply), *key),
+        )
+        return True
 
     def add_dead_letter(self, topic: str, error: MessageError, payload: bytes, now_s: float) -> None:
         device = _device_of(topic)
@@ -335,15 +431,21 @@ class SqliteWriter:
 
     def arrivals(self, after: int, limit: int) -> Sequence[ArrivalRow]:
         rows = self._all(
-            "SELECT id, device, counter, random, release, variant, received_s FROM windows WHERE id > ?"
+            "SELECT id, device, counter, random, release, variant, received_s, length_s FROM windows WHERE id > ?"
             " ORDER BY id LIMIT ?",
             (after, limit),
         )
         return [
             ArrivalRow(
-                id=i, device=device, incarnation=Incarnation(c, r), release=release, variant=variant, received_s=at
+                id=i,
+                device=device,
+                incarnation=Incarnation(c, r),
+                release=release,
+                variant=variant,
+                received_s=at,
+                length_s=length_s,
             )
-            for i, device, c, r, release, variant, at in rows
+            for i, device, c, r, release, variant, at, length_s in rows
         ]
 
     def judging(self, device: str, incarnation: Incarnation) -> int:
@@ -373,7 +475,7 @@ class SqliteWriter:
     def windows_in(self, device: str, incarnation: Incarnation, first: int, last: int) -> Sequence[WindowRow]:
         return _window_rows(
             self._all(
-                f"SELECT id, received_s, backfill, body FROM windows WHERE {_LIFE} AND seq BETWEEN ? AND ? ORDER BY seq",
+                f"SELECT id, received_s, backfill, measured_s, dated, body FROM windows WHERE {_LIFE} AND seq BETWEEN ? AND ? ORDER BY seq",
                 (device, *incarnation, first, last),
             )
         )
@@ -397,7 +499,7 @@ class SqliteWriter:
     def cell_windows(self, device: str, release: str, variant: str) -> Sequence[WindowRow]:
         return _window_rows(
             self._all(
-                "SELECT w.id, w.received_s, w.backfill, w.body FROM windows w JOIN incarnations i"
+                "SELECT w.id, w.received_s, w.backfill, w.measured_s, w.dated, w.body FROM windows w JOIN incarnations i"
                 " ON i.device = w.device AND i.counter = w.counter AND i.random = w.random AND w.seq <= i.judged_to"
                 # Skips of one life do not overlap: only the last one that begins before a window can hold it.
                 " WHERE w.device = ? AND w.release = ? AND w.variant = ? AND NOT coalesce((SELECT s.last >= w.seq"
@@ -508,22 +610,37 @@ class SqliteWriter:
     def has_row(self, device: str, release: str, variant: str) -> bool:
         return self._one(f"SELECT 1 FROM cells WHERE {_CELL}", (device, release, variant)) is not None
 
-    def hear_cell(self, device: str, release: str, variant: str, now_s: float) -> None:
-        self._run(f"UPDATE cells SET heard_s = ?, set_aside = 0 WHERE {_CELL}", (now_s, device, release, variant))
+    def hear_cell(self, device: str, release: str, variant: str, now_s: float, length_s: float | None = None) -> None:
+        self._run(
+            f"UPDATE cells SET heard_s = ?, length_s = coalesce(?, length_s), set_aside = 0 WHERE {_CELL}",
+            (now_s, length_s, device, release, variant),
+        )
 
-    def quiet_since(self, heard_before_s: float, limit: int) -> Sequence[QuietCell]:
+    def quiet(self, policy: Policy, now_s: float, hearing_since_s: float, limit: int) -> Sequence[QuietCell]:
         rows = self._all(
-            "SELECT c.row, c.state, d.last_seen_s FROM cells c LEFT JOIN devices d ON d.device = c.device"
-            " WHERE c.set_aside = 0 AND c.heard_s < ? ORDER BY c.heard_s, c.device, c.variant LIMIT ?",
-            (heard_before_s, limit),
+            "SELECT c.row, c.state, d.last_seen_s, c.length_s FROM cells c LEFT JOIN devices d ON d.device = c.device"
+            " WHERE c.set_aside = 0 AND c.heard_s < ?"
+            # As in `Policy.silent_after`.
+            " AND max(c.heard_s, ?) < ? - max(?, ? * min(coalesce(c.length_s, 0.0), ?))"
+            " ORDER BY c.heard_s, c.device, c.variant LIMIT ?",
+            (
+                now_s - policy.silent_after_s,
+                hearing_since_s,
+                now_s,
+                policy.silent_after_s,
+                policy.silence_windows,
+                LONGEST_WINDOW_S,
+                limit,
+            ),
         )
         return [
             QuietCell(
                 row=msgspec.json.decode(row, type=CellRow),
                 cell=msgspec.json.decode(state, type=Cell) if state else None,
                 device_heard_s=heard_s,
+                length_s=length_s,
             )
-            for row, state, heard_s in rows
+            for row, state, heard_s, length_s in rows
         ]
 
     def set_aside(self, device: str, release: str, variant: str) -> None:
@@ -577,6 +694,12 @@ class SqliteWriter:
                 desired_revision=revision,
             )
             for device, device_class, formats, revision in rows
+        ]
+
+    def signatures(self, release: str) -> Sequence[Signature]:
+        return [
+            signatures.decode(body, f"a signature of release {release[:12]}")
+            for (body,) in self._all("SELECT body FROM signatures WHERE release = ? ORDER BY key", (release,))
         ]
 
     def limits(self, release: str, device_class: str) -> dict[str, tuple[Limit, ...]]:
@@ -652,7 +775,51 @@ class SqliteWriter:
             (tag, release, before.release if before else None, now_s),
         )
 
+    def commands_waiting(self, device: str) -> int:
+        (count,) = self._one("SELECT count(*) FROM commands WHERE device = ? AND state = 'waiting'", (device,)) or (0,)
+        return int(count)
+
+    def add_command(self, command: CommandRow) -> None:
+        self._run(
+            "INSERT INTO commands (device, correlation_id, command, variant, ttl_s, asked_s, state, offered_s, sends, next_s)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            (
+                command.device,
+                command.correlation_id,
+                command.command,
+                command.variant,
+                command.ttl_s,
+                command.asked_s,
+                command.state,
+                command.offered_s,
+                command.sends,
+            ),
+        )
+        ended = "device = ? AND state != 'waiting'"
+        self._run(
+            f"DELETE FROM commands WHERE {ended} AND id <= (SELECT id FROM commands WHERE {ended}"
+            " ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            (command.device, command.device, COMMANDS_KEPT),
+        )
+
     # outgoing
+
+    def expire_commands(self, now_s: float) -> None:
+        self._run("UPDATE commands SET state = 'expired' WHERE state = 'waiting' AND asked_s + ttl_s <= ?", (now_s,))
+
+    def commands_due(self, now_s: float, next_before_s: float, limit: int) -> Sequence[CommandRow]:
+        rows = self._all(
+            f"{_COMMANDS} WHERE state = 'waiting' AND (next_s <= ? OR next_s > ?) ORDER BY id LIMIT ?",
+            (now_s, next_before_s, limit),
+        )
+        return [_command_row(row) for row in rows]
+
+    def command_sent(self, command: CommandRow, now_s: float, next_s: float) -> None:
+        self._run(
+            "UPDATE commands SET sends = sends + 1, sent_s = ?, next_s = CASE WHEN offered_s = ? THEN ? ELSE next_s END"
+            " WHERE id = ?",
+            (now_s, command.offered_s, next_s, command.id),
+        )
 
     def receipts_due(self, limit: int) -> Sequence[tuple[str, int]]:
         return self._all("SELECT device, mark FROM receipts_due ORDER BY device LIMIT ?", (limit,))
@@ -742,8 +909,46 @@ class SqliteReader:
                 values.append(value)
         return _window_rows(
             self._all(
-                f"SELECT id, received_s, backfill, body FROM windows WHERE {' AND '.join(where)} ORDER BY id LIMIT ?",
+                f"SELECT id, received_s, backfill, measured_s, dated, body FROM windows WHERE {' AND '.join(where)} ORDER BY id LIMIT ?",
                 (*values, limit),
+            )
+        )
+
+    def summaries(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[SummaryRow]:
+        rows = self._all(
+            "SELECT id, received_s, body FROM summaries WHERE device = ? AND id > ? ORDER BY id LIMIT ?",
+            (device, after, limit),
+        )
+        return [
+            SummaryRow(id=i, received_s=at, summary=msgspec.json.decode(body, type=Summary)) for i, at, body in rows
+        ]
+
+    def app_windows(
+        self,
+        device: str,
+        *,
+        app: str | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> Sequence[AppWindowRow]:
+        where = ["device = ?", "id > ?"]
+        values: list[Any] = [device, after]
+        for clause, value in (("app = ?", app), ("received_s >= ?", start_s), ("received_s < ?", end_s)):
+            if value is not None:
+                where.append(clause)
+                values.append(value)
+        return _app_window_rows(
+            self._all(f"{_APP_WINDOWS} WHERE {' AND '.join(where)} ORDER BY id LIMIT ?", (*values, limit))
+        )
+
+    def newest_app_windows(self, device: str) -> Sequence[AppWindowRow]:
+        return _app_window_rows(
+            self._all(
+                f"{_APP_WINDOWS} WHERE id IN (SELECT max(id) FROM app_windows WHERE device = ? GROUP BY app, model)"
+                " ORDER BY app, model",
+                (device,),
             )
         )
 
@@ -804,13 +1009,19 @@ class SqliteReader:
             for i, name, release, before, at in rows
         ]
 
-    def events(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[EventRow]:
-        return _event_rows(
-            self._all(
-                f"{_EVENTS} WHERE device = ? AND id > ? ORDER BY id LIMIT ?",
-                (device, after, limit),
-            )
-        )
+    def events(
+        self, device: str, *, after: int = 0, limit: int = 100, newest_first: bool = False
+    ) -> Sequence[EventRow]:
+        behind = "(? = 0 OR id < ?) ORDER BY id DESC" if newest_first else "(? = 0 OR id > ?) ORDER BY id"
+        return _event_rows(self._all(f"{_EVENTS} WHERE device = ? AND {behind} LIMIT ?", (device, after, after, limit)))
+
+    def commands(self, device: str, *, after: int = 0, limit: int = 100) -> Sequence[CommandRow]:
+        rows = self._all(f"{_COMMANDS} WHERE device = ? AND id > ? ORDER BY id LIMIT ?", (device, after, limit))
+        return [_command_row(row) for row in rows]
+
+    def command(self, device: str, correlation_id: str) -> CommandRow | None:
+        rows = self._all(f"{_COMMANDS} WHERE device = ? AND correlation_id = ?", (device, correlation_id))
+        return _command_row(rows[0]) if rows else None
 
     def losses(self, device: str) -> Sequence[LossRow]:
         rows = self._all(
@@ -942,6 +1153,7 @@ _DEVICES: Final = (
 _FLAGS: Final = (
     "SELECT id, device, device_class, release, variant, metric, reason, opened_s, cleared_s, evidence FROM flags"
 )
+_APP_WINDOWS: Final = "SELECT id, received_s, backfill, body FROM app_windows"
 _RELEASES: Final = "SELECT release, model, pushed_s, manifest FROM releases"
 
 
@@ -1000,9 +1212,42 @@ def _event_rows(rows: Iterable[tuple[Any, ...]]) -> list[EventRow]:
     ]
 
 
+def _command_row(row: tuple[Any, ...]) -> CommandRow:
+    i, device, correlation_id, command, variant, ttl_s, asked_s, state, offered_s, sends, sent_s, replied_s, reply = row
+    return CommandRow(
+        id=i,
+        device=device,
+        correlation_id=correlation_id,
+        command=command,
+        variant=variant,
+        ttl_s=ttl_s,
+        asked_s=asked_s,
+        state=state,
+        offered_s=offered_s,
+        sends=sends,
+        sent_s=sent_s,
+        replied_s=replied_s,
+        reply=msgspec.json.decode(reply, type=Reply) if reply else None,
+    )
+
+
 def _window_rows(rows: Iterable[tuple[Any, ...]]) -> list[WindowRow]:
     return [
-        WindowRow(id=i, received_s=at, backfill=bool(backfill), window=msgspec.json.decode(body, type=Window))
+        WindowRow(
+            id=i,
+            received_s=at,
+            backfill=bool(backfill),
+            window=msgspec.json.decode(body, type=Window),
+            measured_s=measured_s,
+            dated=dated,
+        )
+        for i, at, backfill, measured_s, dated, body in rows
+    ]
+
+
+def _app_window_rows(rows: Iterable[tuple[Any, ...]]) -> list[AppWindowRow]:
+    return [
+        AppWindowRow(id=i, received_s=at, backfill=bool(backfill), window=msgspec.json.decode(body, type=AppWindow))
         for i, at, backfill, body in rows
     ]
 
@@ -1024,5 +1269,6 @@ def _window_values(window: Window, backfill: bool, now_s: float) -> tuple[Any, .
         accuracy.errors if accuracy else None,
         accuracy.n if accuracy else None,
         peak_bytes(window),
+        window.length_s,
         msgspec.json.encode(window),
     )

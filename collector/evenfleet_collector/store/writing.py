@@ -13,6 +13,7 @@ from evenfleet_collector.cell import Cell, ClassBaseline, ClassKey, Metric
 from evenfleet_collector.store.rows import (
     ArrivalRow,
     CellRow,
+    CommandRow,
     EventRow,
     FlagRow,
     IncarnationRow,
@@ -26,7 +27,20 @@ from evenfleet_collector.store.rows import (
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared.errors import MessageError
 from evenfleet_shared.manifest import Manifest
-from evenfleet_shared.messages import Context, Desired, Event, Incarnation, Limit, Receipt, Refusal, RunContext, State
+from evenfleet_shared.messages import (
+    AppWindow,
+    Context,
+    Desired,
+    Event,
+    Incarnation,
+    Limit,
+    Receipt,
+    Refusal,
+    Reply,
+    RunContext,
+    State,
+    Summary,
+)
 from evenfleet_shared.signature import Signature
 
 
@@ -69,8 +83,8 @@ class Shared(Protocol):
         """Return whether readers see anything of a cell."""
         ...
 
-    def hear_cell(self, device: str, release: str, variant: str, now_s: float) -> None:
-        """Note that a window of a cell came, or that one is waited for from now on."""
+    def hear_cell(self, device: str, release: str, variant: str, now_s: float, length_s: float | None = None) -> None:
+        """Note that a window of a cell came, which was so long, or that one is waited for from now on."""
         ...
 
     def put_row(self, row: CellRow) -> None:
@@ -87,6 +101,22 @@ class IngestRows(Shared, Protocol):
 
     def add_windows(self, windows: Sequence[NewWindow], now_s: float) -> None:
         """Append windows to the log; the caller has made sure that they are new."""
+        ...
+
+    def later_booted_s(self, device: str, incarnation: Incarnation) -> float | None:
+        """Return when the first later life of a device began that was heard of while it lasted."""
+        ...
+
+    def add_summary(self, summary: Summary, now_s: float) -> None:
+        """Append what is left of windows that gave way on the device."""
+        ...
+
+    def has_window_of(self, summary: Summary) -> bool:
+        """Return whether a window that a summary stands for is in the log."""
+        ...
+
+    def add_app_window(self, window: AppWindow, *, backfill: bool, now_s: float) -> None:
+        """Keep an application's window; the caller has made sure that it is new."""
         ...
 
     def add_context(self, context: Context, now_s: float) -> None:
@@ -114,7 +144,14 @@ class IngestRows(Shared, Protocol):
         ...
 
     def put_state(self, state: State, now_s: float) -> None:
-        """Note a device's birth, sleep or death; the will of another session than the last born is ignored."""
+        """Note a device's birth, sleep or death; the will of another session than the last born is ignored.
+
+        At a birth, everything that waits for the device is due to be sent again.
+        """
+        ...
+
+    def put_reply(self, reply: Reply, now_s: float) -> bool:
+        """Note the first answer to a command; False where its device was never told to do that."""
         ...
 
     def add_dead_letter(self, topic: str, error: MessageError, payload: bytes, now_s: float) -> None:
@@ -215,12 +252,15 @@ class JudgeRows(Shared, Protocol):
         """Write the judge's state of a cell and what readers see of it; the row's version is given anew."""
         ...
 
-    def quiet_since(self, heard_before_s: float, limit: int) -> Sequence[QuietCell]:
-        """Return the cells last heard of before then that were not set aside since."""
+    def quiet(self, policy: Policy, now_s: float, hearing_since_s: float, limit: int) -> Sequence[QuietCell]:
+        """Return the cells of which nothing has come for longer than `Policy.silent_after` allows, nor was set aside.
+
+        It counts from `hearing_since_s` on: what was sent before that may have been missed.
+        """
         ...
 
     def set_aside(self, device: str, release: str, variant: str) -> None:
-        """Leave a cell out of `quiet_since` until it is heard of, or its device is told something new."""
+        """Leave a cell out of `quiet` until it is heard of, or its device is told something new."""
         ...
 
     def open_flag(self, flag: FlagRow) -> None:
@@ -243,6 +283,10 @@ class SteerRows(Shared, Protocol):
         """Return the devices that have told their class."""
         ...
 
+    def signatures(self, release: str) -> Sequence[Signature]:
+        """Return the signatures of a release, by key."""
+        ...
+
     def limits(self, release: str, device_class: str) -> dict[str, tuple[Limit, ...]]:
         """Return the limits in force, by variant."""
         ...
@@ -253,7 +297,7 @@ class SteerRows(Shared, Protocol):
 
 
 class EditRows(Shared, Protocol):
-    """What people change: access, releases, their signatures and tags, assignments."""
+    """What people change: access, releases, their signatures and tags, assignments; and what they have devices do."""
 
     def knows_device(self, device: str) -> bool:
         """Return whether a device was enrolled or has been heard of."""
@@ -291,9 +335,32 @@ class EditRows(Shared, Protocol):
         """Take a tag away, and note that it went; nothing changes where there is none."""
         ...
 
+    def commands_waiting(self, device: str) -> int:
+        """Return how many commands a device has not answered yet."""
+        ...
+
+    def add_command(self, command: CommandRow) -> None:
+        """Keep a command, to be sent; its id is given anew. The oldest that wait for nothing make room."""
+        ...
+
 
 class OutgoingRows(Shared, Protocol):
     """What is to be sent."""
+
+    def expire_commands(self, now_s: float) -> None:
+        """Give up the commands that were not answered within their time."""
+        ...
+
+    def commands_due(self, now_s: float, next_before_s: float, limit: int) -> Sequence[CommandRow]:
+        """Return the commands to be sent now: those whose time has come.
+
+        One whose time lies behind `next_before_s` is among them: the clock was set back.
+        """
+        ...
+
+    def command_sent(self, command: CommandRow, now_s: float, next_s: float) -> None:
+        """Note that a command went out, and when it is to go again; one that was offered anew meanwhile stays due."""
+        ...
 
     def receipts_due(self, limit: int) -> Sequence[tuple[str, int]]:
         """Return devices that a receipt is due to, each with a mark that changes whenever one becomes due again."""

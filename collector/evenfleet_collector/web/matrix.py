@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from evenfleet_collector import figures
+from evenfleet_collector import circumstances, figures
 from evenfleet_collector.cell import MetricVerdict
 from evenfleet_collector.store.rows import CellRow
 from evenfleet_collector.tolerance import Policy
@@ -59,7 +59,7 @@ class Drawn:
     """One cell in words.
 
     `word` is a key of `MARKS`, `reason` the whole of it in short, `details` the verdict on each metric with what it
-    rests on; `faults` are the metrics that are outside.
+    rests on; `faults` are the metrics that are outside, `circumstances` what the latest window was measured under.
     """
 
     word: str
@@ -71,9 +71,11 @@ class Drawn:
     p50: str | None
     p95: str | None
     accuracy: str | None
+    score: str | None
     delta: str | None
     memory: str | None
     noise: str | None
+    circumstances: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,9 +158,11 @@ def draw(cell: CellRow, policy: Policy | None = None) -> Drawn:
         p50=None if cell.p50_ms is None else figures.latency(cell.p50_ms),
         p95=None if cell.p95_ms is None else figures.latency(cell.p95_ms),
         accuracy=None if cell.accuracy_ratio is None else figures.accuracy(cell.accuracy_ratio),
+        score=None if cell.score_metric is None or cell.score is None else figures.score(cell.score_metric, cell.score),
         delta=None if cell.accuracy_delta is None else figures.points(cell.accuracy_delta),
         memory=None if cell.peak_bytes is None else figures.size(cell.peak_bytes),
         noise=None if cell.noise_class is None else NOISE_WORDS.get(cell.noise_class, cell.noise_class),
+        circumstances=circumstances.lines(cell.circumstances),
     )
 
 

@@ -15,7 +15,7 @@ def test_peak_after_a_reset_forgets_what_was_freed_before():
 
 def test_resident_memory_is_below_the_peak():
     memory.reset_peak()
-    resident = memory.resident()
+    resident = memory.after_load()
     assert resident is not None
     assert 0 < resident.bytes <= memory.peak(was_reset=True).bytes
 
@@ -23,7 +23,15 @@ def test_resident_memory_is_below_the_peak():
 def test_kernel_without_proc_gives_the_peak_of_the_life_and_says_so(tmp_path):
     missing = tmp_path / "no-proc"
     assert not memory.reset_peak(missing)
-    assert memory.resident(missing) is None
+    assert memory.after_load(missing) is None
     reading = memory.peak(was_reset=False, proc=missing)
     assert reading.bytes > 0
     assert reading.method.startswith("ru_maxrss")
+
+
+def test_kind_that_could_not_be_read_is_left_out_of_the_readings():
+    assert [reading.kind for reading in memory.readings(None, was_reset=True)] == ["peak_rss"]
+    assert [reading.kind for reading in memory.readings(memory.after_load(), was_reset=True)] == [
+        "after_load",
+        "peak_rss",
+    ]

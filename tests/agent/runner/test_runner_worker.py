@@ -7,9 +7,11 @@ import io
 import numpy as np
 import pytest
 
-from evenfleet_agent.runner import worker
+from evenfleet_agent.runner import golden, worker
 from evenfleet_agent.runner.protocol import Load, Measure, RunnerSpec
+from evenfleet_agent.runtimes.interface import Execution
 from evenfleet_shared.errors import ConfigError, DataError, ModelRefusedError
+from evenfleet_shared.manifest import TensorSpec
 from fakes import tiny_models
 
 # What each row's largest feature makes of it, with `tiny_models.weights`.
@@ -114,7 +116,7 @@ def test_data_for_a_model_of_two_inputs_are_refused(load, tmp_path):
 
 def test_labels_that_cannot_be_compared_leave_a_note(load, tmp_path):
     artifact = tiny_models.relu(tmp_path / "m.tflite", shape=(1, 1))
-    session, loaded = load(artifact, inputs=np.zeros((2, 1), dtype=np.float32), labels=np.array([0, 1]))
+    session, loaded = load(artifact, inputs=np.zeros((2, 1), dtype=np.float32), labels=np.array([0, 7]))
     assert loaded.notes
     assert "no accuracy" in loaded.notes[0]
     assert run(session).evaluation is None
@@ -144,6 +146,77 @@ def test_timing_stops_at_the_longest_duration(load, tmp_path):
     assert measured.length_s < 5
 
 
+class Recorder:
+    """A `Model` that takes up to eight samples at once and remembers what it was given at each `invoke`."""
+
+    inputs = outputs = (TensorSpec(name="x", shape=(-1, 4), dtype="float32"),)
+    execution = Execution(requested="cpu", executed="cpu", delegated_ratio=None, fallback_reason=None)
+    max_batch = 8
+
+    def __init__(self):
+        self.invoked = []
+        self.feeds = 0
+
+    def prepare(self, values):
+        (values,) = values
+        return values
+
+    def feed(self, prepared):
+        self._fed = prepared
+        self.feeds += 1
+
+    def invoke(self):
+        self.invoked.append(self._fed)
+
+    def read(self):
+        return [self._fed]
+
+
+def recorded(inputs=3):
+    model = Recorder()
+    samples = [[np.full((1, 4), number, dtype=np.float32)] for number in range(inputs)]
+    return worker.Session(
+        model=model,
+        data=golden.load(RunnerSpec(runtime="litert", artifact="m", format="tflite")),
+        init_ms=1.0,
+        first_ms=1.0,
+        inference_ms=0.1,
+        samples=samples,
+        ring=[model.prepare(values) for values in samples],
+        peak_was_reset=True,
+        after_load=None,
+        scored=False,
+    )
+
+
+def test_offline_throughput_takes_the_largest_batch_that_the_model_takes():
+    session = recorded()
+    throughput = run(session, offline_s=0.01).throughput
+    assert throughput is not None
+    batches = [values for values in session.model.invoked if len(values) == 8]
+    assert (throughput.batch, throughput.inferences) == (8, 8 * len(batches))
+    # Different samples, as far as there are any.
+    assert batches[0][:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+
+
+def test_input_is_held_over_some_samples_of_a_steady_window():
+    session = recorded()
+    measured = run(session, samples=160)
+    requests_beside = measured.phases[0].n
+    assert session.model.feeds - requests_beside == 10
+    given = [int(values[0, 0]) for values in session.model.invoked[:160]]
+    assert given == [number // 16 % 3 for number in range(160)]
+
+
+def test_every_input_has_its_turn_where_there_are_few_samples():
+    session = recorded()
+    run(session, samples=6)
+    assert [int(values[0, 0]) for values in session.model.invoked[:6]] == [0, 0, 1, 1, 2, 2]
+    session = recorded(inputs=5)
+    run(session, samples=3)
+    assert [int(values[0, 0]) for values in session.model.invoked[:3]] == [0, 1, 2]
+
+
 def test_share_of_the_accelerator_is_read_from_the_graph(load, tmp_path):
     _, loaded = load(tiny_models.partly_delegated(tmp_path / "m.tflite"))
     assert (loaded.accelerator_executed, loaded.delegated_ratio) == ("xnnpack", 0.5)
@@ -166,3 +239,68 @@ def test_format_that_the_runtime_does_not_run_is_refused(load, tmp_path):
 def test_lock_file_that_cannot_be_opened_is_a_configuration_error(load, tmp_path):
     with pytest.raises(ConfigError, match="lock file"):
         load(tiny_models.classifier(tmp_path / "m.tflite"), lock_file=str(tmp_path / "none" / "lock"))
+
+
+def test_what_a_request_takes_beside_invoke_is_timed_apart(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"), inputs=INPUTS)
+    measured = run(session)
+    phases = {phase.name: phase for phase in measured.phases}
+    assert set(phases) == {"preprocess", "postprocess"}
+    assert all(1 <= phase.n <= 100 and 0 < phase.p50_ms <= phase.p95_ms for phase in phases.values())
+    assert len(np.frombuffer(measured.samples_ms)) == 5
+
+
+def test_cadence_begins_inferences_when_they_are_due(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    measured = run(session, samples=6, cadence_ms=10.0)
+    assert 0.05 <= measured.length_s < 5
+    assert (measured.cadence_ms, measured.inferences_per_sample) == (10.0, 1)
+    assert {phase.name: phase.n for phase in measured.phases} == {"preprocess": 6, "queue": 6, "postprocess": 6}
+
+
+def test_cadence_that_is_too_fast_is_told_as_late_starts_and_as_time_in_the_queue(load, tmp_path):
+    """The model takes longer than a microsecond: each inference is due before the last one is done."""
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    measured = run(session, samples=200, cadence_ms=0.001)
+    assert measured.late_starts == 199
+    queue = next(phase for phase in measured.phases if phase.name == "queue")
+    # The last ones have waited for all before them, and each of these took more than a microsecond longer than it had.
+    assert queue.p95_ms > 190 * 0.001
+
+
+def test_without_a_cadence_no_start_is_late_or_in_time(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    assert run(session).late_starts is None
+
+
+def test_cadence_stops_at_the_longest_duration(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    measured = run(session, samples=1_000_000, cadence_ms=5.0, max_duration_s=0.05)
+    assert 8 <= len(measured.samples_ms) <= 8 * 12
+
+
+def test_sustained_load_is_held_against_its_own_beginning(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    sustained = run(session, sustained_s=0.2).sustained
+    assert sustained is not None
+    assert sustained.span_s == pytest.approx(0.02)
+    assert sustained.duration_s >= 0.2
+    assert sustained.slowdown_ratio == pytest.approx(sustained.last_p50_ms / sustained.first_p50_ms)
+    assert run(session).sustained is None
+
+
+def test_sustained_load_shorter_than_one_inference_is_that_inference(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    sustained = run(session, sustained_s=1e-7).sustained
+    assert sustained is not None
+    assert sustained.slowdown_ratio == 1.0
+
+
+def test_offline_throughput_counts_what_was_run_back_to_back(load, tmp_path):
+    session, _ = load(tiny_models.classifier(tmp_path / "m.tflite"))
+    throughput = run(session, offline_s=0.05).throughput
+    assert throughput is not None
+    assert throughput.batch == 1
+    assert throughput.duration_s >= 0.05
+    assert throughput.per_s == pytest.approx(throughput.inferences / throughput.duration_s)
+    assert run(session).throughput is None

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenfleet_agent import runtimes
-from evenfleet_agent.runtimes.interpreter import Operator, Package, delegated, explain
+from evenfleet_agent.runtimes.interface import Options
+from evenfleet_agent.runtimes.interpreter import Operator, Package, delegated, execution, explain
 from evenfleet_shared.errors import ConfigError, RuntimeMissingError
 
 
@@ -58,6 +59,10 @@ def test_part_of_a_chain_is_counted_exactly(chain):
             "Encountered unresolved custom op: TFLite_Detection_PostProcess.\nSee",
             "custom operator TFLite_Detection_Post",
         ),
+        (
+            "Encountered unresolved custom op: edgetpu-custom-op.\nSee",
+            "edgetpu-custom-op; the file was compiled for an",
+        ),
         ("a\n  b\tc", "a b c"),
         ("", "no reason given"),
     ],
@@ -76,8 +81,8 @@ def test_package_that_is_not_installed_names_its_command():
 
 
 def test_unknown_runtime_names_the_known_ones():
-    with pytest.raises(ConfigError, match="litert, tflite, tensorflow"):
-        runtimes.by_name("onnx")
+    with pytest.raises(ConfigError, match="litert, tflite, litert-compiled, tensorflow, onnx"):
+        runtimes.by_name("caffe")
 
 
 def test_importing_the_supervisors_side_loads_no_numpy_and_no_interpreter():
@@ -88,7 +93,7 @@ def test_importing_the_supervisors_side_loads_no_numpy_and_no_interpreter():
             """
 import sys, evenfleet_agent.cli, evenfleet_agent.runner.process, evenfleet_agent.runtimes
 import evenfleet_agent.host, evenfleet_agent.window
-print([name for name in ('numpy', 'tensorflow', 'ai_edge_litert', 'tflite_runtime') if name in sys.modules])
+print([name for name in ('numpy', 'tensorflow', 'ai_edge_litert', 'tflite_runtime', 'onnxruntime') if name in sys.modules])
 """,
         ],
         capture_output=True,
@@ -96,3 +101,25 @@ print([name for name in ('numpy', 'tensorflow', 'ai_edge_litert', 'tflite_runtim
         check=True,
     )
     assert heavy.stdout.strip() == "[]"
+
+
+def test_parts_of_a_delegate_are_told_from_those_of_xnnpack():
+    #  0 -A-> 1 -B-> 2 -C-> 3; the delegate has A, XNNPACK B
+    graph = [
+        operator("A", {0}, {1}),
+        operator("B", {1}, {2}),
+        operator("C", {2}, {3}),
+        operator("DELEGATE", {0}, {1}),
+        operator("DELEGATE", {1}, {2}),
+    ]
+    found = execution(graph, Options(delegate="/opt/libvendor.so"), 1)
+    assert (found.requested, found.executed, found.delegated_ratio) == ("libvendor.so", "libvendor.so", 1 / 3)
+    assert found.fallback_reason == (
+        "libvendor.so took 1 of 3 operators; left to XNNPACK: B; left to the built-in kernels: C"
+    )
+
+
+def test_delegate_whose_graph_cannot_be_seen_is_not_said_to_have_run_it():
+    found = execution(None, Options(delegate="edgetpu"), 0)
+    assert (found.requested, found.executed, found.delegated_ratio) == ("edgetpu", "cpu", None)
+    assert found.fallback_reason is not None

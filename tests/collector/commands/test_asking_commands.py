@@ -13,10 +13,24 @@ from typing import Any
 
 import pytest
 
+from evenfleet_collector.store.rows import AppWindowRow, Circumstances, WindowRow
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared import trust
+from evenfleet_shared.messages import Conditions
+from fakes import uplink
 from fakes.cables import cable_to
-from fakes.stores import NOW_S, FakeStore, cell_row, device_row, flag_row, release_row, small_manifest, write_files
+from fakes.stores import (
+    NOW_S,
+    FakeStore,
+    cell_row,
+    device_row,
+    event_row,
+    flag_row,
+    release_row,
+    small_manifest,
+    write_files,
+)
+from fakes.uplink import app_window, reply
 
 Run = Callable[..., Any]
 
@@ -58,7 +72,8 @@ def test_url_that_is_none_is_exit_2(evenfleet: Run, url: str) -> None:
     "command",
     [
         *("release", "release push", "release list", "release show", "release verify", "release assign"),
-        *("device", "device list", "device show", "device enrol", "flags", "parity"),
+        *("device", "device list", "device show", "device enrol", "device measure", "device restart-runner"),
+        *("flags", "parity"),
     ],
 )
 def test_help_gives_an_example_and_the_exit_codes(evenfleet: Run, command: str) -> None:
@@ -320,6 +335,124 @@ class TestDevice:
         assert "press-02" not in outcome.out
         assert evenfleet("device", "show", "press-99").code == 3
         assert evenfleet("device", "show", "Press 1").code == 2
+
+    @pytest.mark.usefixtures("fleet")
+    def test_show_says_what_the_devices_applications_did_last(self, evenfleet: Run, store: FakeStore) -> None:
+        for seq, told in enumerate(
+            [app_window(1, model="a" * 64), app_window(2, model="a" * 64), app_window(3, app="x")]
+        ):
+            row = AppWindowRow(id=seq, received_s=NOW_S, backfill=False, window=told)
+            store.app_window_rows.append(row)
+        out = " ".join(evenfleet("device", "show", "press-01").out.split())
+        assert out.count("application inspection, model aaaaaaaaaaaa: 25 calls in 300 s, p50 1 ms, p95 1 ms") == 1
+        assert "application x, model fashion-cnn: 25 calls in 300 s" in out
+        assert "2 raised, 3 dropped" in out
+        shown = json.loads(evenfleet("device", "show", "press-01", "--json").out)
+        assert [row["window"]["seq"] for row in shown["apps"]] == [2, 3]
+
+    def test_show_tells_what_was_measured_under_and_what_happened_last(
+        self, evenfleet: Run, store: FakeStore, fleet: str
+    ) -> None:
+        circumstances = Circumstances(conditions=Conditions(temperature_c=61.0))
+        store.put_cell(cell_row("press-01", "int8", fleet, circumstances=circumstances))
+        store.event_rows += [event_row(n, "press-01", detail=f"jump {n}") for n in range(1, 8)]
+        store.event_rows.append(event_row(9, "press-02", detail="elsewhere"))
+        out = evenfleet("device", "show", "press-01").out
+        assert "int8  conditions: 61.0 °C" in out
+        assert "clock-jumped" in out
+        assert "jump 7" in out
+        assert "jump 2" not in out
+        assert "elsewhere" not in out
+        assert out.index("jump 7") < out.index("jump 3")
+        told = json.loads(evenfleet("device", "show", "press-01", "--json").out)
+        assert [event["id"] for event in told["events"]] == [7, 6, 5, 4, 3]
+
+
+@pytest.mark.usefixtures("collector")
+class TestOrders:
+    @pytest.fixture(autouse=True)
+    def device(self, store: FakeStore) -> None:
+        store.put_device(device_row("press-07"))
+
+    @pytest.mark.parametrize("command", ["measure", "restart-runner"])
+    def test_without_wait_it_says_where_the_answer_will_be(
+        self, evenfleet: Run, store: FakeStore, command: str
+    ) -> None:
+        outcome = evenfleet("device", command, "press-07", "--variant", "int8", "--ttl-s", "60")
+        assert outcome.code == 0
+        assert "for 60 s at most" in outcome.out
+        assert "/api/v1/devices/press-07/commands/c1" in outcome.out
+        (row,) = store.command_rows
+        assert (row.command, row.variant, row.ttl_s) == (command, "int8", 60.0)
+
+    def test_with_wait_it_shows_the_windows_that_were_made_and_no_others(
+        self, evenfleet: Run, store: FakeStore
+    ) -> None:
+        made, other = (
+            uplink.window(7, device="press-07", variant="int8"),
+            uplink.window(8, device="press-07", variant="other-one"),
+        )
+        store.window_rows += [
+            WindowRow(id=i, received_s=NOW_S + 1, backfill=False, window=one) for i, one in ((1, made), (2, other))
+        ]
+        store.answers = lambda row: replace(
+            row, state="done", reply=reply(row.correlation_id, device="press-07", seqs=(7,))
+        )
+        outcome = evenfleet("device", "measure", "press-07", "--wait")
+        assert outcome.code == 0
+        assert "waiting for the answer of press-07, for 300 s at most" in outcome.err
+        assert "press-07 has done measure" in outcome.out
+        assert "int8" in outcome.out
+        assert "1.00 ms" in outcome.out
+        assert "other-one" not in outcome.out
+        told = json.loads(evenfleet("device", "measure", "press-07", "--wait", "--json").out)
+        assert [row["window"]["seq"] for row in told["windows"]] == [7]
+        assert told["command"]["state"] == "done"
+
+    @pytest.mark.parametrize(
+        ("state", "code", "told"),
+        [
+            ("refused", 3, "press-07 refused measure: it runs nothing"),
+            ("failed", 1, "press-07 failed at measure: it runs nothing"),
+            ("expired", 1, "press-07 did not do measure within 300 s: it runs nothing"),
+        ],
+    )
+    def test_an_answer_that_is_no_success_is_one_line_and_its_exit_code(
+        self, evenfleet: Run, store: FakeStore, state: Any, code: int, told: str
+    ) -> None:
+        store.answers = lambda row: replace(
+            row, state=state, reply=reply(row.correlation_id, status=state, detail="it runs nothing")
+        )
+        outcome = evenfleet("device", "measure", "press-07", "--wait")
+        assert (outcome.code, outcome.out) == (code, "")
+        assert told in outcome.err.splitlines()[-1]
+        as_json = evenfleet("device", "measure", "press-07", "--wait", "--json")
+        assert as_json.code == code
+        assert json.loads(as_json.out)["command"]["state"] == state
+
+    def test_no_answer_in_time_is_exit_1(self, evenfleet: Run, store: FakeStore) -> None:
+        store.answers = lambda row: replace(row, state="expired")
+        outcome = evenfleet("device", "restart-runner", "press-07", "--wait")
+        assert outcome.code == 1
+        assert "'evenfleet device show press-07' says whether it is online" in outcome.err
+
+    @pytest.mark.parametrize(
+        ("arguments", "code"),
+        [
+            (("Press 7",), 2),
+            (("press-99",), 3),
+            (("press-07", "--variant", "a b"), 3),
+            (("press-07", "--ttl-s", "0"), 2),
+            (("press-07", "--ttl-s", "nan"), 2),
+            (("press-07", "--ttl-s", "soon"), 2),
+        ],
+    )
+    def test_what_cannot_be_asked_is_refused(
+        self, evenfleet: Run, store: FakeStore, arguments: tuple[str, ...], code: int
+    ) -> None:
+        outcome = evenfleet("device", "measure", *arguments)
+        assert (outcome.code, outcome.out) == (code, "")
+        assert store.command_rows == []
 
 
 @pytest.mark.usefixtures("collector")

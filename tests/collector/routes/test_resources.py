@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 from fastapi.testclient import TestClient
 
-from evenfleet_collector.store.rows import ReleaseRow, WindowRow
+from evenfleet_collector.store.rows import AppWindowRow, CommandRow, ReleaseRow, WindowRow
 from evenfleet_shared import signature as signatures
-from evenfleet_shared.messages import Incarnation, Window
+from evenfleet_shared.messages import AppWindow, Conditions, Incarnation, Window
 from evenfleet_shared.signature import PrivateKey
-from fakes.stores import NOW_S, FakeStore, cell_row, device_row, flag_row, release_row
+from fakes.stores import NOW_S, FakeStore, cell_row, command_row, device_row, event_row, flag_row, release_row
+from fakes.uplink import app_window, reply
 
 
 def window_row(number: int, device: str = "press-01", variant: str = "int8") -> WindowRow:
@@ -97,6 +99,38 @@ def test_windows_are_the_messages_that_devices_sent(client: TestClient, store: F
     found = pages(client, "/api/v1/devices/press-01/windows", 1, variant="int8")
     assert [row["id"] for page in found for row in page] == [1, 3]
     assert msgspec.convert(found[0][0]["window"], Window) == window_row(1).window
+
+
+@pytest.fixture
+def apps(store: FakeStore) -> list[AppWindowRow]:
+    store.put_device(device_row("press-01"))
+    sent = [app_window(1), app_window(2, app="counting"), app_window(3), app_window(4, device="press-02")]
+    store.app_window_rows += [
+        AppWindowRow(id=row.seq, received_s=NOW_S + row.seq, backfill=False, window=row) for row in sent
+    ]
+    return store.app_window_rows
+
+
+def test_windows_of_applications_come_in_pages_and_are_filtered(client: TestClient, apps: list[AppWindowRow]) -> None:
+    path = "/api/v1/devices/press-01/apps"
+    assert [[row["id"] for row in page] for page in pages(client, path, 2)] == [[1, 2], [3]]
+    assert [row["id"] for page in pages(client, path, 1, app="inspection") for row in page] == [1, 3]
+    start = {"start": "2023-11-14T22:13:22Z"}
+    assert [row["id"] for row in client.get(path, params=start).json()["items"]] == [2, 3]
+    body = client.get(path).json()["items"][0]["window"]
+    assert msgspec.convert(body, AppWindow) == apps[0].window
+
+
+def test_newest_window_of_each_application_can_be_asked_for(client: TestClient, apps: list[AppWindowRow]) -> None:
+    path = "/api/v1/devices/press-01/apps"
+    assert [[row["id"] for row in page] for page in pages(client, path, 1, newest="true")] == [[2], [3]]
+    assert [row["id"] for row in client.get(path, params={"newest": "true", "app": "counting"}).json()["items"]] == [2]
+
+
+@pytest.mark.usefixtures("apps")
+def test_applications_of_a_device_that_is_not_known_are_not_found(client: TestClient) -> None:
+    assert client.get("/api/v1/devices/press-99/apps").status_code == 404
+    assert client.get("/api/v1/devices/press-01/apps?application=x").status_code == 422
 
 
 def test_releases_are_listed_newest_first_and_found_by_their_start(client: TestClient, store: FakeStore) -> None:
@@ -269,3 +303,82 @@ def test_every_answer_is_described(client: TestClient) -> None:
     assert {f"/api/v1/{name}" for name in ("devices", "parity", "flags", "policies", "stats", "stream")} <= described[
         "paths"
     ].keys()
+
+
+def test_windows_tell_what_they_were_measured_under(client: TestClient, store: FakeStore) -> None:
+    store.put_device(device_row("press-01"))
+    row = window_row(1)
+    row = replace(row, window=replace(row.window, conditions=Conditions(steal_ratio=0.25), comparability="0" * 16))
+    store.window_rows.append(row)
+    (found,) = client.get("/api/v1/devices/press-01/windows").json()["items"]
+    assert found["window"]["conditions"]["steal_ratio"] == 0.25
+    assert msgspec.convert(found["window"], Window) == row.window
+
+
+def test_events_come_in_pages_in_either_order(client: TestClient, store: FakeStore) -> None:
+    store.put_device(device_row("press-01"))
+    store.event_rows += [event_row(1, "press-01"), event_row(2, "other"), *(event_row(n, "press-01") for n in (3, 4))]
+    assert [row["id"] for page in pages(client, "/api/v1/devices/press-01/events", 2) for row in page] == [1, 3, 4]
+    newest = pages(client, "/api/v1/devices/press-01/events", 2, sort="-id")
+    assert [[row["id"] for row in page] for page in newest] == [[4, 3], [1]]
+    assert newest[0][0]["event"] == "clock-jumped"
+    assert client.get("/api/v1/devices/press-99/events").status_code == 404
+    assert client.get("/api/v1/devices/press-01/events?sort=detail").status_code == 422
+
+
+def test_command_is_kept_for_its_device_and_shown_with_its_answer(client: TestClient, store: FakeStore) -> None:
+    store.put_device(device_row("press-01"))
+    made = client.post("/api/v1/devices/press-01/commands", json={"command": "measure", "variant": "int8", "ttl_s": 60})
+    assert made.status_code == 201
+    row = made.json()
+    assert (row["state"], row["command"], row["variant"], row["ttl_s"]) == ("waiting", "measure", "int8", 60.0)
+
+    answered = replace(store.command_rows[0], state="done", reply=reply(row["correlation_id"], seqs=(7,)))
+    store.command_rows[0] = answered
+    shown = client.get(f"/api/v1/devices/press-01/commands/{row['correlation_id']}")
+    assert msgspec.json.decode(shown.content, type=CommandRow) == answered
+
+
+def test_commands_come_in_pages(client: TestClient, store: FakeStore) -> None:
+    store.put_device(device_row("press-01"))
+    store.command_rows += [command_row(n, "press-01" if n != 2 else "other") for n in (1, 2, 3, 4)]
+    assert [row["id"] for page in pages(client, "/api/v1/devices/press-01/commands", 2) for row in page] == [1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"command": "measure"}, "ttl_s: expected a value"),
+        ({"command": "explode", "ttl_s": 60}, "expected 'measure', 'restart-runner' or 'layers', found 'explode'"),
+        ({"command": "measure", "ttl_s": 0}, "body: ttl_s: expected a number above 0.0, found 0.0; nothing was sent"),
+        ({"command": "measure", "ttl_s": 604_801}, "body: ttl_s: expected a number of at most 604800.0"),
+        ({"command": "measure", "ttl_s": "soon"}, "found 'soon'"),
+        ({"command": "measure", "ttl_s": 60, "variant": "a b"}, "body: variant: expected a text that matches"),
+        ({"command": "measure", "ttl_s": 60, "shell": "x"}, "found 'shell'"),
+    ],
+)
+def test_command_that_is_none_is_refused_and_not_kept(
+    client: TestClient, store: FakeStore, body: dict[str, Any], told: str
+) -> None:
+    store.put_device(device_row("press-01"))
+    refused = client.post("/api/v1/devices/press-01/commands", json=body)
+    assert refused.status_code == 422
+    assert told in refused.json()["detail"]
+    assert store.command_rows == []
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_command_for_no_finite_time_is_refused(client: TestClient, store: FakeStore, number: str) -> None:
+    store.put_device(device_row("press-01"))
+    body = f'{{"command": "measure", "ttl_s": {number}}}'
+    headers = {"Content-Type": "application/json"}
+    assert client.post("/api/v1/devices/press-01/commands", content=body, headers=headers).status_code == 422
+    assert store.command_rows == []
+
+
+def test_command_to_or_of_a_stranger_is_not_found(client: TestClient, store: FakeStore) -> None:
+    body = {"command": "measure", "ttl_s": 60}
+    assert client.post("/api/v1/devices/press-99/commands", json=body).status_code == 404
+    assert client.get("/api/v1/devices/press-99/commands").status_code == 404
+    store.put_device(device_row("press-01"))
+    assert client.get("/api/v1/devices/press-01/commands/c1").status_code == 404

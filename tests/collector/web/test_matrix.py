@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from evenfleet_collector.cell import MetricVerdict
+from evenfleet_collector.store.rows import Circumstances
 from evenfleet_collector.tolerance import Policy
 from evenfleet_collector.web.matrix import Progress, arrange, draw
+from evenfleet_shared.messages import Conditions
 from fakes.stores import cell_row, run_context
 
 RELEASE = "a" * 64
@@ -57,3 +59,9 @@ def test_accelerator_that_really_ran_is_named_with_the_reason_for_another() -> N
     (group,) = arrange([cell_row("a", "int8", RELEASE, run=run)]).groups
     assert group.lines[0].run == "litert 2.1.0 · cpu 50 %"
     assert group.lines[0].fallback == "asked for gpu, ran on cpu: no driver"
+
+
+def test_what_the_latest_window_was_measured_under_is_told_apart_from_the_verdict() -> None:
+    drawn = draw(cell_row("a", "int8", RELEASE, circumstances=Circumstances(conditions=Conditions(temperature_c=61.0))))
+    assert drawn.circumstances == ("conditions: 61.0 °C",)
+    assert drawn.details == ()

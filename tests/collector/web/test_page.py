@@ -61,6 +61,16 @@ def test_page_shows_cells_flags_refusals_and_the_balance(page: TestClient, store
         assert told in text
 
 
+def test_score_of_a_task_stands_below_the_share_of_right_samples(page: TestClient, store: FakeStore) -> None:
+    row = release_row("float32")
+    store.release_rows.append(row)
+    store.put_cell(cell_row("a", "float32", row.release, accuracy_ratio=0.75, score_metric="mAP", score=0.52341))
+    store.put_cell(cell_row("b", "float32", row.release, score_metric="RMSE", score=None))
+    text = text_of(page.get("/").text)
+    assert "75.0 % ±0 pt mAP 0.5234" in text
+    assert "RMSE" not in text
+
+
 def test_what_comes_from_devices_is_text_on_the_page(page: TestClient, store: FakeStore) -> None:
     row = release_row()
     store.release_rows.append(row)

@@ -1,0 +1,189 @@
+"""`evenfleet device measure` and `restart-runner`: have a device do something now, and wait for its answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Final
+
+import click
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from evenfleet_collector import figures
+from evenfleet_collector.client import Collector
+from evenfleet_collector.commands.asking import json_option, url_option
+from evenfleet_collector.commands.printing import CONTEXT, print_json, show
+from evenfleet_collector.store.rows import CommandRow, WindowRow
+from evenfleet_shared.errors import EXIT_FAILED, EXIT_REFUSED, ConfigError, EvenfleetError, RefusedError
+from evenfleet_shared.messages import CommandName
+from evenfleet_shared.topics import DEVICE_ID_RULE, is_device_id
+
+LOOK_S: Final = 0.5
+MAX_TTL_S: Final = 604_800.0
+# Answers are published at once; windows go through the outbox.
+WINDOWS_WITHIN_S: Final = 10.0
+
+_CODES = """\b
+Exit codes: 0 done (without --wait: sent from now on); 1 failed, not answered in time, or the collector does not answer;
+2 bad arguments; 3 refused by the collector or the device.
+"""
+
+_device = click.argument("device_id", metavar="DEVICE")
+_variant = click.option("--variant", metavar="NAME", help="This variant alone; all that the device runs, if not given.")
+_ttl = click.option(
+    "--ttl-s",
+    type=float,
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Given up when the device has not answered within so long.",
+)
+_wait = click.option("--wait", is_flag=True, help="Wait for the device's answer and show it.")
+
+
+@click.command(
+    epilog="\b\nExample:\n  evenfleet device measure press-07 --variant int8 --wait\n\n" + _CODES,
+    context_settings=CONTEXT,
+)
+@_device
+@_variant
+@_ttl
+@_wait
+@url_option
+@json_option
+@click.pass_context
+def measure(
+    ctx: click.Context, *, device_id: str, variant: str | None, ttl_s: float, wait: bool, url: str, as_json: bool
+) -> None:
+    """Have DEVICE measure now, beside its schedule. Its windows are judged like any other.
+
+    It is asked again and again until it answers. On failure one line says why.
+    """
+    with Collector(url) as collector:
+        row = _ordered(collector, device_id, "measure", variant, ttl_s, wait=wait)
+        windows = _measured(collector, row)
+    if as_json:
+        print_json({"command": row, "windows": windows})
+        ctx.exit(_code(row))
+    _tell(row)
+    if windows:
+        show(_table(windows))
+
+
+@click.command(
+    "restart-runner",
+    epilog="\b\nExample:\n  evenfleet device restart-runner press-07 --variant int8\n\n" + _CODES,
+    context_settings=CONTEXT,
+)
+@_device
+@_variant
+@_ttl
+@_wait
+@url_option
+@json_option
+@click.pass_context
+def restart_runner(
+    ctx: click.Context, *, device_id: str, variant: str | None, ttl_s: float, wait: bool, url: str, as_json: bool
+) -> None:
+    """Have DEVICE end the processes that run its variants, and start them anew.
+
+    It is asked again and again until it answers. On failure one line says why.
+    """
+    with Collector(url) as collector:
+        row = _ordered(collector, device_id, "restart-runner", variant, ttl_s, wait=wait)
+    if as_json:
+        print_json(row)
+        ctx.exit(_code(row))
+    _tell(row)
+
+
+def _ordered(
+    collector: Collector, device: str, command: CommandName, variant: str | None, ttl_s: float, *, wait: bool
+) -> CommandRow:
+    if not is_device_id(device):
+        raise ConfigError(f"DEVICE: expected {DEVICE_ID_RULE}, found {device!r}")
+    # Written so that what is no number fails as well.
+    if not 0.0 < ttl_s <= MAX_TTL_S:
+        raise ConfigError(f"--ttl-s: expected more than 0 and at most {MAX_TTL_S:.0f}, found {ttl_s:g}")
+    row = collector.order(device, command, variant, ttl_s)
+    if not wait:
+        return row
+    console = Console(stderr=True, highlight=False)
+    waiting = f"waiting for the answer of {device}, for {ttl_s:g} s at most"
+    if not console.is_terminal:
+        click.echo(waiting, err=True)
+    with console.status(waiting):
+        while row.state == "waiting":
+            time.sleep(LOOK_S)
+            row = collector.command(device, row.correlation_id)
+    return row
+
+
+def _measured(collector: Collector, row: CommandRow) -> list[WindowRow]:
+    """Return the windows that a command made, as far as they come."""
+    if row.reply is None or not row.reply.seqs:
+        return []
+    start = datetime.fromtimestamp(row.asked_s, timezone.utc).isoformat()
+    wanted = {(row.reply.incarnation, seq) for seq in row.reply.seqs}
+    until_s = time.monotonic() + WINDOWS_WITHIN_S
+    while True:
+        windows = [
+            found
+            for found in collector.windows(row.device, start=start)
+            if (found.window.incarnation, found.window.seq) in wanted
+        ]
+        if len(windows) == len(wanted) or time.monotonic() >= until_s:
+            return windows
+        time.sleep(LOOK_S)
+
+
+def _code(row: CommandRow) -> int:
+    return {"waiting": 0, "done": 0, "refused": EXIT_REFUSED}.get(row.state, EXIT_FAILED)
+
+
+def _tell(row: CommandRow) -> None:
+    """Say what became of a command.
+
+    Raises:
+        RefusedError: Its device refused it.
+        EvenfleetError: It failed, or was not answered in time.
+    """
+    detail = row.reply.detail if row.reply else ""
+    why = f": {detail}" if detail else ""
+    if row.state == "waiting":
+        show(
+            f"{row.command} is sent to {row.device} until it answers, for {row.ttl_s:g} s at most; its answer will be at "
+            f"/api/v1/devices/{row.device}/commands/{row.correlation_id}"
+        )
+    elif row.state == "done":
+        show(f"{row.device} has done {row.command}{why}")
+    elif row.state == "refused":
+        raise RefusedError(f"{row.device} refused {row.command}{why}")
+    elif row.state == "failed":
+        raise EvenfleetError(f"{row.device} failed at {row.command}{why}")
+    else:
+        raise EvenfleetError(
+            f"{row.device} did not do {row.command} within {row.ttl_s:g} s{why}; 'evenfleet device show {row.device}' "
+            "says whether it is online"
+        )
+
+
+def _table(rows: Sequence[WindowRow]) -> Table:
+    table = Table(box=SIMPLE, header_style="bold", pad_edge=False)
+    for column in ("variant", "window", "n", "p50", "p95", "accuracy"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        latency, accuracy = row.window.latency, row.window.accuracy
+        table.add_row(
+            row.window.variant,
+            str(row.window.seq),
+            str(latency.n) if latency else "",
+            figures.latency(latency.p50_ms) if latency else "",
+            figures.latency(latency.p95_ms) if latency else "",
+            Text(figures.accuracy(1.0 - accuracy.errors / accuracy.n) if accuracy else ""),
+        )
+    return table
