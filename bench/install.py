@@ -58,11 +58,14 @@ def main() -> int:
         began_s = time.monotonic()
         venv.create(name, with_pip=True)
         python = str(Path(name) / "bin" / "python")
-        subprocess.run(
+        installed = subprocess.run(
             [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", f"{ROOT}[{extras}]"],
             env={**os.environ, "PIP_CONSTRAINT": str(ROOT / "constraints.txt")},
-            check=True,
+            check=False,
         )
+        if installed.returncode:
+            print("pip could not install, see above; it needs an index", file=sys.stderr)
+            return 1
         took_s = time.monotonic() - began_s
         listed = subprocess.run([python, "-I", "-c", LIST], check=True, capture_output=True, text=True).stdout
     found: dict[str, tuple[str, int]] = {name: (version, size) for name, (version, size) in json.loads(listed).items()}

@@ -54,8 +54,8 @@ fi
     fail "pip could not install; see above"
 "$target/$next/bin/evenfleet-agent" doctor || fail "no runtime works in $target/$next; see above"
 
-sync
+sync -f "$target"
 ln -sfn "$next" "$target/next"
 mv -T "$target/next" "$target/current"
-sync
+sync -f "$target"
 echo "installed: $target/current/bin/evenfleet-agent"

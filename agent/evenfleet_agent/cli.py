@@ -170,6 +170,16 @@ def _duration(seconds: float) -> str:
 )
 @click.option("--xnnpack/--no-xnnpack", default=True, show_default=True, help="Let TFLite use its XNNPACK kernels.")
 @click.option(
+    "--delegate", help="gpu, edgetpu, npu, or the path of a TFLite delegate's library; the CPU runs what it leaves."
+)
+@click.option(
+    "--delegate-option",
+    "delegate_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="For the delegate; may be repeated.",
+)
+@click.option(
     "--samples", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="Timed inferences, at least."
 )
 @click.option(
@@ -220,6 +230,8 @@ def measure(
     runtime: tuple[str, ...],
     threads: int,
     xnnpack: bool,
+    delegate: str | None,
+    delegate_options: tuple[str, ...],
     samples: int,
     min_duration: float,
     max_duration: float | None,
@@ -263,7 +275,14 @@ def measure(
         offline_s=measuring.OFFLINE_S if offline else 0.0,
     )
     template = RunnerSpec(
-        runtime=runtime[0], artifact="", format="tflite", threads=threads, xnnpack=xnnpack, python=python
+        runtime=runtime[0],
+        artifact="",
+        format="tflite",
+        threads=threads,
+        xnnpack=xnnpack,
+        delegate=delegate,
+        delegate_options=measuring.delegate_options(delegate, delegate_options),
+        python=python,
     )
     task = measuring.task_of(model, task)
     outcomes: list[measuring.Result | measuring.Failure] = []

@@ -10,7 +10,10 @@ class Clock(Protocol):
     """Where the time comes from."""
 
     def monotonic_s(self) -> float:
-        """Return seconds that never go back."""
+        """Return seconds that never go back, and stand still while the device is suspended."""
+
+    def uptime_s(self) -> float:
+        """Return seconds since the device was started, those in which it was suspended too."""
 
     def wall_s(self) -> float:
         """Return seconds since 1970 by the device's wall clock, right or wrong."""
@@ -21,6 +24,9 @@ class SystemClock:
 
     def monotonic_s(self) -> float:
         return time.monotonic()
+
+    def uptime_s(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def wall_s(self) -> float:
         return time.time()

@@ -71,7 +71,7 @@ def take(book: Book, command: Command, now_s: float) -> tuple[Book, Outcome]:
     book = tuple(entry for entry in book if entry.answer is None or now_s < entry.expires_s)
     known = next((entry for entry in book if entry.command.correlation_id == command.correlation_id), None)
     if known is not None:
-        if known.command.command != command.command or known.command.variant != command.variant:
+        if replace(known.command, age_s=command.age_s) != command:
             return book, Answer(
                 status="refused", detail=f"correlation_id {command.correlation_id} was another command's; use a new one"
             )

@@ -230,6 +230,22 @@ def left_out(model: Path, targets: Sequence[Target]) -> list[str]:
     return [variant.name for variant in release.variants if variant.name not in taken]
 
 
+def delegate_options(delegate: str | None, options: Sequence[str]) -> dict[str, str]:
+    """Return a delegate's options, given as ``key=value``.
+
+    Raises:
+        ConfigError: One is not of that form, the delegate is neither a known name nor a path, or there is none.
+    """
+    if delegate is not None and delegate not in ("gpu", "edgetpu", "npu") and not delegate.startswith("/"):
+        raise ConfigError(f"--delegate is {delegate!r}, expected gpu, edgetpu, npu or the absolute path of a library")
+    if options and delegate is None:
+        raise ConfigError("--delegate-option is for a delegate; name it with --delegate")
+    wrong = [option for option in options if not option.partition("=")[1] or option.startswith("=")]
+    if wrong:
+        raise ConfigError(f"--delegate-option is {wrong[0]!r}, expected KEY=VALUE")
+    return {name: value for name, _, value in (option.partition("=") for option in options)}
+
+
 def check_python(python: str | None) -> None:
     """Refuse another Python that is not there.
 

@@ -85,7 +85,7 @@ class Post:
     def birth(self) -> None:
         """Tell where the device stands, if anybody can hear."""
         if self._session:
-            self._link.publish("state", self._state("birth", self._session), retain=True)
+            self._link.publish("state", self._state("birth", self._session, self._clock.uptime_s()), retain=True)
 
     def farewell(self) -> bytes:
         """Return the last state of a device that is told to stop."""
@@ -94,9 +94,13 @@ class Post:
     def will(self, session: str) -> bytes:
         """Return what the broker shall publish if a session dies.
 
-        Called from the client's thread, where the outbox cannot be asked: a will says nothing of numbers.
+        Called from the link's thread, where the outbox cannot be asked: a will says nothing of numbers.
         """
         return self._encode_state("lost", session, seq=0, floor=1)
+
+    def sleeping(self, session: str) -> bytes:
+        """Return what is said when the day's bytes are used up; from the link's thread, as the will."""
+        return self._encode_state("sleeping", session, seq=0, floor=1)
 
     def settle(self, receipt: Receipt) -> bool:
         """Let go of what a receipt settles; return whether a new incarnation began, which is told of at once."""
@@ -170,7 +174,7 @@ class Post:
                 floor=floor,
                 context=digest,
                 comparability=comparability,
-                ended_uptime_s=self._clock.monotonic_s(),
+                ended_uptime_s=self._clock.uptime_s(),
                 ended_wall_s=self._clock.wall_s(),
                 **fields,
             )
@@ -195,7 +199,7 @@ class Post:
                 seq=seq,
                 floor=floor,
                 event=event,
-                happened_uptime_s=self._clock.monotonic_s(),
+                happened_uptime_s=self._clock.uptime_s(),
                 happened_wall_s=self._clock.wall_s(),
                 release=release or None,
                 variant=variant,
@@ -283,9 +287,9 @@ class Post:
 
     # what a state says
 
-    def _state(self, status: str, session: str) -> bytes:
+    def _state(self, status: str, session: str, uptime_s: float | None = None) -> bytes:
         seq, floor = self._numbers()
-        return self._encode_state(status, session, seq=seq, floor=floor)
+        return self._encode_state(status, session, seq=seq, floor=floor, uptime_s=uptime_s)
 
     def _numbers(self) -> tuple[int, int]:
         try:
@@ -296,7 +300,7 @@ class Post:
         self._store_works("state")
         return numbers
 
-    def _encode_state(self, status: str, session: str, *, seq: int, floor: int) -> bytes:
+    def _encode_state(self, status: str, session: str, *, seq: int, floor: int, uptime_s: float | None = None) -> bytes:
         return self._encode(
             State(
                 device=self._settings.device,
@@ -310,6 +314,7 @@ class Post:
                 formats=self._settings.formats,
                 desired_revision=self.desired_revision,
                 contexts=tuple(self._contexts),
+                uptime_s=uptime_s,
             )
         )
 

@@ -42,6 +42,10 @@ class Offer:
     variants: tuple[str, ...]
     signatures: tuple[ReleaseSignature, ...] = ()
 
+    def is_same_run(self, other: Offer | None) -> bool:
+        """Return whether the same is to run: who has signed it changes nothing of what runs."""
+        return other is not None and (self.release, self.variants) == (other.release, other.variants)
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
@@ -178,7 +182,7 @@ def _fetch_other(state: Rollout, event: Event, now_s: float) -> Step:
     assert isinstance(event, Offered)
     if event.offer == state.target:
         return state, ()
-    if event.offer == state.running:
+    if event.offer.is_same_run(state.running):
         return resumed(state.running), (StopFetch(),)
     after, actions = _fetch(state, event, now_s)
     return (after, (StopFetch(), *actions)) if actions else (state, ())
@@ -186,7 +190,7 @@ def _fetch_other(state: Rollout, event: Event, now_s: float) -> Step:
 
 def _keep_or_update(state: Rollout, event: Event, now_s: float) -> Step:
     assert isinstance(event, Offered)
-    return (state, ()) if event.offer == state.running else _fetch(state, event, now_s)
+    return (state, ()) if event.offer.is_same_run(state.running) else _fetch(state, event, now_s)
 
 
 def _install(state: Rollout, event: Event, now_s: float) -> Step:

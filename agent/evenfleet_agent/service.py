@@ -16,9 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
+from typing import TYPE_CHECKING, Final
 
 from evenfleet_agent import config
 from evenfleet_agent import intake as intakes
@@ -107,6 +105,8 @@ def serve(settings: AgentSettings) -> None:
             max_age_s=settings.outbox.max_age_s,
             fsync_interval_s=settings.outbox.synced_every_s,
             backfill_per_s=settings.outbox.backfill_per_s,
+            uptime_s=clock.uptime_s,
+            wall_s=clock.wall_s,
             packed=settings.packed,
         )
         link = MqttLink(
@@ -117,7 +117,7 @@ def serve(settings: AgentSettings) -> None:
             keepalive_s=settings.keepalive_s,
             new_session=new_word,
             will=lambda session: supervisor.will(session),  # noqa: PLW0108 - supervisor is made after the link
-            sleeping=lambda session: _sleeping(supervisor.will(session)),
+            sleeping=lambda session: supervisor.sleeping(session),  # noqa: PLW0108 - as above
             wake=lambda: _wake(wake_up),
             uniform=random.random,
             purse=Purse(settings.network.budget_bytes_per_day, state_dir / purses.FILE_NAME, boot, clock.monotonic_s()),
@@ -164,14 +164,6 @@ def _context(settings: AgentSettings) -> SSLContext | None:
 
     broker = settings.broker
     return tls.client_context(ca_file=broker.ca_file, cert_file=broker.cert_file, key_file=broker.key_file)
-
-
-def _sleeping(will: bytes) -> bytes:
-    """Return what is said when the day's bytes are used up: as the will, but for the status."""
-    # Not as a State: its decoder would stay in memory for this alone.
-    form: Any = msgspec.json if will[:1] == b"{" else msgspec.msgpack
-    sleeping: bytes = form.encode({**form.decode(will), "status": "sleeping"})
-    return sleeping
 
 
 def check_state_dir(settings: AgentSettings) -> None:

@@ -117,6 +117,8 @@ class _Turn:
     station: _Station
     measuring: bool = False
     order: str | None = None
+    sustained_s: float = 0.0
+    offline_s: float = 0.0
     look: Look | None = None
     ooms: int | None = None
 
@@ -202,11 +204,20 @@ class Stations:
         self._queue.extend(turns)
         return len(turns)
 
-    def measure(self, order: str, variant: str | None) -> int:
-        """Have one variant measured before what waits, or all of them; return how many, each of which is answered."""
+    def measure(self, order: str, variant: str | None, *, sustained_s: float = 0.0, offline_s: float = 0.0) -> int:
+        """Have one variant measured before what waits, or all of them; return how many, each of which is answered.
+
+        Args:
+            order: The command's correlation id, which `Taken` and `NotMeasured` repeat.
+            variant: None for all.
+            sustained_s: Load it without a pause for so long, too.
+            offline_s: Run its largest batches back to back for so long, too.
+        """
         wanted = [station for station in self._all() if variant in (None, station.variant.name)]
         for station in reversed(wanted):
-            self._queue.appendleft(_Turn(station, measuring=True, order=order))
+            self._queue.appendleft(
+                _Turn(station, measuring=True, order=order, sustained_s=sustained_s, offline_s=offline_s)
+            )
         return len(wanted)
 
     def forget(self, order: str) -> None:
@@ -279,7 +290,7 @@ class Stations:
             try:
                 if turn.measuring:
                     turn.look = self._machine.look()
-                    station.runner.send(self._measure())
+                    station.runner.send(self._measure(turn))
                 else:
                     station.starts += 1
                     station.settled_bytes, station.resident_bytes, station.history = None, None, leak.History()
@@ -424,7 +435,7 @@ class Stations:
         )
         return on_golden_set(spec, self._release.manifest, str(slot), correct=variant.reference.correct)
 
-    def _measure(self) -> Measure:
+    def _measure(self, turn: _Turn) -> Measure:
         settings = self._settings.measure
         return Measure(
             samples=settings.samples,
@@ -433,4 +444,6 @@ class Stations:
             leave_out_waiting=settings.leave_out_waiting,
             lock_file=settings.lock_file,
             cadence_ms=settings.cadence_ms,
+            sustained_s=turn.sustained_s,
+            offline_s=turn.offline_s,
         )

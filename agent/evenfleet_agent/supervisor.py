@@ -178,8 +178,12 @@ class Supervisor:
         self._outbox.close()
 
     def will(self, session: str) -> bytes:
-        """Return what the broker shall publish if a session dies; called from the client's thread."""
+        """Return what the broker shall publish if a session dies; called from the link's thread."""
         return self._post.will(session)
+
+    def sleeping(self, session: str) -> bytes:
+        """Return what is said when the day's bytes are used up; called from the link's thread."""
+        return self._post.sleeping(session)
 
     @property
     def status(self) -> str:
@@ -282,7 +286,12 @@ class Supervisor:
         elif not known:
             self._answer(command, Answer(status="refused", detail="this device runs no release"))
         elif command.command == "measure":
-            count = self._stations.measure(command.correlation_id, command.variant)
+            count = self._stations.measure(
+                command.correlation_id,
+                command.variant,
+                sustained_s=command.sustained_s,
+                offline_s=command.offline_s,
+            )
             self._orders[command.correlation_id] = _Order(command, count)
         elif command.command == "restart-runner":
             count = self._stations.restart(command.variant)
@@ -489,7 +498,9 @@ class Supervisor:
             self._intake.poll()
             return
         self._apps_since_s = now_s
-        for body in self._intake.close_windows(length_s=passed_s, uptime_s=now_s, wall_s=self._clock.wall_s()):
+        for body in self._intake.close_windows(
+            length_s=passed_s, uptime_s=self._clock.uptime_s(), wall_s=self._clock.wall_s()
+        ):
             self._post.app(body)
 
     def _work(self, now_s: float) -> None:

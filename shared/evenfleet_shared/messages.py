@@ -736,6 +736,8 @@ class Command:
 
     `ttl_s` counts from the arrival of the first copy at the device, whose wall clock may be wrong; `age_s` is how old the
     command was when this copy was sent. A device answers a copy of what it has done already with the same reply.
+    `sustained_s` and `offline_s` are for `measure`: load the model without a pause for so long, and run its largest batches
+    back to back for so long, after what every window has.
     """
 
     schema: Literal["command/1"] = "command/1"
@@ -745,6 +747,8 @@ class Command:
     variant: Name | None = None
     ttl_s: Annotated[float, Meta(gt=0.0, le=604_800.0)]
     age_s: Seconds = 0.0
+    sustained_s: Annotated[float, Meta(ge=0.0, le=3600.0)] = 0.0
+    offline_s: Annotated[float, Meta(ge=0.0, le=600.0)] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

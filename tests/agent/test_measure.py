@@ -372,3 +372,24 @@ def test_modes_are_told_beside_the_steady_figures(tmp_path, runner):
         "comparable ",
     ):
         assert words in told
+
+
+def test_options_of_a_delegate_are_keys_and_values() -> None:
+    assert measuring.delegate_options("/opt/lib.so", ["device=usb:0", "cache="]) == {"device": "usb:0", "cache": ""}
+    assert measuring.delegate_options(None, []) == {}
+
+
+@pytest.mark.parametrize(
+    ("delegate", "options", "why"),
+    [
+        ("opencl", [], "expected gpu, edgetpu, npu or the absolute path"),
+        (None, ["a=b"], "name it with --delegate"),
+        ("gpu", ["fast"], "expected KEY=VALUE"),
+        ("gpu", ["=1"], "expected KEY=VALUE"),
+    ],
+)
+def test_a_delegate_that_cannot_be_meant_is_refused_in_one_line(
+    delegate: str | None, options: list[str], why: str
+) -> None:
+    with pytest.raises(ConfigError, match=why):
+        measuring.delegate_options(delegate, options)

@@ -631,6 +631,18 @@ def test_backfill_that_went_out_is_not_merged_after_a_death_either(tmp_path: Pat
         assert not gone & set(range(one.first_seq, one.last_seq + 1))
 
 
+def test_no_summary_reaches_over_a_window_that_was_measured_with_a_session(tmp_path: Path) -> None:
+    outbox = opened(tmp_path, max_bytes=30_000)
+    measure(outbox, 10)
+    outbox.reconnected()
+    (live,) = measure(outbox, 1)
+    outbox.disconnected()
+    measure(outbox, 60)
+
+    assert len(summaries(outbox)) > 1
+    assert all(not one.first_seq <= live <= one.last_seq for one in summaries(outbox))
+
+
 def test_no_summary_reaches_over_what_was_published_between_two_others(tmp_path: Path) -> None:
     """Some of the backlog goes out, then the network is lost again: older summaries wait behind what went out."""
     outbox = opened(tmp_path, max_bytes=200_000)  # more than is marked ahead

@@ -125,6 +125,14 @@ def test_a_refused_update_leaves_the_running_release_alone() -> None:
     assert after(Offered(TWO), state=state)[1] == ()
 
 
+def test_a_signature_that_comes_later_changes_nothing_of_what_runs() -> None:
+    signed = replace(ONE, signatures=(ReleaseSignature(key="a" * 64, signature="c2ln"),))
+    state, _ = after(Offered(ONE), Fetched())
+
+    assert after(Offered(signed), state=state) == (state, ())
+    assert after(Offered(TWO), Offered(signed), state=state)[1] == (StopFetch(),)
+
+
 def test_a_refused_release_is_tried_again_when_it_comes_with_another_signature() -> None:
     unsigned = FetchFailed("not signed", "release")
     state, _ = after(Offered(ONE), unsigned)

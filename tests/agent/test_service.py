@@ -19,10 +19,8 @@ from evenfleet_agent.names import boot_word
 from evenfleet_agent.outbox import open_outbox
 from evenfleet_agent.service import Status
 from evenfleet_agent.standing import StandingFile
-from evenfleet_shared import messages
 from evenfleet_shared.errors import ConfigError, StoreError
 from evenfleet_shared.messages import Event, Incarnation
-from fakes import uplink
 
 
 def settings(state_dir: Path | str) -> AgentSettings:
@@ -255,9 +253,3 @@ def test_a_configuration_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "none.toml" in line
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_last_word_before_a_day_of_silence_is_the_will_with_another_status(packed: bool) -> None:
-    will = messages.encode(uplink.state(status="lost"), compact=packed, packed=packed)
-    assert messages.decode("state", service._sleeping(will)) == uplink.state(status="sleeping")

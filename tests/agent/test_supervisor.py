@@ -19,7 +19,7 @@ from evenfleet_agent.config import AgentSettings, MeasureSettings, RuntimeSettin
 from evenfleet_agent.outbox import Outbox, open_outbox
 from evenfleet_agent.post import STORE_RETRY_S
 from evenfleet_agent.rival import RIVAL_WITHIN_S
-from evenfleet_agent.runner.protocol import Failed, RunnerSpec
+from evenfleet_agent.runner.protocol import Failed, Measure, RunnerSpec
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
 from evenfleet_agent.stations import RESTART_MAX_S
@@ -57,6 +57,9 @@ class FakeClock:
 
     def monotonic_s(self) -> float:
         return self.now_s
+
+    def uptime_s(self) -> float:
+        return self.monotonic_s()
 
     def wall_s(self) -> float:
         return 1.7e9 + self.now_s
@@ -1230,6 +1233,17 @@ def test_a_command_to_measure_is_answered_with_the_numbers_of_its_windows(board:
     (reply,) = [one for one in published if isinstance(one, Reply)]
     assert window.variant == "int8"
     assert (reply.correlation_id, reply.command, reply.status, reply.seqs) == ("c-1", "measure", "done", (window.seq,))
+
+
+def test_a_command_may_ask_for_sustained_load_and_throughput_too(board: Board) -> None:
+    board.measures()
+    command(board, sustained_s=120.0, offline_s=10.0)
+
+    runner = next(runner for runner in board.bench.runners if runner.spec and "int8" in runner.spec.artifact)
+    asked = [request for request in runner.requests if isinstance(request, Measure)]
+    assert [(one.sustained_s, one.offline_s) for one in asked[-1:]] == [(120.0, 10.0)]
+    board.windows(1)
+    assert (runner.requests[-1].sustained_s, runner.requests[-1].offline_s) == (0.0, 0.0)
 
 
 def test_a_command_without_a_variant_measures_all(board: Board) -> None:

@@ -87,7 +87,8 @@ max_cpu_ratio = 64.0
         return set(self.ask("SELECT counter, random, seq FROM messages"))
 
     def last_seq(self) -> int:
-        return int(self.ask("SELECT next_seq - 1 FROM life")[0][0])
+        lives = self.ask("SELECT next_seq - 1 FROM life")
+        return int(lives[0][0]) if lives else 0  # it is just starting
 
     def ask(self, sql: str) -> list[Any]:
         connection = sqlite3.connect(f"file:{self.state_dir / 'outbox.sqlite'}?mode=ro", uri=True)

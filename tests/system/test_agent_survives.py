@@ -107,7 +107,7 @@ def fill(descriptor: int) -> None:
                 os.write(descriptor, b"x" * size)
 
 
-@pytest.mark.parametrize("accepts", [True])
+@pytest.mark.parametrize("accepts", [True, False])
 def test_an_agent_whose_broker_never_answers_ends_within_five_seconds(tmp_path: Path, *, accepts: bool) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=1) as listener:
         address = listener.getsockname()[:2]

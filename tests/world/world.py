@@ -279,6 +279,9 @@ class DeviceLife:
     def monotonic_s(self) -> float:
         return self.world.now_s
 
+    def uptime_s(self) -> float:
+        return self.monotonic_s()
+
     def wall_s(self) -> float:
         return self.world.now_s - 1_000.0
 
