@@ -263,8 +263,8 @@ class MqttLink:
             version = self._version
             try:
                 lasted_s = self._hold()
-            except Exception as error:  # noqa: BLE001 - the client meets nonsense in many ways, and there is no other thread
-                self._put(Disconnected(f"{self._there()} sent what is no MQTT ({_short(error)})", refused=False))
+            except Exception as error:  # noqa: BLE001 - there is no other thread to go on
+                self._put(Disconnected(f"the link failed of an error of its own ({_short(error)})", refused=False))
             if self._version != version and lasted_s is None:
                 continue  # the other version at once
             self._failures = failures_after(self._failures, lasted_s)
@@ -293,9 +293,9 @@ class MqttLink:
         session = self._begin(name, wire)
         try:
             self._turn(session, last_words)
-        finally:
-            lasted_s = self._end(session)
-        return lasted_s
+        except Exception as error:  # noqa: BLE001 - the client meets nonsense in many ways
+            session.why = f"{self._there()} sent what is no MQTT ({_short(error)})"
+        return self._end(session)
 
     def _can_pay(self, kept_bytes: int) -> bool:
         """Sleep until there is a budget; return False if told to end meanwhile."""
