@@ -264,7 +264,7 @@ class Supervisor:
     # commands
 
     def _on_command(self, command: Command, event: Received) -> None:
-        self._book, outcome = commands.take(self._book, command, self._clock.monotonic_s())
+        self._book, outcome = commands.take(self._book, command, self._clock.monotonic_s(), event.expires_in_s)
         if isinstance(outcome, Answer):
             self._post.reply(command, outcome, event)
             return
