@@ -3,7 +3,7 @@
 Leaves to `detect` how a metric's verdict comes about, and to `judge` where policies and reference runs are stored.
 
 * A policy is immutable; a change is a new revision, which starts all evidence anew and touches no baseline.
-* Runs that differ in a key of `COMPARABILITY_KEYS` are never compared: the answer names the keys.
+* Windows of one file whose `Setup` differs are never compared: the answer names the keys.
 * A cell is `within` only if every metric of it is; no metric at all is `undetermined`.
 """
 
@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from evenfleet_shared.messages import COMPARABILITY_KEYS, RunContext
+from evenfleet_shared.messages import RunContext, comparability_key
 
 Verdict = Literal["within", "outside", "undetermined", "incomparable", "silent"]
 
@@ -155,9 +155,33 @@ def combine(verdicts: Iterable[Verdict]) -> Verdict:
     return min(verdicts, key=SEVERITY.index, default="undetermined")
 
 
-def differing_keys(a: RunContext, b: RunContext) -> tuple[str, ...]:
-    """Return the names of the keys that forbid comparing two runs; none if they may be compared."""
-    return tuple(key for key in COMPARABILITY_KEYS if getattr(a, key) != getattr(b, key))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What the figures of a window depend on beside its file: the run, and how inferences were called."""
+
+    run: RunContext
+    mode: Literal["steady", "cadence"] = "steady"
+    cadence_ms: float | None = None
+
+    @property
+    def values(self) -> dict[str, str | int | float | None]:
+        """Return what must be equal for windows of one file to be compared; unknown equals only another unknown.
+
+        The delegated share is here and not in `COMPARABILITY_KEYS`: of one file another share is another execution, but
+        two files have each their own, and a device holds its models against each other.
+        """
+        return {
+            **comparability_key(self.run),
+            "delegated_ratio": self.run.delegated_ratio,
+            "mode": self.mode,
+            "cadence_ms": self.cadence_ms,
+        }
+
+
+def differing_keys(a: Setup, b: Setup) -> tuple[str, ...]:
+    """Return the names of the keys that forbid comparing two windows of one file; none if they may be compared."""
+    here, there = a.values, b.values
+    return tuple(key for key in here if here[key] != there[key])
 
 
 def _power_of_two(streams: int) -> int:

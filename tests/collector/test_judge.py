@@ -531,6 +531,78 @@ def test_a_run_that_may_not_be_compared_is_incomparable_and_the_keys_are_named(f
     assert not fleet.flags()
 
 
+@pytest.mark.parametrize(
+    ("odd", "named"),
+    [
+        (
+            {"mode": "cadence", "cadence_ms": 40.0},
+            "mode (cadence here, steady in its class), cadence_ms (40.0 here, None in its class)",
+        ),
+        ({"run": replace(RUN, delegated_ratio=0.1)}, "delegated_ratio (0.1 here, 1.0 in its class)"),
+    ],
+)
+def test_a_window_that_was_executed_in_another_way_is_incomparable(
+    fleet: Fleet, odd: dict[str, Any], named: str
+) -> None:
+    fleet.calibrated()
+    fleet.born(run=odd.get("run", RUN))
+    fleet.reports(8, SLOW, **odd)
+
+    assert fleet.cell().verdict == "incomparable"
+    assert named in fleet.metric("latency").reason
+    assert not fleet.flags()
+
+    fleet.reports(1)
+    assert fleet.cell().verdict == "undetermined"
+
+
+def test_windows_of_another_cadence_than_most_make_no_baseline(fleet: Fleet) -> None:
+    """Neither burn-in's nor calibration's, though they come from the same run context."""
+    often = {"mode": "cadence", "cadence_ms": 40.0}
+    seldom = {"mode": "cadence", "cadence_ms": 1000.0}
+    fleet.born("a", "b", "odd")
+    for _ in range(7):
+        fleet.reports(1, device="a", **often)
+        fleet.reports(1, device="b", **often)
+        fleet.reports(1, SLOW, device="odd", **seldom)
+
+    assert {row.device: row.verdict for row in fleet.reader.cells()} == {
+        "a": "undetermined",
+        "b": "undetermined",
+        "odd": "incomparable",
+    }
+    assert "cadence_ms (1000.0 here, 40.0 in its class)" in fleet.cell("odd").reason
+    (limit,) = fleet.limits()
+    assert limit.limit_ms == pytest.approx(1.1, rel=0.02)
+    with fleet.writer.transaction() as tx:
+        baseline = tx.class_baseline(ClassKey(RELEASE, "float32", RUN.device_class))
+    assert baseline is not None
+    assert (baseline.mode, baseline.cadence_ms, baseline.devices) == ("cadence", 40.0, 2)
+
+
+def test_a_device_that_changes_its_cadence_in_burn_in_gives_its_first_ones_windows_alone(fleet: Fleet) -> None:
+    fleet.born()
+    fleet.reports(1)
+    fleet.reports(2, SLOW, mode="cadence", cadence_ms=40.0)
+
+    (limit,) = fleet.limits()
+    assert limit.limit_ms == pytest.approx(1.1, rel=0.02)
+
+
+def test_windows_of_another_cadence_are_not_in_the_evidence(fleet: Fleet) -> None:
+    """They were never counted: an explanation that holds them would not add up."""
+    fleet.calibrated()
+    fleet.reports(3, SLOW)
+    odd = fleet.measured(SLOW, mode="cadence", cadence_ms=40.0)
+    fleet.take(odd)
+    fleet.reports(3, SLOW)
+
+    (flag,) = fleet.flags()
+    evidence = json.loads(flag.evidence_json)
+    assert odd.seq not in [window["seq"] for window in evidence["windows"]]
+    assert evidence["stat_nats"] >= evidence["threshold_nats"]
+
+
 def test_the_odd_one_of_a_class_does_not_become_what_the_others_are_held_to(fleet: Fleet) -> None:
     """Not even where it is the last to finish, and slower."""
     odd = replace(RUN, threads=4)
