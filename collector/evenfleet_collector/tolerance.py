@@ -26,6 +26,8 @@ SEVERITY: Final[tuple[Verdict, ...]] = ("outside", "incomparable", "silent", "un
 
 MONTH_S: Final = 30 * 24 * 3600
 LONGEST_WINDOW_S: Final = 86_400.0
+# A device that has used its day's bytes is back when the next day begins.
+SLEEP_S: Final = 86_400.0
 
 # Below this a flag would take so little evidence that a healthy stream raises one every twenty windows.
 _LEAST_A: Final = 20.0
@@ -107,17 +109,20 @@ class Policy:
         """Return after how long without a window a device is silent that keeps to the policy's windows."""
         return self.silence_windows * self.window_length_s
 
-    def silent_after(self, length_s: float | None) -> float:
+    def silent_after(self, length_s: float | None, *, slept: bool = False) -> float:
         """Return after how many seconds without a window a cell is silent whose last window was so long.
 
         A device may stretch its windows, to save a metered link or the processor; up to a day, so that none can say of
-        itself that it will never be missed.
+        itself that it will never be missed. One that has said since that it sleeps is waited for a day longer.
 
         >>> policy = Policy(window_length_s=300.0, silence_windows=3)
         >>> [policy.silent_after(length_s) for length_s in (None, 60.0, 3600.0, 1e9)]
         [900.0, 900.0, 10800.0, 259200.0]
+        >>> policy.silent_after(300.0, slept=True)
+        87300.0
         """
-        return max(self.silent_after_s, self.silence_windows * min(length_s or 0.0, LONGEST_WINDOW_S))
+        awake_s = max(self.silent_after_s, self.silence_windows * min(length_s or 0.0, LONGEST_WINDOW_S))
+        return awake_s + SLEEP_S if slept else awake_s
 
 
 def log_a(policy: Policy) -> float:

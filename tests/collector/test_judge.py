@@ -956,6 +956,53 @@ def test_a_stretched_window_is_waited_for_from_when_the_collector_could_hear(fle
     assert fleet.cell().verdict == "silent"
 
 
+@pytest.mark.parametrize(("length_s", "awake_s"), [(300.0, 900), (3600.0, 3 * 3600)])
+def test_a_device_that_sleeps_is_silent_a_day_later_than_others(fleet: Fleet, length_s: float, awake_s: float) -> None:
+    fleet.born()
+    fleet.take(fleet.measured(length_s=length_s))
+    fleet.now_s += 60
+    fleet.take(state(status="sleeping"))
+    fleet.now_s += 86_400 + awake_s - 60
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert fleet.cell().verdict == "undetermined"
+
+    fleet.now_s += 1
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert fleet.cell().verdict == "silent"
+    told = (
+        f"no window of this variant came for more than {86_400 + awake_s:g} s, of which the device may have slept a day"
+    )
+    assert fleet.cell().reason == told
+
+
+def test_a_device_that_woke_has_time_to_send_what_waited(fleet: Fleet) -> None:
+    fleet.born()
+    fleet.reports(1)
+    fleet.take(state(status="sleeping"))
+    fleet.now_s += 86_400
+    fleet.take(state(session="00000001"))
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert fleet.cell().verdict == "undetermined"
+
+    fleet.reports(1)
+    fleet.now_s += 901
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert fleet.cell().verdict == "silent"
+    assert fleet.cell().reason == "nothing heard of the device for more than 900 s"
+
+
+def test_a_device_that_falls_asleep_over_and_over_without_a_window_is_silent_all_the_same(fleet: Fleet) -> None:
+    fleet.born()
+    fleet.reports(1)
+    for hour in range(25):
+        fleet.take(state(session=f"{hour:08x}"), state(status="sleeping", session=f"{hour:08x}"))
+        fleet.step(connected_since_s=NOW_S - 1e6)
+        assert fleet.cell().verdict == "undetermined"
+        fleet.now_s += 3600
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert fleet.cell().verdict == "silent"
+
+
 def test_nobody_is_silent_while_the_collector_cannot_hear(fleet: Fleet) -> None:
     fleet.calibrated()
     fleet.now_s += 1e6

@@ -130,13 +130,14 @@ class CellRow:
 class QuietCell:
     """A cell of which nothing has come for a while, and when its device was last heard of at all.
 
-    `length_s` is how long its last window was.
+    `length_s` is how long its last window was, `slept` whether its device sleeps, or has said so since that window.
     """
 
     row: CellRow
     cell: Cell | None
     device_heard_s: float | None
     length_s: float | None
+    slept: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
