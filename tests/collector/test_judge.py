@@ -560,18 +560,18 @@ def test_windows_of_another_cadence_than_most_make_no_baseline(fleet: Fleet) -> 
     """Neither burn-in's nor calibration's, though they come from the same run context."""
     often = {"mode": "cadence", "cadence_ms": 40.0}
     seldom = {"mode": "cadence", "cadence_ms": 1000.0}
-    fleet.born("a", "b", "odd")
+    fleet.born("a-odd-one", "b", "c")
     for _ in range(7):
-        fleet.reports(1, device="a", **often)
+        fleet.reports(1, device="c", **often)
         fleet.reports(1, device="b", **often)
-        fleet.reports(1, SLOW, device="odd", **seldom)
+        fleet.reports(1, SLOW, device="a-odd-one", **seldom)
 
     assert {row.device: row.verdict for row in fleet.reader.cells()} == {
-        "a": "undetermined",
+        "a-odd-one": "incomparable",
         "b": "undetermined",
-        "odd": "incomparable",
+        "c": "undetermined",
     }
-    assert "cadence_ms (1000.0 here, 40.0 in its class)" in fleet.cell("odd").reason
+    assert "cadence_ms (1000.0 here, 40.0 in its class)" in fleet.cell("a-odd-one").reason
     (limit,) = fleet.limits()
     assert limit.limit_ms == pytest.approx(1.1, rel=0.02)
     with fleet.writer.transaction() as tx:
@@ -889,6 +889,21 @@ def test_a_window_before_its_context_is_undetermined_whatever_comparability_it_n
 
     assert fleet.cell().verdict == "undetermined"
     assert "comparability-differs" not in fleet.reader.stats().passed_over
+
+
+def test_how_the_latest_windows_inferences_were_called_is_in_the_row(fleet: Fleet) -> None:
+    told: dict[str, Any] = {
+        "cadence_ms": 40.0,
+        "late_starts": 3,
+        "phases": (messages.Phase(name="queue", n=20, p50_ms=0.1, p95_ms=0.2),),
+        "sustained": messages.Sustained(
+            duration_s=600.0, span_s=60.0, inferences=9, first_p50_ms=4.0, last_p50_ms=5.0, slowdown_ratio=1.25
+        ),
+        "throughput": messages.Throughput(batch=8, inferences=80, duration_s=1.0, per_s=80.0),
+    }
+    fleet.born()
+    fleet.reports(1, mode="cadence", **told)
+    assert fleet.cell().circumstances == Circumstances(**told)
 
 
 def test_what_the_latest_window_was_measured_under_is_in_the_row_and_goes_with_the_next(fleet: Fleet) -> None:
