@@ -186,6 +186,7 @@ def recorded(inputs=3):
         peak_was_reset=True,
         after_load=None,
         scored=False,
+        labelled=False,
     )
 
 
