@@ -87,6 +87,11 @@ def measure(
     It is asked again and again until it answers. On failure one line says why.
     """
     with Collector(url) as collector:
+        # Of one variant alone it takes so long, and it is ended when its time is over.
+        if sustained + offline >= ttl_s:
+            raise ConfigError(
+                f"--ttl-s is {ttl_s:g}, --sustained and --offline take {sustained + offline:g} s of each variant; expected more"
+            )
         row = _ordered(
             collector, device_id, "measure", variant, ttl_s, wait=wait, sustained_s=sustained, offline_s=offline
         )
