@@ -23,15 +23,18 @@ def reset_peak(proc: Path = _PROC) -> bool:
     return True
 
 
-def readings(after_load: MemoryReading | None, *, was_reset: bool, proc: Path = _PROC) -> tuple[MemoryReading, ...]:
+def readings(
+    after_load: MemoryReading | None, gpus: nvml.Reading, *, was_reset: bool, proc: Path = _PROC
+) -> tuple[MemoryReading, ...]:
     """Return every kind of memory that can be told at the end of a measurement.
 
     Args:
         after_load: What `after_load` found when the model was loaded.
+        gpus: What `nvml.read` returned at the measurement's end.
         was_reset: What `reset_peak` said.
         proc: This process's.
     """
-    kinds = (after_load, peak(was_reset=was_reset, proc=proc), gpu(nvml.read()))
+    kinds = (after_load, peak(was_reset=was_reset, proc=proc), gpu(gpus))
     return tuple(reading for reading in kinds if reading is not None)
 
 

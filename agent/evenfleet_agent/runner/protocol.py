@@ -231,6 +231,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         length_s: From the first sample to the last, without waiting and without evaluation.
         waited_s: For the lock.
         cpu_s: Processor time of the whole subprocess during `length_s`.
+        gpu_use_ratio: Of the busiest GPU when the samples had been taken; None where there is none.
         energy_mj: Of the counter that `energy_method` names, during `length_s`; None where there is none to be read.
         phases: What was timed beside `invoke`.
         cadence_ms: As asked for.
@@ -248,6 +249,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     length_s: float
     waited_s: float
     cpu_s: float
+    gpu_use_ratio: float | None = None
     energy_mj: float | None = None
     energy_method: str | None = None
     phases: tuple[Phase, ...] = ()

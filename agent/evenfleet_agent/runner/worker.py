@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evenfleet_agent import runtimes
-from evenfleet_agent.host import cpufreq, energy, thermal
+from evenfleet_agent.host import cpufreq, energy, nvml, thermal
 from evenfleet_agent.runner import golden, memory, scheduling, unpack
 from evenfleet_agent.runner.protocol import (
     MAX_SAMPLES,
@@ -259,6 +259,7 @@ def measure(session: Session, request: Measure, voice: Voice) -> Measured:
             steady = _at_cadence(session, request, voice) if cadence else _steady(session, request, repeats, voice)
             length_s, cpu_s = time.monotonic() - started, time.process_time() - cpu_before
             energy_after = energy.energy() if energy_before is not None else None
+            gpus = nvml.read()
             phases = steady.phases or _phases(session, max(_PHASE_LEAST_S, _PHASE_RATIO * length_s), voice)
             sustained = _sustained(session, request.sustained_s, voice) if request.sustained_s else None
             throughput = _offline(session, request.offline_s, voice) if request.offline_s else None
@@ -272,7 +273,8 @@ def measure(session: Session, request: Measure, voice: Voice) -> Measured:
         init_ms=session.init_ms,
         first_ms=session.first_ms,
         evaluation=evaluation,
-        memory=memory.readings(session.after_load, was_reset=session.peak_was_reset),
+        memory=memory.readings(session.after_load, gpus, was_reset=session.peak_was_reset),
+        gpu_use_ratio=max((gpu.use_ratio for gpu in gpus.gpus if gpu.use_ratio is not None), default=None),
         length_s=length_s,
         waited_s=waited_s,
         cpu_s=cpu_s,
