@@ -14,6 +14,7 @@ import logging
 import os
 import selectors
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +46,8 @@ from evenfleet_shared.messages import Command, Desired, Limit, Network, Overhead
 log = logging.getLogger(__name__)
 
 IDLE_S: Final = 60.0
+FAULT_PAUSE_MAX_S: Final = 60.0
+MAX_FAULTS: Final = 20
 DESIRED_NAME: Final = "desired.json"
 # How long an application's window is while nobody has said how long windows are.
 DEFAULT_APP_WINDOW_S: Final = 300.0
@@ -167,6 +170,10 @@ class Supervisor:
         self._standing.runs(self._stations.standing)
         self._post.exchange(now_s)
         return self._next_due_s(now_s)
+
+    def send(self) -> None:
+        """Send what is due, and nothing else."""
+        self._post.exchange(self._clock.monotonic_s())
 
     def waitables(self) -> list[int]:
         """Return the descriptors that may bring the next event."""
@@ -605,9 +612,21 @@ def run(supervisor: Supervisor, wake: int, stopping: Callable[[], bool], clock: 
     supervisor.start()
     manager.ready(supervisor.status)
     said = ""
+    faults = 0
     try:
         while not stopping():
-            due_s = supervisor.turn()
+            try:
+                due_s = supervisor.turn()
+                faults = 0
+            except Exception:
+                # A fault of ours, which none of the device's doing should be able to find. What waits is sent all the same.
+                faults += 1
+                if faults > MAX_FAULTS:
+                    raise  # what is in memory may be wrong: a service manager starts us anew
+                log.exception("a fault of the agent's own, %d in a row; it goes on", faults)
+                with suppress(Exception):
+                    supervisor.send()
+                due_s = clock.monotonic_s() + min(FAULT_PAUSE_MAX_S, 2.0 ** (faults - 1))
             manager.alive()
             if supervisor.status != said:
                 said = supervisor.status

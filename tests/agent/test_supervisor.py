@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 from array import array
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
 from evenfleet_agent.stations import RESTART_MAX_S
 from evenfleet_agent.supervisor import Supervisor
+from evenfleet_agent.supervisor import run as supervise
+from evenfleet_agent.systemd import ServiceManager
 from evenfleet_shared import messages, topics
 from evenfleet_shared.errors import RunnerError
 from evenfleet_shared.messages import (
@@ -1628,3 +1631,68 @@ def test_a_shorter_window_has_stretched_nothing(board: Board) -> None:
 
     assert {window.overhead.stretched_ratio for window in windows if window.overhead} == {1.0}
     assert windows[-1].length_s == LENGTH_S
+
+
+# a fault of its own
+
+
+class Faulty:
+    """A supervisor whose turns end in a fault, some of them."""
+
+    def __init__(self, faults: list[bool]) -> None:
+        self.faults = faults
+        self.turns = self.sends = 0
+        self.stopped = False
+        self.status = "here"
+
+    def start(self) -> None:
+        pass
+
+    def turn(self) -> float:
+        self.turns += 1
+        if self.faults.pop(0):
+            raise TypeError("a fault of ours")
+        return 0.0
+
+    def send(self) -> None:
+        self.sends += 1
+
+    def waitables(self) -> list[int]:
+        return []
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class Hurried(FakeClock):
+    """A clock on which every pause is over."""
+
+    def monotonic_s(self) -> float:
+        self.now_s += 100.0
+        return self.now_s
+
+
+def turned(faults: list[bool]) -> Faulty:
+    faulty = Faulty(faults)
+    wake, wake_up = os.pipe()
+    try:
+        supervise(faulty, wake, lambda: not faulty.faults, Hurried(), ServiceManager({}))  # type: ignore[arg-type]
+    finally:
+        os.close(wake)
+        os.close(wake_up)
+        assert faulty.stopped
+    return faulty
+
+
+def test_a_fault_of_its_own_does_not_end_the_agent_and_what_waits_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+    faulty = turned([False, True, True, False, True, False])
+
+    assert (faulty.turns, faulty.sends) == (6, 3)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"a fault of the agent's own, {count} in a row; it goes on" for count in (1, 2, 1)
+    ]
+
+
+def test_a_fault_that_does_not_pass_is_left_to_the_service_manager() -> None:
+    with pytest.raises(TypeError):
+        turned([True] * 100)
