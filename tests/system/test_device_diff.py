@@ -22,8 +22,10 @@ DELEGATED, BUILT_IN, FAULTY = "press-07", "press-08", "press-09"
 
 def diff(collector: Serving, a: str, b: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "evenfleet_collector", "diff", "--device", a, "--device", b]
-        + ["--variant", "float32", *arguments],
+        [
+            *(sys.executable, "-m", "evenfleet_collector", "diff", "--device", a, "--device", b),
+            *("--variant", "float32", *arguments),
+        ],
         capture_output=True,
         text=True,
         timeout=WAIT_S,
