@@ -82,7 +82,8 @@ def look(
         raise ModelRefusedError(f"none of the outputs of {artifact.name}'s operators can be kept")
     opened = runtime.open_up(
         artifact,
-        flatbuffer.with_outputs(content, wanted),
+        # Without the model's own outputs, what leads to them alone would not be run.
+        flatbuffer.with_outputs(content, [*wanted, *(number for number in graph.outputs if number not in wanted)]),
         Options(
             threads=spec.threads,
             xnnpack=spec.xnnpack,
@@ -97,7 +98,8 @@ def look(
     opened.feed(prepared)
     opened.invoke()
     alive()
-    return _told(graph, opened, prepared, wanted, unseen, sample, alive)
+    told = _told(graph, opened, prepared, wanted, unseen, sample, alive)
+    return msgspec.structs.replace(told, note="; ".join(filter(None, [told.note, _otherwise(model, opened)])))
 
 
 def choose(graph: Graph, sizes: dict[int, int], budget_bytes: int) -> tuple[list[int], dict[int, str]]:
@@ -201,6 +203,19 @@ def _told(
         layers=tuple(told),
         note="" if shown == outputs else f"only the first {shown} of {outputs} outputs are told of",
     )
+
+
+def _otherwise(measured: Model, opened: Model) -> str:
+    """Say that who runs the model is not who runs it when it is measured; nothing where it is."""
+    one, other = measured.execution, opened.execution
+    if (one.executed, one.delegated_ratio) == (other.executed, other.delegated_ratio):
+        return ""
+    by = [f"{each.executed[:100]} ({_percent(each.delegated_ratio)} of its operators)" for each in (one, other)]
+    return f"measured, it is run by {by[0]}; with its outputs kept, by {by[1]}"
+
+
+def _percent(ratio: float | None) -> str:
+    return "an unknown share" if ratio is None else f"{100 * ratio:.0f} %"
 
 
 def _layers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import select
@@ -103,6 +104,16 @@ def test_every_operator_is_told_with_its_input_first_whoever_runs_it(tmp_path, x
     assert found.layers[1].summary.max == pytest.approx(logits.max())
     assert found.layers[1].summary.rms == pytest.approx(np.sqrt((logits**2).mean()))
     assert found.layers[2].summary.mean == pytest.approx(1 / 3)
+
+
+def test_a_run_that_another_delegate_makes_than_the_measured_one_says_so(tmp_path):
+    spec = spec_of(tmp_path, tiny_models.classifier(tmp_path / "m.tflite"))
+    session, _ = worker.load(Load(spec=spec, scratch=str(tmp_path / "scratch")), worker.Voice(io.BytesIO()))
+    session.model.execution = dataclasses.replace(session.model.execution, executed="gpu")
+    found = worker.look(session, Layers(), worker.Voice(io.BytesIO()))
+    assert found.note == (
+        "measured, it is run by gpu (100 % of its operators); with its outputs kept, by xnnpack (100 % of its operators)"
+    )
 
 
 def test_a_planted_fault_is_in_what_is_fed(tmp_path):

@@ -137,6 +137,14 @@ def test_what_does_not_come_about_is_one_line_and_its_exit_code(
     assert line in outcome.err.splitlines()[-1]
 
 
+def test_of_two_devices_that_do_not_do_it_the_refusal_decides_the_exit_code(evenfleet: Run, store: FakeStore) -> None:
+    answer(store, press_07={"state": "expired"}, press_08={"state": "refused", "detail": "it runs nothing"})
+    outcome = evenfleet(*ASK)
+    assert outcome.code == 3
+    assert "press-07 did not do layers" in outcome.err
+    assert "press-08 refused layers: it runs nothing" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
