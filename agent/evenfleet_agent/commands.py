@@ -11,6 +11,7 @@ is to be done and sends the answers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Union
 
@@ -57,13 +58,14 @@ Outcome = Union[Do, Wait, Answer]
 Book = tuple[Entry, ...]
 
 
-def take(book: Book, command: Command, now_s: float) -> tuple[Book, Outcome]:
+def take(book: Book, command: Command, now_s: float, left_s: float | None = None) -> tuple[Book, Outcome]:
     """Return what becomes of a command that has just come.
 
     Args:
         book: What is remembered.
         command: Checked; of this device.
         now_s: Monotonic seconds.
+        left_s: What the broker says is left of the message's life, if it says so: the shorter of both holds.
 
     >>> command = Command(device="press-07", correlation_id="a", command="measure", ttl_s=10.0)
     >>> book, outcome = take((), command, 100.0)
@@ -88,7 +90,8 @@ def take(book: Book, command: Command, now_s: float) -> tuple[Book, Outcome]:
             status="refused",
             detail=f"{MAX_REMEMBERED} commands are remembered already; try again when some have expired",
         )
-    return (*book, Entry(command=command, expires_s=now_s + command.ttl_s - command.age_s)), Do()
+    left_s = min(command.ttl_s - command.age_s, math.inf if left_s is None else left_s)
+    return (*book, Entry(command=command, expires_s=now_s + left_s)), Do()
 
 
 def answered(book: Book, correlation_id: str, answer: Answer) -> Book:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Union
 
 from evenfleet_agent import runtimes
-from evenfleet_agent.host import accelerators, cpufreq, nvml, system, thermal
+from evenfleet_agent.host import accelerators, cpufreq, energy, nvml, oom, pressure, processor, system, thermal
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.runner.protocol import Check, Checked, Failed, Refused, Response
 from evenfleet_shared.errors import RunnerError
@@ -59,6 +59,11 @@ SOURCES: Final = (
     Source(name="temperatures_c", read=lambda root: thermal.temperatures_c(root) or None),
     Source(name="throttle_flags", read=lambda root: thermal.throttling(root).flags),
     Source(name="throttle_events", read=lambda root: thermal.throttling(root).events),
+    Source(name="frequency_mhz", read=cpufreq.frequency_mhz),
+    Source(name="steal", read=lambda root: "is told" if processor.processor_time(root) else None),
+    Source(name="pressure", read=lambda root: "is told" if pressure.waited_s("cpu", root) is not None else None),
+    Source(name="energy", read=lambda root: found.method if (found := energy.energy(root)) else None),
+    Source(name="out_of_memory_kills", read=oom.kills),
 )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from pathlib import Path
 from types import ModuleType
 from typing import Final
 
@@ -34,6 +33,10 @@ def main() -> None:
         sys.modules[name] = ModuleType(name)
     for name in _LATER:
         sys.modules.setdefault(name, _Later(name))
+    # The decoder asks for this type alone, to know one when it sees it; no message has any.
+    decimal = _Later("decimal")
+    decimal.__dict__["Decimal"] = type("Decimal", (), {})
+    sys.modules.setdefault("decimal", decimal)
     if not _needs_tls():
         _hide_ssl()
     from evenfleet_agent import service
@@ -42,6 +45,9 @@ def main() -> None:
 
 
 def _needs_tls() -> bool:
+    # Not before: it loads what is hidden by now.
+    from pathlib import Path
+
     from evenfleet_agent import config
     from evenfleet_shared.errors import EvenfleetError
 

@@ -170,6 +170,8 @@ class Stations:
         self._queue: deque[_Turn] = deque()
         self._turn: _Turn | None = None
         self._findings: list[Finding] = []
+        # Set until another release is opened: nothing can be loaded of this one.
+        self._vanished = False
 
     @property
     def release(self) -> str:
@@ -210,11 +212,9 @@ class Stations:
         """End every runner."""
         for station in self._all():
             station.runner.stop()
-        orders = [turn.order for turn in (self._turn, *self._queue) if turn and turn.order]
-        self._findings += [NotMeasured(order, "the release was taken away") for order in orders]
+        self._abandon("the release was taken away")
         self._release = None
-        self._queue.clear()
-        self._turn = None
+        self._vanished = False
 
     def count_against(self, limits: Mapping[str, Sequence[Limit]]) -> None:
         """Count samples against these limits from now on, by variant."""
@@ -250,8 +250,13 @@ class Stations:
         return 1
 
     def forget(self, order: str) -> None:
-        """Measure nothing more for a command that is over."""
+        """Measure nothing more for a command that is over; what it measures now is ended with its runner."""
         self._queue = deque(turn for turn in self._queue if turn.order != order)
+        if self._turn and self._turn.order == order:
+            station, self._turn = self._turn.station, None
+            station.runner.stop()
+            station.loaded, station.standing = None, "starting"
+            self._queue.appendleft(_Turn(station))
 
     def restart(self, variant: str | None) -> int:
         """End one variant's runner, or all, and start it again at once; return how many."""
@@ -301,7 +306,7 @@ class Stations:
         return list(self._release.stations.values()) if self._release else []
 
     def _begin_turn(self) -> None:
-        while self._turn is None and self._queue:
+        while self._turn is None and self._queue and not self._vanished:
             turn = self._queue.popleft()
             station = turn.station
             if turn.measuring and not station.loaded:
@@ -312,6 +317,8 @@ class Stations:
                 continue
             if not turn.measuring and not self._has(station.variant):
                 log.error("the running release is no longer whole on disk; fetching it again")
+                self._abandon("the release is no longer whole on disk")
+                self._vanished = True
                 self._findings.append(Vanished())
                 return
             self._turn = turn
@@ -329,6 +336,13 @@ class Stations:
             except RunnerError as error:
                 self._fail(station, str(error))
 
+    def _abandon(self, reason: str) -> None:
+        """Do nothing more of what was to be done."""
+        orders = [turn.order for turn in (self._turn, *self._queue) if turn and turn.order]
+        self._findings += [NotMeasured(order, reason) for order in orders]
+        self._queue.clear()
+        self._turn = None
+
     def _poll(self) -> None:
         # An answer may bring the next turn, whose answer may be there already.
         while (turn := self._turn) is not None:
@@ -341,12 +355,17 @@ class Stations:
                 return
             for answer in answers:
                 self._hear(turn, answer)
+                if self._turn is not turn:
+                    break  # it has failed: what it said after that is of no use
             self._turn = None
             self._begin_turn()
 
     def _hear(self, turn: _Turn, answer: Response) -> None:
         station = turn.station
-        if isinstance(answer, Loaded):
+        asked = (Layered, NotLayered) if turn.looking else (Measured,) if turn.measuring else (Loaded,)
+        if not isinstance(answer, (*asked, Refused, Failed)):
+            self._fail(station, f"answered {type(answer).__name__}, which was not asked for")
+        elif isinstance(answer, Loaded):
             station.loaded, station.standing = answer, "ready"
             log.info(
                 "variant %s runs on %s %s", station.variant.name, self._settings.runtime.name, answer.runtime_version
@@ -363,6 +382,7 @@ class Stations:
             except ValueError as error:
                 self._fail(station, f"answered nonsense: {error}")
             else:
+                turn.order = None  # it is answered, whatever becomes of the runner
                 self._watch_growth(station)
         elif isinstance(answer, Layered):
             self._looked(turn, answer)
@@ -500,6 +520,7 @@ class Stations:
         settings = self._settings.measure
         return Measure(
             samples=settings.samples,
+            min_duration_s=min(settings.min_duration_s, settings.max_duration_s),
             max_duration_s=settings.max_duration_s,
             min_sample_s=settings.min_sample_s,
             leave_out_waiting=settings.leave_out_waiting,

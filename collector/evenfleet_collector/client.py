@@ -104,13 +104,28 @@ class Collector:
         """Return a device's windows received from then on, which is RFC 3339, in the log's order."""
         return list(self._all(f"/devices/{quote(device, safe='')}/windows", Page[WindowRow], {"start": start}))
 
-    def order(self, device: str, command: CommandName, variant: str | None, ttl_s: float) -> CommandRow:
+    def order(
+        self,
+        device: str,
+        command: CommandName,
+        variant: str | None,
+        ttl_s: float,
+        *,
+        sustained_s: float = 0.0,
+        offline_s: float = 0.0,
+    ) -> CommandRow:
         """Have a command sent to a device until it answers, for `ttl_s` at most.
 
         Raises:
             RefusedError: The device is not known, or too many commands wait for it.
         """
-        body = {"command": command, "variant": variant, "ttl_s": ttl_s}
+        body = {
+            "command": command,
+            "variant": variant,
+            "ttl_s": ttl_s,
+            "sustained_s": sustained_s,
+            "offline_s": offline_s,
+        }
         return _decode(self._send("POST", f"/devices/{quote(device, safe='')}/commands", json=body), CommandRow)
 
     def command(self, device: str, correlation_id: str) -> CommandRow:

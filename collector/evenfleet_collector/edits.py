@@ -108,7 +108,16 @@ class StoreEdits:
         await self._write(change)
         self._changed()
 
-    async def order(self, device: str, command: CommandName, variant: str | None, ttl_s: float) -> str:
+    async def order(
+        self,
+        device: str,
+        command: CommandName,
+        variant: str | None,
+        ttl_s: float,
+        *,
+        sustained_s: float = 0.0,
+        offline_s: float = 0.0,
+    ) -> str:
         correlation_id = uuid.uuid4().hex
 
         def change(tx: EditRows) -> None:
@@ -129,6 +138,8 @@ class StoreEdits:
                     command=command,
                     variant=variant,
                     ttl_s=ttl_s,
+                    sustained_s=sustained_s,
+                    offline_s=offline_s,
                     asked_s=now_s,
                     offered_s=now_s,
                 )

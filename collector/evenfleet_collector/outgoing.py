@@ -85,6 +85,8 @@ def command_of(row: CommandRow, now_s: float) -> Command:
         command=row.command,
         variant=row.variant,
         ttl_s=row.ttl_s,
+        sustained_s=row.sustained_s,
+        offline_s=row.offline_s,
         age_s=max(0.0, now_s - row.asked_s),
     )
 

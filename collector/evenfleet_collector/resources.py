@@ -103,13 +103,18 @@ class Enrolment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewCommand:
-    """Asks for a command to be sent to a device until it answers, for `ttl_s` at most; no variant stands for all."""
+    """Asks for a command to be sent to a device until it answers, for `ttl_s` at most; no variant stands for all.
+
+    `sustained_s` and `offline_s` are for `measure`, and take so long of the device each.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _NO_MORE
 
     command: CommandName
     ttl_s: float
     variant: str | None = None
+    sustained_s: float = 0.0
+    offline_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,11 @@ def test_time_counts_from_when_it_was_given_and_not_from_its_arrival() -> None:
     assert [command.correlation_id for command in commands.overdue(book, 110.0)] == ["c-1"]
 
 
+def test_what_the_broker_says_is_left_of_it_holds_where_it_is_less() -> None:
+    assert commands.next_due_s(commands.take((), MEASURE, 100.0, 5)[0]) == 105.0
+    assert commands.next_due_s(commands.take((), MEASURE, 100.0, 500)[0]) == 160.0
+
+
 def test_an_answered_command_is_never_overdue() -> None:
     book = commands.answered(commands.take((), MEASURE, 100.0)[0], "c-1", DONE)
 

@@ -1405,6 +1405,16 @@ def test_a_runner_that_dies_over_layers_is_one_that_failed_and_so_has_the_comman
     assert [(one.event, one.variant) for one in published if isinstance(one, Event)] == [("runner-failed", "int8")]
 
 
+def test_a_measurement_in_answer_to_layers_is_a_runner_that_failed(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    board.bench.on_look = lambda spec: measured(spec, [1.0])
+    command(board, "layers")
+
+    (reply,) = board.sent(Reply)
+    assert (reply.status, reply.detail) == ("failed", "answered Measured, which was not asked for")
+
+
 def test_layers_that_come_too_late_are_expired(board: Board) -> None:
     board.measures()
     board.bench.held = True
@@ -1565,3 +1575,129 @@ def test_a_kernel_upgrade_while_offline_is_not_forgotten(board: Board) -> None:
         elif isinstance(message, Window):
             told.append((message.incarnation.counter, kernels[message.context]))  # known before it is named
     assert sorted(set(told)) == [(1, "6.1.0"), (2, "6.6.0")]
+
+
+# what a reader of the code found could go wrong
+
+
+def test_a_release_that_vanishes_while_several_load_is_fetched_once(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    board.release = board.fetcher.add(*small_manifest("float32", "int8", "int4"))
+    three = board.desired(variants=tuple(DesiredVariant(name=name) for name in ("float32", "int8", "int4")))
+    board.measures(three)
+    board.bench.on_measure = dies_of("SIGSEGV")
+    board.windows(1)
+    slot = board.directory / "slots"
+    shutil.rmtree(slot / (slot / "current").readlink().name / "golden")
+    board.clock.now_s += RESTART_MAX_S
+    board.turn()
+    board.turn()
+
+    assert len(board.fetcher.started) == 2
+    board.outbox.close()
+
+
+@pytest.mark.parametrize("order", ["loading", "measuring"])
+def test_a_runner_that_answers_what_it_was_not_asked_has_failed(board: Board, order: str) -> None:
+    if order == "loading":
+        board.bench.on_load = lambda spec: measured(spec, [1.0])
+        board.measures()
+    else:
+        board.measures()
+
+        def wrong(spec: RunnerSpec, before: int) -> Any:
+            return loaded(spec)
+
+        board.bench.on_measure = wrong
+        board.clock.now_s += LENGTH_S
+        board.turn()
+
+    failures = [one.detail for one in board.sent(Event) if one.event == "runner-failed"]
+    assert len(failures) == 2
+    assert all("which was not asked for" in failure for failure in failures)
+
+
+def test_a_device_that_was_suspended_has_no_wall_clock_that_jumped(board: Board) -> None:
+    board.measures()
+    asleep_s = 8 * 3600.0
+    board.clock.uptime_s = lambda: board.clock.now_s + asleep_s  # type: ignore[method-assign]
+    board.clock.wall_s = lambda: 1.7e9 + board.clock.now_s + asleep_s  # type: ignore[method-assign]
+    board.clock.now_s += LENGTH_S
+    board.turn()
+
+    assert [one for one in board.sent(Event) if one.event == "clock-jumped"] == []
+
+
+def test_a_broker_that_floods_with_nonsense_is_said_once_an_hour_in_one_line(
+    board: Board, caplog: pytest.LogCaptureFixture
+) -> None:
+    board.link.connect()
+    for _ in range(200):
+        board.link.receive("x\nERROR all is lost " * 1000, b"{")
+        board.turn()
+    said = [record.getMessage() for record in caplog.records if "ignored" in record.getMessage()]
+    assert len(said) == 1
+    assert "\n" not in said[0]
+    assert len(said[0]) < 1000
+
+    board.clock.now_s += 3600.0
+    board.link.receive("nonsense", b"{")
+    board.turn()
+    assert "199 more before it" in caplog.text
+
+
+def test_what_a_command_takes_does_not_put_off_the_schedule(board: Board) -> None:
+    board.measures()
+    board.windows(1)
+
+    def costly(spec: RunnerSpec, before: int) -> Any:
+        board.machine.cpu_s += 3600.0
+        return measured(spec, [1.0])
+
+    board.bench.on_measure = costly
+    command(board, sustained_s=3600.0)
+    board.bench.on_measure = steady()
+    board.link.take()
+
+    assert {window.variant for window in board.windows(1)} == {"float32", "int8"}
+
+
+def test_a_command_that_expires_while_it_is_done_frees_the_bench(board: Board) -> None:
+    board.measures()
+    board.windows(1)
+    board.bench.held = True
+    command(board, ttl_s=5.0)
+    board.clock.now_s += 5.0
+    board.turn()
+    board.bench.held = False
+    board.turn()
+    board.link.take()
+
+    assert {window.variant for window in board.windows(1)} == {"float32", "int8"}
+
+
+def test_a_runner_that_leaks_on_command_has_answered_it_once(board: Board) -> None:
+    board.measures()
+    board.windows(1)
+    for runner in board.bench.runners:
+        if runner.spec and runner.pid:
+            board.machine.resident[runner.pid] = 40_000_000
+    board.windows(1)
+    leaking = next(runner for runner in board.bench.runners if runner.spec and "float32" in runner.spec.artifact)
+    assert leaking.pid is not None
+    board.machine.resident[leaking.pid] += 300_000_000
+    command(board, variant=None)
+
+    (reply,) = board.sent(Reply)
+    assert (reply.status, len(reply.seqs), reply.detail) == ("done", 2, "")
+
+
+def test_a_shorter_window_has_stretched_nothing(board: Board) -> None:
+    board.measures(board.desired(window_length_s=210.0))
+    board.clock.now_s += 210.0
+    board.turn()
+    board.told(board.desired(revision=2))
+    windows = board.windows(2)
+
+    assert {window.overhead.stretched_ratio for window in windows if window.overhead} == {1.0}
+    assert windows[-1].length_s == LENGTH_S

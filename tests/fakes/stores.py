@@ -268,9 +268,26 @@ class FakeEdits:
     async def set_policy(self, policy: Policy) -> None:
         self._store.current_policy = replace(policy, revision=self._store.current_policy.revision + 1)
 
-    async def order(self, device: str, command: CommandName, variant: str | None, ttl_s: float) -> str:
+    async def order(
+        self,
+        device: str,
+        command: CommandName,
+        variant: str | None,
+        ttl_s: float,
+        *,
+        sustained_s: float = 0.0,
+        offline_s: float = 0.0,
+    ) -> str:
         number = len(self._store.command_rows) + 1
-        row = command_row(number, device, command=command, variant=variant, ttl_s=ttl_s)
+        row = command_row(
+            number,
+            device,
+            command=command,
+            variant=variant,
+            ttl_s=ttl_s,
+            sustained_s=sustained_s,
+            offline_s=offline_s,
+        )
         self._store.command_rows.append(row)
         return row.correlation_id
 

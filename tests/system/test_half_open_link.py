@@ -22,6 +22,7 @@ def test_what_was_under_way_on_a_dead_connection_is_sent_again_once(tmp_path: Pa
     outbox = open_outbox(
         tmp_path, boot="boot", new_random=lambda: "0123456789abcdef", max_bytes=1_000_000, jitter=lambda: 1.0
     )
+    outbox.reconnected()  # what is measured from now on is not backfill, which has a pace of its own
     for _ in range(20):
         outbox.append("window", lambda life, seq, floor: window(seq, device=DEVICE, incarnation=life, floor=floor))
     with (

@@ -323,8 +323,8 @@ def encode(message: WorkerRequest | Frame) -> bytes:
     Raises:
         RunnerError: It is larger than a frame may be.
 
-    >>> encode(Check(runtime="litert"))[:4]
-    b'\x00\x00\x00\x1b'
+    >>> encode(Failed(reason="why"))[:4]
+    b'\x00\x00\x00\x18'
     """
     body = msgspec.msgpack.encode(message)
     if len(body) > MAX_FRAME_BYTES:

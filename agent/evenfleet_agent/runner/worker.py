@@ -179,7 +179,7 @@ def main() -> None:
             answer = Refused(kind="model", reason=str(error))
         except RuntimeMissingError as error:
             answer = Refused(kind="runtime", reason=str(error))
-        except (DataError, ConfigError) as error:
+        except DataError as error:
             answer = Refused(kind="data", reason=str(error))
         except EvenfleetError as error:
             answer = Failed(reason=str(error))

@@ -52,19 +52,49 @@ _wait = click.option("--wait", is_flag=True, help="Wait for the device's answer 
 @_device
 @_variant
 @_ttl
+@click.option(
+    "--sustained",
+    type=click.FloatRange(0, 3600),
+    default=0.0,
+    metavar="SECONDS",
+    help="Load each variant without a pause for so long, too, and hold the last minute against the first.",
+)
+@click.option(
+    "--offline",
+    type=click.FloatRange(0, 600),
+    default=0.0,
+    metavar="SECONDS",
+    help="Run the largest batches back to back for so long, too.",
+)
 @_wait
 @url_option
 @json_option
 @click.pass_context
 def measure(
-    ctx: click.Context, *, device_id: str, variant: str | None, ttl_s: float, wait: bool, url: str, as_json: bool
+    ctx: click.Context,
+    *,
+    device_id: str,
+    variant: str | None,
+    ttl_s: float,
+    sustained: float,
+    offline: float,
+    wait: bool,
+    url: str,
+    as_json: bool,
 ) -> None:
     """Have DEVICE measure now, beside its schedule. Its windows are judged like any other.
 
     It is asked again and again until it answers. On failure one line says why.
     """
     with Collector(url) as collector:
-        row = _ordered(collector, device_id, "measure", variant, ttl_s, wait=wait)
+        # Of one variant alone it takes so long, and it is ended when its time is over.
+        if sustained + offline >= ttl_s:
+            raise ConfigError(
+                f"--ttl-s is {ttl_s:g}, --sustained and --offline take {sustained + offline:g} s of each variant; expected more"
+            )
+        row = _ordered(
+            collector, device_id, "measure", variant, ttl_s, wait=wait, sustained_s=sustained, offline_s=offline
+        )
         windows = _measured(collector, row)
     if as_json:
         print_json({"command": row, "windows": windows})
@@ -102,14 +132,22 @@ def restart_runner(
 
 
 def _ordered(
-    collector: Collector, device: str, command: CommandName, variant: str | None, ttl_s: float, *, wait: bool
+    collector: Collector,
+    device: str,
+    command: CommandName,
+    variant: str | None,
+    ttl_s: float,
+    *,
+    wait: bool,
+    sustained_s: float = 0.0,
+    offline_s: float = 0.0,
 ) -> CommandRow:
     if not is_device_id(device):
         raise ConfigError(f"DEVICE: expected {DEVICE_ID_RULE}, found {device!r}")
     # Written so that what is no number fails as well.
     if not 0.0 < ttl_s <= MAX_TTL_S:
         raise ConfigError(f"--ttl-s: expected more than 0 and at most {MAX_TTL_S:.0f}, found {ttl_s:g}")
-    row = collector.order(device, command, variant, ttl_s)
+    row = collector.order(device, command, variant, ttl_s, sustained_s=sustained_s, offline_s=offline_s)
     if not wait:
         return row
     console = Console(stderr=True, highlight=False)

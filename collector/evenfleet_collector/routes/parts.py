@@ -67,7 +67,16 @@ class Edits(Protocol):
         """Put a policy in force, as the revision behind the one in force."""
         ...
 
-    async def order(self, device: str, command: CommandName, variant: str | None, ttl_s: float) -> str:
+    async def order(
+        self,
+        device: str,
+        command: CommandName,
+        variant: str | None,
+        ttl_s: float,
+        *,
+        sustained_s: float = 0.0,
+        offline_s: float = 0.0,
+    ) -> str:
         """Have a command sent to a device until it answers; returns what the answer will be found by.
 
         Raises:

@@ -227,6 +227,8 @@ class CommandRow:
     command: CommandName
     variant: str | None
     ttl_s: float
+    sustained_s: float = 0.0
+    offline_s: float = 0.0
     asked_s: float
     state: Literal["waiting", "done", "failed", "refused", "expired"] = "waiting"
     offered_s: float

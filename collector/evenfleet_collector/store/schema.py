@@ -287,5 +287,12 @@ def m009_windows_of_applications(db: Database) -> None:
     db.table("app_windows").create_index(["received_s"])
 
 
+@migrations()
+def m010_loads_that_are_asked_for(db: Database) -> None:
+    """Keep how long a device was to be loaded without a pause, and with batches."""
+    db.table("commands").add_column("sustained_s", float, not_null_default=0.0)
+    db.table("commands").add_column("offline_s", float, not_null_default=0.0)
+
+
 def _create(db: Database, name: str, columns: dict[str, Any], *, pk: str | tuple[str, ...]) -> None:
     db.table(name).create(columns, pk=pk)

@@ -101,7 +101,8 @@ _NEWEST_POLICY: Final = "SELECT body FROM policies ORDER BY revision DESC LIMIT 
 _ASSIGNMENTS: Final = "SELECT device, release FROM assignments"
 _EVENTS: Final = "SELECT id, device, counter, random, event, release, variant, detail, received_s FROM events"
 _COMMANDS: Final = (
-    "SELECT id, device, correlation_id, command, variant, ttl_s, asked_s, state, offered_s, sends, sent_s, replied_s, reply"
+    "SELECT id, device, correlation_id, command, variant, ttl_s, sustained_s, offline_s, asked_s, state, offered_s, sends,"
+    " sent_s, replied_s, reply"
     " FROM commands"
 )
 _TAGS: Final = "SELECT tag, release, tagged_s FROM tags"
@@ -781,14 +782,16 @@ class SqliteWriter:
 
     def add_command(self, command: CommandRow) -> None:
         self._run(
-            "INSERT INTO commands (device, correlation_id, command, variant, ttl_s, asked_s, state, offered_s, sends, next_s)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            "INSERT INTO commands (device, correlation_id, command, variant, ttl_s, sustained_s, offline_s, asked_s, state,"
+            " offered_s, sends, next_s) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
             (
                 command.device,
                 command.correlation_id,
                 command.command,
                 command.variant,
                 command.ttl_s,
+                command.sustained_s,
+                command.offline_s,
                 command.asked_s,
                 command.state,
                 command.offered_s,
@@ -1213,7 +1216,8 @@ def _event_rows(rows: Iterable[tuple[Any, ...]]) -> list[EventRow]:
 
 
 def _command_row(row: tuple[Any, ...]) -> CommandRow:
-    i, device, correlation_id, command, variant, ttl_s, asked_s, state, offered_s, sends, sent_s, replied_s, reply = row
+    i, device, correlation_id, command, variant, ttl_s, sustained_s, offline_s, asked_s, state, *sent = row
+    offered_s, sends, sent_s, replied_s, reply = sent
     return CommandRow(
         id=i,
         device=device,
@@ -1221,6 +1225,8 @@ def _command_row(row: tuple[Any, ...]) -> CommandRow:
         command=command,
         variant=variant,
         ttl_s=ttl_s,
+        sustained_s=sustained_s,
+        offline_s=offline_s,
         asked_s=asked_s,
         state=state,
         offered_s=offered_s,
