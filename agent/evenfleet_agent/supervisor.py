@@ -36,7 +36,16 @@ from evenfleet_agent.runner import Runner
 from evenfleet_agent.schedule import Allowance, first_after_s, next_window_s
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
-from evenfleet_agent.stations import NotMeasured, RunnerFailed, Stations, Taken, Vanished, VariantRefused
+from evenfleet_agent.stations import (
+    Looked,
+    NotMeasured,
+    NotShown,
+    RunnerFailed,
+    Stations,
+    Taken,
+    Vanished,
+    VariantRefused,
+)
 from evenfleet_agent.systemd import ServiceManager
 from evenfleet_shared import messages, topics
 from evenfleet_shared.disk import write_whole
@@ -60,7 +69,7 @@ FIRST_SAVED_S: Final = 600.0
 
 @dataclass(slots=True)
 class _Order:
-    """A command to measure: what is still to come of it, and what came."""
+    """A command to measure, or to look at operators: what is still to come of it, and what came."""
 
     command: Command
     open: int
@@ -316,11 +325,20 @@ class Supervisor:
                 offline_s=command.offline_s,
             )
             self._orders[command.correlation_id] = _Order(command, count)
-        elif command.command == "restart-runner":
+        elif command.command == "layers":
+            self._look(command)
+        else:
+            assert command.command == "restart-runner"
             count = self._stations.restart(command.variant)
             self._answer(command, Answer(status="done", detail=f"{count} started again"))
-        else:
-            self._answer(command, Answer(status="refused", detail=f"this agent does not know {command.command}"))
+
+    def _look(self, command: Command) -> None:
+        if command.variant is None:
+            known = ", ".join(self._stations.variants)
+            self._answer(command, Answer(status="refused", detail=f"layers needs a variant; this device runs {known}"))
+            return
+        count = self._stations.look(command.correlation_id, command.variant)
+        self._orders[command.correlation_id] = _Order(command, count)
 
     def _answer(self, command: Command, answer: Answer) -> None:
         self._book = commands.answered(self._book, command.correlation_id, answer)
@@ -343,6 +361,11 @@ class Supervisor:
                 order.command,
                 Answer(status=status, seqs=tuple(order.seqs)[:64], detail="; ".join(order.reasons)),
             )
+
+    def _end_look(self, order_id: str, answer: Answer) -> None:
+        order = self._orders.pop(order_id, None)
+        if order is not None:
+            self._answer(order.command, answer)
 
     def _end_overdue_orders(self, now_s: float) -> None:
         for command in commands.overdue(self._book, now_s):
@@ -554,6 +577,10 @@ class Supervisor:
                 )
             elif isinstance(finding, NotMeasured):
                 self._on_ordered(finding.order, seq=None, reason=finding.reason)
+            elif isinstance(finding, Looked):
+                self._end_look(finding.order, Answer(status="done", result=finding.result))
+            elif isinstance(finding, NotShown):
+                self._end_look(finding.order, Answer(status="refused", detail=finding.reason))
             else:
                 assert isinstance(finding, Vanished)
                 self._step(rollout.Vanished())

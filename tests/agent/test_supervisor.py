@@ -20,14 +20,14 @@ from evenfleet_agent.config import AgentSettings, MeasureSettings, RuntimeSettin
 from evenfleet_agent.outbox import Outbox, open_outbox
 from evenfleet_agent.post import STORE_RETRY_S
 from evenfleet_agent.rival import RIVAL_WITHIN_S
-from evenfleet_agent.runner.protocol import Failed, Measure, RunnerSpec
+from evenfleet_agent.runner.protocol import Failed, Layers, Measure, NotLayered, RunnerSpec
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
 from evenfleet_agent.stations import RESTART_MAX_S
 from evenfleet_agent.supervisor import Supervisor
 from evenfleet_agent.supervisor import run as supervise
 from evenfleet_agent.systemd import ServiceManager
-from evenfleet_shared import messages, topics
+from evenfleet_shared import layers, messages, topics
 from evenfleet_shared.errors import RunnerError
 from evenfleet_shared.messages import (
     Command,
@@ -1302,7 +1302,7 @@ def test_a_command_that_was_not_done_in_its_time_is_answered_as_expired(board: B
     ("changes", "why"),
     [
         ({"variant": "int4"}, "does not run int4; it runs float32, int8"),
-        ({"name": "layers"}, "does not know layers"),
+        ({"name": "layers", "variant": None}, "layers needs a variant; this device runs float32, int8"),
         ({"age_s": 60.0}, "60 s old"),
     ],
 )
@@ -1357,6 +1357,79 @@ def test_taking_the_release_away_answers_what_was_to_be_measured(board: Board) -
 
     (reply,) = board.sent(Reply)
     assert (reply.status, "taken away" in reply.detail) == ("failed", True)
+
+
+def test_layers_are_answered_with_what_the_runner_found_and_nothing_is_kept(board: Board) -> None:
+    board.measures()
+    board.windows(1)
+    before = board.outbox.last_seq
+    command(board, "layers")
+
+    (reply,) = board.sent(Reply)
+    assert (reply.command, reply.status, reply.seqs, reply.detail) == ("layers", "done", (), "")
+    found = layers.decode(reply.result)
+    release = small_manifest("float32", "int8")[0]
+    assert found.artifact == release.variant("int8").artifact.sha256
+    assert (found.golden, found.variant, found.runtime) == (release.golden.digest, "int8", "litert")
+    assert [layer.operator for layer in found.layers] == ["RELU"]
+    assert board.outbox.last_seq == before
+
+    # A copy gets the same, without another look; and the runner goes on.
+    command(board, "layers", age_s=3.0)
+    (again,) = board.sent(Reply)
+    assert again.result == reply.result
+    assert sum(isinstance(one, Layers) for runner in board.bench.runners for one in runner.requests) == 1
+    assert [window.runner_start for window in board.windows(1)] == [1, 1]
+
+
+def test_layers_that_a_runtime_does_not_show_are_refused_and_the_runner_goes_on(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    board.bench.on_look = lambda _: NotLayered(reason="runtime onnx does not show what its operators give")
+    command(board, "layers")
+
+    published = [one.message for one in board.link.take()]
+    assert not [one for one in published if isinstance(one, Event)]
+    (reply,) = [one for one in published if isinstance(one, Reply)]
+    assert (reply.status, reply.result) == ("refused", None)
+    assert "does not show what its operators give" in reply.detail
+    assert [window.runner_start for window in board.windows(1)] == [1, 1]
+
+
+def test_a_runner_that_dies_over_layers_is_one_that_failed_and_so_has_the_command(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    board.bench.on_look = lambda _: RunnerError("was killed by SIGSEGV")
+    command(board, "layers")
+
+    published = [one.message for one in board.link.take()]
+    (reply,) = [one for one in published if isinstance(one, Reply)]
+    assert (reply.status, reply.detail) == ("failed", "was killed by SIGSEGV")
+    assert [(one.event, one.variant) for one in published if isinstance(one, Event)] == [("runner-failed", "int8")]
+
+
+def test_a_measurement_in_answer_to_layers_is_a_runner_that_failed(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    board.bench.on_look = lambda spec: measured(spec, [1.0])
+    command(board, "layers")
+
+    (reply,) = board.sent(Reply)
+    assert (reply.status, reply.detail) == ("failed", "answered Measured, which was not asked for")
+
+
+def test_layers_that_come_too_late_are_expired(board: Board) -> None:
+    board.measures()
+    board.bench.held = True
+    command(board, "layers", ttl_s=5.0)
+    board.link.take()
+    board.clock.now_s += 5.0
+    board.turn()
+    board.bench.held = False
+    board.turn()
+
+    (reply,) = board.sent(Reply)
+    assert (reply.status, reply.result) == ("expired", None)
 
 
 # what the agent takes
