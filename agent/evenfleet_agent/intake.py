@@ -93,7 +93,13 @@ class Intake:
             directory: Where probes write.
             kept: The file that says how far each ring was read, in the agent's own directory.
             budget_ratio: What statistics may take of an application's inference time, told to probes that ask.
+
+        Raises:
+            ValueError: The directory is the empty path, which is the working directory. Where none is to be read, make
+                no intake.
         """
+        if not directory.parts:
+            raise ValueError(f"{str(directory)!r} is not a directory of rings")
         self._directory = directory
         self._kept_path = kept
         self._budget_ratio = budget_ratio
@@ -111,6 +117,19 @@ class Intake:
     def refusals(self) -> dict[str, int]:
         """How many files, and calls of applications beyond the bound, were refused since the start, by reason."""
         return dict(self._refusals)
+
+    def trouble(self) -> str | None:
+        """Return in a line what keeps applications from being counted, for `status`; None where nothing does.
+
+        A directory that cannot be read is trouble until it can; what was refused since the start stays, for whoever was
+        refused is not in any window. A directory that is not there is none: no application has to use a probe.
+        """
+        if self._trouble:
+            return f"{self._directory}: cannot be read ({self._trouble}); applications are not counted"
+        if not self._refusals:
+            return None
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self._refusals.most_common())
+        return f"{self._directory}: not taken since the start: {reasons}"
 
     def prepare(self) -> None:
         """Make the directory where that is possible, and leave the budget in it for probes to read."""
@@ -133,11 +152,13 @@ class Intake:
         try:
             with self._opened() as folder:
                 self._poll(folder)
+            self._trouble = None
         except FileNotFoundError:
             self._rings.clear()
+            self._trouble = None
         except OSError as error:
-            if str(error) != self._trouble:
-                self._trouble = str(error)
+            if error.strerror != self._trouble:
+                self._trouble = error.strerror
                 log.warning("cannot read %s: %s; applications are not counted", self._directory, error.strerror)
 
     def close_windows(self, *, length_s: float, uptime_s: float, wall_s: float) -> list[AppBody]:
