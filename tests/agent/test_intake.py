@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import grp
 import logging
 import math
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -26,6 +29,7 @@ from evenfleet_shared import messages
 from evenfleet_shared.messages import Incarnation
 
 NAME = "ring-1-0123456789abcdef"
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -505,6 +509,49 @@ def test_directory_is_made_for_a_group_whose_members_cannot_take_each_others_fil
     Intake(tmp_path / "a" / "rings", kept=tmp_path / "probe.json", budget_ratio=0.25).prepare()
     assert (tmp_path / "a" / "rings").stat().st_mode & 0o7777 == 0o3770
     assert (tmp_path / "a" / "rings" / probe.BUDGET_NAME).read_text() == "0.25"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run an application as another user")
+def test_another_user_of_the_group_leaves_a_ring_and_one_outside_it_does_not(tmp_path: Path) -> None:
+    group = next(entry for entry in grp.getgrall() if entry.gr_gid not in (0, NOBODY))
+    with tempfile.TemporaryDirectory() as name:
+        parent = Path(name)
+        parent.chmod(0o755)
+        rings = parent / "rings"
+        intake = Intake(rings, kept=tmp_path / "probe.json", budget_ratio=0.01, group=group.gr_name)
+        intake.prepare()
+
+        def run_app(groups: list[int]) -> str:
+            code = f"""
+import os
+from evenfleet_agent.probe import Probe
+
+os.setgroups({groups})
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+probe = Probe("app", directory={str(rings)!r})
+with probe.timing():
+    pass
+print(probe.recording)
+"""
+            ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+            return ran.stdout.strip()
+
+        assert run_app([]) == "False"
+        assert run_app([group.gr_gid]) == "True"
+        (ring,) = rings.glob("ring-*")
+        # The agent, itself of the group, gets at it that way: it is another user's file.
+        assert (ring.stat().st_uid, ring.stat().st_gid, ring.stat().st_mode & 0o777) == (NOBODY, group.gr_gid, 0o640)
+        assert close(intake)[0].calls == 1
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_directory_stays_the_agents_own_where_there_is_no_such_group(tmp_path: Path, is_there: bool) -> None:
+    if is_there:
+        (tmp_path / "rings").mkdir(mode=0o700)
+    Intake(tmp_path / "rings", kept=tmp_path / "kept", budget_ratio=0.01, group="no-such-group").prepare()
+    status = (tmp_path / "rings").stat()
+    assert (status.st_gid, status.st_mode & 0o7777) == (os.getegid(), 0o700 if is_there else 0o3770)
 
 
 def test_budget_is_not_written_through_a_link(rings: Path, intake: Intake, tmp_path: Path) -> None:
