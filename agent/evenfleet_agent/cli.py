@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import click
 
+from evenfleet_agent import engines
 from evenfleet_shared import __version__
 from evenfleet_shared.errors import EXIT_DONE, EXIT_FAILED, EvenfleetError
 from evenfleet_shared.messages import Task
@@ -159,7 +160,7 @@ def _duration(seconds: float) -> str:
 )
 @click.option(
     "--runtime",
-    type=click.Choice(["auto", "litert", "tflite", "litert-compiled", "tensorflow", "onnx"]),
+    type=click.Choice(["auto", *engines.NAMES]),
     multiple=True,
     default=("auto",),
     show_default=True,
@@ -170,7 +171,8 @@ def _duration(seconds: float) -> str:
 )
 @click.option("--xnnpack/--no-xnnpack", default=True, show_default=True, help="Let TFLite use its XNNPACK kernels.")
 @click.option(
-    "--delegate", help="gpu, edgetpu, npu, or the path of a TFLite delegate's library; the CPU runs what it leaves."
+    "--delegate",
+    help=f"{', '.join(engines.DELEGATES)}, or the path of a TFLite delegate's library; the CPU runs what it leaves.",
 )
 @click.option(
     "--delegate-option",
@@ -325,7 +327,7 @@ def measure(
     "--delegate",
     "delegates",
     multiple=True,
-    help="Try this too: gpu, edgetpu, npu, or the path of a TFLite delegate's library. May be given several times.",
+    help=f"Try this too: {', '.join(engines.DELEGATES)}, or the path of a TFLite delegate's library. May be given several times.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(python: str | None, delegates: tuple[str, ...], as_json: bool) -> None:

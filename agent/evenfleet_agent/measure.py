@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from evenfleet_agent import host, predict, rounds, runtimes, window, wording
+from evenfleet_agent import engines, host, predict, rounds, runtimes, window, wording
 from evenfleet_agent.host import conditions
 from evenfleet_agent.host.conditions import Look
 from evenfleet_agent.rounds import Spread
@@ -236,8 +236,10 @@ def delegate_options(delegate: str | None, options: Sequence[str]) -> dict[str, 
     Raises:
         ConfigError: One is not of that form, the delegate is neither a known name nor a path, or there is none.
     """
-    if delegate is not None and delegate not in ("gpu", "edgetpu", "npu") and not delegate.startswith("/"):
-        raise ConfigError(f"--delegate is {delegate!r}, expected gpu, edgetpu, npu or the absolute path of a library")
+    if delegate is not None and delegate not in engines.DELEGATES and not delegate.startswith("/"):
+        raise ConfigError(
+            f"--delegate is {delegate!r}, expected {', '.join(engines.DELEGATES)} or the absolute path of a library"
+        )
     if options and delegate is None:
         raise ConfigError("--delegate-option is for a delegate; name it with --delegate")
     wrong = [option for option in options if not option.partition("=")[1] or option.startswith("=")]
