@@ -85,8 +85,7 @@ def check(file: Path | None, example: bool, as_json: bool) -> None:
 
     import msgspec
 
-    from evenfleet_agent import config, service
-    from evenfleet_agent import measure as measuring
+    from evenfleet_agent import config, service, targets
 
     if example:
         click.echo(config.example(), nl=False)
@@ -96,7 +95,7 @@ def check(file: Path | None, example: bool, as_json: bool) -> None:
     settings = config.load(file, os.environ, {})
     service.check(settings)
     service.check_state_dir(settings)
-    measuring.check_installed(settings.runtime.name, settings.runtime.python)
+    targets.check_installed(settings.runtime.name, settings.runtime.python)
     click.echo(msgspec.json.encode(settings).decode() if as_json else f"{file or 'the environment'}: can be used")
 
 
@@ -264,10 +263,12 @@ def measure(
     import msgspec
 
     from evenfleet_agent import measure as measuring
+    from evenfleet_agent import tables, targets
     from evenfleet_agent.runner.process import RunnerProcess
     from evenfleet_agent.runner.protocol import Measure, RunnerSpec
+    from evenfleet_agent.samples import write_data
 
-    measuring.check_python(python)
+    targets.check_python(python)
     request = Measure(
         samples=samples,
         min_duration_s=min_duration,
@@ -283,10 +284,10 @@ def measure(
         threads=threads,
         xnnpack=xnnpack,
         delegate=delegate,
-        delegate_options=measuring.delegate_options(delegate, delegate_options),
+        delegate_options=targets.delegate_options(delegate, delegate_options),
         python=python,
     )
-    task = measuring.task_of(model, task)
+    task = targets.task_of(model, task)
     outcomes: list[measuring.Result | measuring.Failure] = []
     runner = RunnerProcess()
     try:
@@ -295,25 +296,25 @@ def measure(
             measuring.progress_line() as progress,
         ):
             if data is not None:
-                files = measuring.write_data(data, Path(directory), task)
+                files = write_data(data, Path(directory), task)
                 template = msgspec.structs.replace(
                     template, inputs_file=files.inputs, labels_file=files.labels, outputs_file=files.outputs, task=task
                 )
-            targets: list[measuring.Target] = []
+            chosen: list[targets.Target] = []
             for name in dict.fromkeys(runtime):
-                own = measuring.find_targets(model, runtime=name, template=template, variants=variant, data=data)
-                omitted = [] if variant else measuring.left_out(model, own)
+                own = targets.find_targets(model, runtime=name, template=template, variants=variant, data=data)
+                omitted = [] if variant else targets.left_out(model, own)
                 if omitted:
                     click.echo(f"left out, for {name} does not run their format: {', '.join(omitted)}", err=True)
-                targets += [measuring.held_to(target, tolerance=tolerance, threshold=threshold) for target in own]
-            outcomes = measuring.measure_in_turns(targets, request, runner, progress, processes=processes)
+                chosen += [targets.held_to(target, tolerance=tolerance, threshold=threshold) for target in own]
+            outcomes = measuring.measure_in_turns(chosen, request, runner, progress, processes=processes)
     finally:
         runner.stop()
     failures = [outcome for outcome in outcomes if isinstance(outcome, measuring.Failure)]
     if as_json:
         click.echo(msgspec.json.encode({"model": str(model), "results": outcomes}).decode())
     elif len(failures) < len(outcomes):
-        click.echo(measuring.table(outcomes))
+        click.echo(tables.table(outcomes))
     if len(failures) == len(outcomes):
         raise measuring.as_error(measuring.first_to_mend(failures))
     # A variant that this runtime cannot run is a finding; a crash is a failure.
@@ -343,9 +344,9 @@ def doctor(python: str | None, delegates: tuple[str, ...], as_json: bool) -> Non
     import msgspec
 
     from evenfleet_agent import doctor as examination
-    from evenfleet_agent import measure as measuring
+    from evenfleet_agent import targets
 
-    measuring.check_python(python)
+    targets.check_python(python)
     sources, accelerators = examination.read_sources(), examination.attached()
     plain = examination.try_runtimes(python)
     with_delegates = examination.try_delegates(python, delegates, plain)
