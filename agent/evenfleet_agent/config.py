@@ -11,19 +11,11 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from evenfleet_agent import probe
+from evenfleet_agent import engines, probe
 from evenfleet_shared import settings, topics
 from evenfleet_shared.errors import ConfigError
 from evenfleet_shared.manifest import Format
 from evenfleet_shared.messages import Name, Text
-
-FORMATS: Final[dict[str, tuple[Format, ...]]] = {
-    "litert": ("tflite",),
-    "tflite": ("tflite",),
-    "litert-compiled": ("tflite",),
-    "tensorflow": ("saved_model",),
-    "onnx": ("onnx",),
-}
 
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 
@@ -57,10 +49,10 @@ class NetworkSettings:
 class RuntimeSettings:
     """What runs the models."""
 
-    name: Literal["litert", "tflite", "litert-compiled", "tensorflow", "onnx"] = "litert"
+    name: engines.Name = "litert"
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     xnnpack: bool = True
-    delegate: Annotated[str, Meta(pattern=r"^(gpu|edgetpu|npu|/.+)$", max_length=500)] | None = None
+    delegate: Annotated[str, Meta(pattern=rf"^({'|'.join(engines.DELEGATES)}|/.+)$", max_length=500)] | None = None
     delegate_options: Annotated[dict[Name, Text], Meta(max_length=32)] = field(default_factory=dict)
     python: str | None = None
     max_growth_bytes: Annotated[int, Meta(ge=1_048_576)] = 268_435_456
@@ -157,7 +149,7 @@ class AgentSettings:
     @property
     def formats(self) -> tuple[Format, ...]:
         """Return the artifact formats that the runtime loads."""
-        return FORMATS[self.runtime.name]
+        return engines.by_name(self.runtime.name).formats
 
     def broker_address(self) -> tuple[str, int]:
         """Return the broker's host and port.
@@ -235,9 +227,9 @@ COMMENTS: Final = {
     "network.metered_window_length_s": "then a window is at least so long",
     "network.metered_keepalive_s": "then this keepalive holds",
     "network.budget_bytes_per_day": "more never goes over the broker's socket, both ways together; then the agent waits for the next day",
-    "runtime.name": "litert, tflite, litert-compiled, tensorflow or onnx",
+    "runtime.name": f"{', '.join(engines.NAMES[:-1])} or {engines.NAMES[-1]}",
     "runtime.xnnpack": "false: plain kernels, for comparison",
-    "runtime.delegate": "gpu, edgetpu, npu, or the path of a TFLite delegate's library; the CPU runs what it leaves",
+    "runtime.delegate": f"{', '.join(engines.DELEGATES)}, or the path of a TFLite delegate's library; the CPU runs what it leaves",
     "runtime.delegate_options": "as the delegate takes them",
     "runtime.python": "the Python that runs the models; this one by default",
     "runtime.max_growth_bytes": "a runner that has grown by more since its first window leaks, and is started anew",

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from evenfleet_agent import flatbuffer, operators
+from evenfleet_agent import engines, flatbuffer, operators
+from evenfleet_agent.engines import Engine
 from evenfleet_agent.runtimes import delegates
 from evenfleet_agent.runtimes.interface import Execution, Options, Runtime
 from evenfleet_shared.errors import ModelRefusedError, RuntimeMissingError
@@ -53,16 +54,27 @@ _INTERPRETER_ERRORS: Final = (
 class Package:
     """A `Runtime`: a Python package that has the `Interpreter` class."""
 
-    name: str
+    engine: Engine
     module: str
-    distribution: str
     install: str
     needs_numpy_1: bool
-    formats: tuple[Format, ...] = ("tflite",)
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        return self.engine.formats
+
+    @property
+    def distribution(self) -> str:
+        """Return what pip calls it."""
+        return str(self.engine.package)
 
     def takes(self, delegate: str) -> bool:
         """See `Runtime`."""
-        return delegate != delegates.NPU
+        return delegate != engines.NPU
 
     def check(self, options: Options) -> Execution:
         """See `Runtime`."""
