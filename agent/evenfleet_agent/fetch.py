@@ -29,7 +29,7 @@ from typing import Final
 
 import msgspec
 
-from evenfleet_agent import operators
+from evenfleet_agent import engines, operators
 from evenfleet_agent.fetcher import FetchOrder, FetchResult
 from evenfleet_agent.rollout import Cause
 from evenfleet_shared import manifest, trust
@@ -172,7 +172,7 @@ def check_fits(order: FetchOrder) -> None:
 
 def _installed_version(order: FetchOrder) -> str | None:
     """Return the version of the runtime that is to run a release, None where nothing is known of it from here."""
-    package = operators.PACKAGES.get(order.runtime or "")
+    package = engines.by_name(order.runtime).package if order.runtime else None
     if package is None:
         return None
     if order.python is None:

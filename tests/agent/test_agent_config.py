@@ -119,11 +119,6 @@ def test_delegate_is_a_name_or_a_path_with_options_of_its_own(tmp_path: Path) ->
     assert by_name.delegate == "edgetpu"
 
 
-def test_every_runtime_can_be_configured_and_runs_the_formats_that_are_told_of_it() -> None:
-    assert {runtime.name: runtime.formats for runtime in runtimes.RUNTIMES} == config.FORMATS
-    assert set(get_args(get_type_hints(config.RuntimeSettings)["name"])) == set(config.FORMATS)
-
-
 def test_an_address_with_a_password_in_it_is_refused_and_not_shown(tmp_path: Path) -> None:
     for url in ("mqtt://press:s3cret@h", "mqtts://press:s3cret@h:8883", "mqtt+tls://press:s3cret@h"):
         with pytest.raises(ConfigError) as refused:
