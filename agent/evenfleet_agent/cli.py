@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import click
 
+from evenfleet_agent import engines
 from evenfleet_shared import __version__
 from evenfleet_shared.errors import EXIT_DONE, EXIT_FAILED, EvenfleetError
 from evenfleet_shared.messages import Task
@@ -62,7 +63,8 @@ def run(file: Path, verbose: bool) -> None:
     # The process that stays for a year begins anew, without what only the command line needs.
     arguments = [sys.executable, "-m", "evenfleet_agent.lean", str(file.resolve()), *(["-v"] if verbose else [])]
     # Of heaps one is enough for two threads; `lean` sees to it that the runners have theirs.
-    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    # And no module comes from the working directory, which runners may be able to write.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "PYTHONSAFEPATH": "1"}
     os.execve(sys.executable, arguments, environment)  # noqa: S606 - our own program
 
 
@@ -84,8 +86,7 @@ def check(file: Path | None, example: bool, as_json: bool) -> None:
 
     import msgspec
 
-    from evenfleet_agent import config, service
-    from evenfleet_agent import measure as measuring
+    from evenfleet_agent import config, service, targets
 
     if example:
         click.echo(config.example(), nl=False)
@@ -93,9 +94,9 @@ def check(file: Path | None, example: bool, as_json: bool) -> None:
     if file is None and "EVENFLEET_DEVICE" not in os.environ:
         raise click.UsageError("Missing option '--config'; or set EVENFLEET_DEVICE and others of the environment.")
     settings = config.load(file, os.environ, {})
-    service.check(settings)
+    service.check(settings, by_clock=True)
     service.check_state_dir(settings)
-    measuring.check_installed(settings.runtime.name, settings.runtime.python)
+    targets.check_installed(settings.runtime.name, settings.runtime.python)
     click.echo(msgspec.json.encode(settings).decode() if as_json else f"{file or 'the environment'}: can be used")
 
 
@@ -159,7 +160,7 @@ def _duration(seconds: float) -> str:
 )
 @click.option(
     "--runtime",
-    type=click.Choice(["auto", "litert", "tflite", "litert-compiled", "tensorflow", "onnx"]),
+    type=click.Choice(["auto", *engines.NAMES]),
     multiple=True,
     default=("auto",),
     show_default=True,
@@ -170,7 +171,8 @@ def _duration(seconds: float) -> str:
 )
 @click.option("--xnnpack/--no-xnnpack", default=True, show_default=True, help="Let TFLite use its XNNPACK kernels.")
 @click.option(
-    "--delegate", help="gpu, edgetpu, npu, or the path of a TFLite delegate's library; the CPU runs what it leaves."
+    "--delegate",
+    help=f"{', '.join(engines.DELEGATES)}, or the path of a TFLite delegate's library; the CPU runs what it leaves.",
 )
 @click.option(
     "--delegate-option",
@@ -262,10 +264,12 @@ def measure(
     import msgspec
 
     from evenfleet_agent import measure as measuring
+    from evenfleet_agent import tables, targets
     from evenfleet_agent.runner.process import RunnerProcess
     from evenfleet_agent.runner.protocol import Measure, RunnerSpec
+    from evenfleet_agent.samples import write_data
 
-    measuring.check_python(python)
+    targets.check_python(python)
     request = Measure(
         samples=samples,
         min_duration_s=min_duration,
@@ -281,10 +285,10 @@ def measure(
         threads=threads,
         xnnpack=xnnpack,
         delegate=delegate,
-        delegate_options=measuring.delegate_options(delegate, delegate_options),
+        delegate_options=targets.delegate_options(delegate, delegate_options),
         python=python,
     )
-    task = measuring.task_of(model, task)
+    task = targets.task_of(model, task)
     outcomes: list[measuring.Result | measuring.Failure] = []
     runner = RunnerProcess()
     try:
@@ -293,25 +297,25 @@ def measure(
             measuring.progress_line() as progress,
         ):
             if data is not None:
-                files = measuring.write_data(data, Path(directory), task)
+                files = write_data(data, Path(directory), task)
                 template = msgspec.structs.replace(
                     template, inputs_file=files.inputs, labels_file=files.labels, outputs_file=files.outputs, task=task
                 )
-            targets: list[measuring.Target] = []
+            chosen: list[targets.Target] = []
             for name in dict.fromkeys(runtime):
-                own = measuring.find_targets(model, runtime=name, template=template, variants=variant, data=data)
-                omitted = [] if variant else measuring.left_out(model, own)
+                own = targets.find_targets(model, runtime=name, template=template, variants=variant, data=data)
+                omitted = [] if variant else targets.left_out(model, own)
                 if omitted:
                     click.echo(f"left out, for {name} does not run their format: {', '.join(omitted)}", err=True)
-                targets += [measuring.held_to(target, tolerance=tolerance, threshold=threshold) for target in own]
-            outcomes = measuring.measure_in_turns(targets, request, runner, progress, processes=processes)
+                chosen += [targets.held_to(target, tolerance=tolerance, threshold=threshold) for target in own]
+            outcomes = measuring.measure_in_turns(chosen, request, runner, progress, processes=processes)
     finally:
         runner.stop()
     failures = [outcome for outcome in outcomes if isinstance(outcome, measuring.Failure)]
     if as_json:
         click.echo(msgspec.json.encode({"model": str(model), "results": outcomes}).decode())
     elif len(failures) < len(outcomes):
-        click.echo(measuring.table(outcomes))
+        click.echo(tables.table(outcomes))
     if len(failures) == len(outcomes):
         raise measuring.as_error(measuring.first_to_mend(failures))
     # A variant that this runtime cannot run is a finding; a crash is a failure.
@@ -325,7 +329,7 @@ def measure(
     "--delegate",
     "delegates",
     multiple=True,
-    help="Try this too: gpu, edgetpu, npu, or the path of a TFLite delegate's library. May be given several times.",
+    help=f"Try this too: {', '.join(engines.DELEGATES)}, or the path of a TFLite delegate's library. May be given several times.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(python: str | None, delegates: tuple[str, ...], as_json: bool) -> None:
@@ -341,9 +345,9 @@ def doctor(python: str | None, delegates: tuple[str, ...], as_json: bool) -> Non
     import msgspec
 
     from evenfleet_agent import doctor as examination
-    from evenfleet_agent import measure as measuring
+    from evenfleet_agent import targets
 
-    measuring.check_python(python)
+    targets.check_python(python)
     sources, accelerators = examination.read_sources(), examination.attached()
     plain = examination.try_runtimes(python)
     with_delegates = examination.try_delegates(python, delegates, plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,19 +11,11 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
-from evenfleet_agent import probe
+from evenfleet_agent import engines, probe
 from evenfleet_shared import settings, topics
 from evenfleet_shared.errors import ConfigError
 from evenfleet_shared.manifest import Format
 from evenfleet_shared.messages import Name, Text
-
-FORMATS: Final[dict[str, tuple[Format, ...]]] = {
-    "litert": ("tflite",),
-    "tflite": ("tflite",),
-    "litert-compiled": ("tflite",),
-    "tensorflow": ("saved_model",),
-    "onnx": ("onnx",),
-}
 
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 
@@ -56,10 +49,10 @@ class NetworkSettings:
 class RuntimeSettings:
     """What runs the models."""
 
-    name: Literal["litert", "tflite", "litert-compiled", "tensorflow", "onnx"] = "litert"
+    name: engines.Name = "litert"
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     xnnpack: bool = True
-    delegate: Annotated[str, Meta(pattern=r"^(gpu|edgetpu|npu|/.+)$", max_length=500)] | None = None
+    delegate: Annotated[str, Meta(pattern=rf"^({'|'.join(engines.DELEGATES)}|/.+)$", max_length=500)] | None = None
     delegate_options: Annotated[dict[Name, Text], Meta(max_length=32)] = field(default_factory=dict)
     python: str | None = None
     max_growth_bytes: Annotated[int, Meta(ge=1_048_576)] = 268_435_456
@@ -70,6 +63,7 @@ class MeasureSettings:
     """How much is measured for a window."""
 
     samples: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    min_duration_s: Annotated[float, Meta(ge=0.0, le=3600.0)] = 0.2
     min_sample_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0
     max_duration_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 30.0
     leave_out_waiting: bool = False
@@ -155,7 +149,7 @@ class AgentSettings:
     @property
     def formats(self) -> tuple[Format, ...]:
         """Return the artifact formats that the runtime loads."""
-        return FORMATS[self.runtime.name]
+        return engines.by_name(self.runtime.name).formats
 
     def broker_address(self) -> tuple[str, int]:
         """Return the broker's host and port.
@@ -167,7 +161,13 @@ class AgentSettings:
             url = urlsplit(self.broker.url)
             port = url.port
         except ValueError as error:
-            raise ValueError(f"broker.url is {self.broker.url!r}: {error}") from None
+            raise ValueError(f"broker.url is {_without_user(self.broker.url)!r}: {error}") from None
+        if "@" in url.netloc:
+            # Not shown: what stands before it is often a password.
+            raise ValueError(
+                "broker.url holds a user or a password before its @; put them into broker.username and a file of "
+                "broker.password_file"
+            )
         if url.scheme not in _PORTS or not url.hostname:
             raise ValueError(f"broker.url is {self.broker.url!r}, expected mqtt://host[:port] or mqtts://host[:port]")
         return url.hostname, port or _PORTS[url.scheme]
@@ -204,6 +204,11 @@ class AgentSettings:
         raise ConfigError(f"cannot read broker.password_file {self.broker.password_file}: {why}")
 
 
+def _without_user(url: str) -> str:
+    """Return an address without what stands before its @, which is often a password."""
+    return re.sub(r"//[^/]*@", "//…@", url)
+
+
 COMMENTS: Final = {
     "device": topics.DEVICE_ID_RULE,
     "device_class": "devices of one class should measure alike: same board, CPU, runtime",
@@ -222,13 +227,14 @@ COMMENTS: Final = {
     "network.metered_window_length_s": "then a window is at least so long",
     "network.metered_keepalive_s": "then this keepalive holds",
     "network.budget_bytes_per_day": "more never goes over the broker's socket, both ways together; then the agent waits for the next day",
-    "runtime.name": "litert, tflite, litert-compiled, tensorflow or onnx",
+    "runtime.name": f"{', '.join(engines.NAMES[:-1])} or {engines.NAMES[-1]}",
     "runtime.xnnpack": "false: plain kernels, for comparison",
-    "runtime.delegate": "gpu, edgetpu, npu, or the path of a TFLite delegate's library; the CPU runs what it leaves",
+    "runtime.delegate": f"{', '.join(engines.DELEGATES)}, or the path of a TFLite delegate's library; the CPU runs what it leaves",
     "runtime.delegate_options": "as the delegate takes them",
     "runtime.python": "the Python that runs the models; this one by default",
     "runtime.max_growth_bytes": "a runner that has grown by more since its first window leaks, and is started anew",
-    "measure.samples": "latency samples per window and variant",
+    "measure.samples": "latency samples per window and variant, at least",
+    "measure.min_duration_s": "and for so long, at least: a thousand samples of a small model are over in no time",
     "measure.min_sample_s": "a sample times as many inferences in a row as it takes to last so long; 0: one",
     "measure.max_duration_s": "a window's measuring stops after so long",
     "measure.leave_out_waiting": "true: time without a processor does not count; for several devices on one machine",
@@ -239,7 +245,7 @@ COMMENTS: Final = {
     "outbox.fsync": "always: a power cut takes nothing that was measured; interval: it spares flash",
     "outbox.fsync_interval_s": "with fsync = interval: a power cut takes what was written in these seconds at most",
     "outbox.backfill_per_s": "windows measured offline that are sent in a second, at most",
-    "schedule.max_cpu_ratio": "the agent's share of one processor, measuring included; windows are stretched to hold it",
+    "schedule.max_cpu_ratio": "the agent's share of one processor, measuring included; windows are stretched to hold it, commands come on top",
     "release.trusted_keys": "files of public keys; with any, only releases that one of them has signed are run",
     "probe.directory": "where applications that use evenfleet_agent.probe leave their figures; empty: nowhere",
     "probe.budget_ratio": "what statistics of inputs and outputs may take of an application's inference time; 0: none",

@@ -17,19 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from evenfleet_agent import flatbuffer
+from evenfleet_agent import engines, flatbuffer
 from evenfleet_agent.flatbuffer import OperatorCode
 from evenfleet_shared.errors import ModelRefusedError
 
 CUSTOM: Final = 32
 # The operator that Google's Edge TPU compiler puts in the place of what the Edge TPU runs.
 EDGE_TPU_OPERATOR: Final = "edgetpu-custom-op"
-# The distribution that each runtime of .tflite files comes from.
-PACKAGES: Final[Mapping[str, str]] = {
-    "litert": "ai-edge-litert",
-    "litert-compiled": "ai-edge-litert",
-    "tflite": "tflite-runtime",
-}
 # The only package that is numbered as TensorFlow is, which `min_runtime_version` speaks of.
 _NUMBERED_AS_TENSORFLOW: Final = "tflite-runtime"
 
@@ -114,7 +108,7 @@ def check_file(path: Path, *, runtime: str, version: str) -> None:
     Raises:
         ModelRefusedError: It lacks an operator; or the file is damaged.
     """
-    package = PACKAGES.get(runtime)
+    package = next((engine.package for engine in engines.ENGINES if engine.name == runtime), None)
     if package is None:
         return
     found = flatbuffer.read(path)

@@ -147,11 +147,15 @@ class Latency:
     claims: Annotated[tuple[Claim, ...], Meta(max_length=8)] = ()
 
     def __post_init__(self) -> None:
-        ladder = (self.min_ms, self.p50_ms, self.p90_ms, self.p95_ms, self.p99_ms, self.max_ms)
-        if any(low > high for low, high in pairwise(ladder)):
-            raise ValueError("latency quantiles must not fall from min_ms to max_ms")
-        if self.sketch.n != self.n:
-            raise ValueError(f"sketch counts {self.sketch.n} values, latency.n says {self.n}")
+        _check_latency(self)
+
+
+def _check_latency(latency: Latency | AppLatency) -> None:
+    ladder = (latency.min_ms, latency.p50_ms, latency.p90_ms, latency.p95_ms, latency.p99_ms, latency.max_ms)
+    if any(low > high for low, high in pairwise(ladder)):
+        raise ValueError("latency quantiles must not fall from min_ms to max_ms")
+    if latency.sketch.n != latency.n:
+        raise ValueError(f"sketch counts {latency.sketch.n} values, latency.n says {latency.n}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +257,8 @@ class Conditions:
 
     `steal_ratio` is the share of processor time that the hypervisor gave to others; the pressures are the kernel's (PSI,
     `some`): the share of time in which something waited for processor, memory or disk. `frequency_mhz` is the mean over
-    the processors, `temperature_c` that of the hottest zone, both at the window's end.
+    the processors, `temperature_c` that of the hottest zone, both at the window's end. `gpu_use_ratio` is the share of the
+    last moments in which the busiest GPU ran something (NVML).
     """
 
     steal_ratio: Ratio | None = None
@@ -263,6 +268,7 @@ class Conditions:
     frequency_mhz: Annotated[float, Meta(ge=0.0, le=1e6)] | None = None
     temperature_c: Annotated[float, Meta(ge=-273.0, le=1000.0)] | None = None
     under_voltage: bool | None = None
+    gpu_use_ratio: Ratio | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,7 +332,7 @@ class Throughput:
 class Network:
     """The way to the broker since the window before: round trips of the acknowledgements, bytes at the socket.
 
-    `unacknowledged_ratio` is the share of publishes that had to be repeated or whose session died before they were
+    `unacknowledged_ratio` is the share of publishes that the broker refused, or whose session died before they were
     acknowledged.
     """
 
@@ -491,11 +497,7 @@ class AppLatency:
     sketch: Sketch
 
     def __post_init__(self) -> None:
-        ladder = (self.min_ms, self.p50_ms, self.p90_ms, self.p95_ms, self.p99_ms, self.max_ms)
-        if any(low > high for low, high in pairwise(ladder)):
-            raise ValueError("latency quantiles must not fall from min_ms to max_ms")
-        if self.sketch.n != self.n:
-            raise ValueError(f"sketch counts {self.sketch.n} values, latency.n says {self.n}")
+        _check_latency(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from evenfleet_agent import config, runtimes
+from evenfleet_agent import config, engines, runtimes
 from evenfleet_agent.config import AgentSettings
 from evenfleet_shared.errors import ConfigError
 
@@ -119,6 +119,17 @@ def test_delegate_is_a_name_or_a_path_with_options_of_its_own(tmp_path: Path) ->
     assert by_name.delegate == "edgetpu"
 
 
-def test_every_runtime_can_be_configured_and_runs_the_formats_that_are_told_of_it() -> None:
-    assert {runtime.name: runtime.formats for runtime in runtimes.RUNTIMES} == config.FORMATS
-    assert set(get_args(get_type_hints(config.RuntimeSettings)["name"])) == set(config.FORMATS)
+def test_an_address_with_a_password_in_it_is_refused_and_not_shown(tmp_path: Path) -> None:
+    for url in ("mqtt://press:s3cret@h", "mqtts://press:s3cret@h:8883", "mqtt+tls://press:s3cret@h"):
+        with pytest.raises(ConfigError) as refused:
+            config.load(None, {"EVENFLEET_DEVICE": "press-01", "EVENFLEET_BROKER__URL": url}, {})
+        assert "s3cret" not in str(refused.value)
+        assert "password_file" in str(refused.value)
+
+
+def test_every_runtime_can_be_configured_and_runs_the_formats_that_are_told_of_it(tmp_path: Path) -> None:
+    told = {engine.name: engine.formats for engine in engines.ENGINES}
+    assert {runtime.name: runtime.formats for runtime in runtimes.RUNTIMES} == told
+    assert get_args(get_type_hints(config.RuntimeSettings)["name"]) == engines.NAMES
+    for name, formats in told.items():
+        assert load(tmp_path, f'device = "a"\n[runtime]\nname = "{name}"\n').formats == formats

@@ -29,7 +29,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from evenfleet_agent.link import Connected, Disconnected, LinkEvent, Received
-from evenfleet_agent.link.conditions import Conditions
+from evenfleet_agent.link.figures import Figures
 from evenfleet_agent.link.frames import MAX_PACKET_BYTES, NoMqttError
 from evenfleet_agent.link.inbox import Inbox
 from evenfleet_agent.link.pace import ReadPace, failures_after, reconnect_pause_s
@@ -121,7 +121,7 @@ class MqttLink:
         address: tuple[str, int],
         *,
         username: str,
-        password: str | None,
+        password: Callable[[], str | None],
         keepalive_s: int,
         new_session: Callable[[], str],
         will: Callable[[str], bytes],
@@ -138,7 +138,7 @@ class MqttLink:
             device: Also the client id, which the broker insists on.
             address: Host and port.
             username: For the broker.
-            password: For the broker.
+            password: Returns that for the broker, at each session: its file may have been replaced.
             keepalive_s: After one and a half of it without a word either side takes the other for dead.
             new_session: Names a connection.
             will: Given that name, returns the state message that the broker shall send if it dies.
@@ -165,7 +165,7 @@ class MqttLink:
         self._inbox = Inbox()
         # Guards what both threads touch: the conditions, and what a session has pending.
         self._lock = threading.Lock()
-        self._conditions = Conditions()
+        self._figures = Figures()
         self._session: _Session | None = None
         self._waits_for_room = False
         self._ending = threading.Event()
@@ -217,7 +217,7 @@ class MqttLink:
                     session.full_s = now_s
                     return False
             session.handed_bytes += size
-            self._conditions.published(now_s)
+            self._figures.published(now_s)
         sent = session.client.publish(
             topic,
             payload,
@@ -238,7 +238,7 @@ class MqttLink:
             session = self._session
             if session:
                 self._count_bytes(session)
-            return self._conditions.take(time.monotonic())
+            return self._figures.take(time.monotonic())
 
     def close(self, farewell: bytes) -> None:
         session = self._session
@@ -287,7 +287,7 @@ class MqttLink:
             return None
         if failure is not None:
             with self._lock:
-                self._conditions.carried(wire.sent_bytes, wire.received_bytes)
+                self._figures.carried(wire.sent_bytes, wire.received_bytes)
             self._put(Disconnected(self._explain(failure, handshake=True), refused=False))
             return None
         session = self._begin(name, wire)
@@ -325,7 +325,7 @@ class MqttLink:
     def _begin(self, name: str, wire: Wire) -> _Session:
         client = _Client(wire, self._version, self._device)
         session = _Session(name, self._version, client, wire, self._keepalive_s, time.monotonic())
-        client.username_pw_set(self._username, self._password)
+        client.username_pw_set(self._username, self._password())
         client.will_set(topics.build(self._device, "state"), self._will(name), qos=1, retain=True)
         client.max_inflight_messages_set(MAX_IN_FLIGHT)
         # With it the client leaves the writing to this thread, whoever publishes.
@@ -353,7 +353,7 @@ class MqttLink:
             with self._lock:
                 self._count_bytes(session)
                 if wire.ping_s is not None:
-                    self._conditions.tripped(wire.ping_s)
+                    self._figures.tripped(wire.ping_s)
                     wire.ping_s = None
             for why, count in wire.frames.passed_over.items():
                 self._tell(why, "messages from the broker that are %s are ignored (so far %d)", why, count)
@@ -402,7 +402,7 @@ class MqttLink:
         client.on_connect = client.on_disconnect = client.on_message = client.on_publish = None
         with self._lock:
             self._count_bytes(session)
-            self._conditions.lost(len(session.pending), now_s)
+            self._figures.lost(len(session.pending), now_s)
             session.pending.clear()
         stood_since_s, session.stood_since_s = session.stood_since_s, None
         if not self._ending.is_set() and not session.asleep:
@@ -472,11 +472,11 @@ class MqttLink:
         return len(session.pending) < session.most and session.pending_bytes + size <= MAX_HELD_BYTES
 
     def _answered(self, session: _Session, size: int, sent_s: float, now_s: float, reason: int) -> None:
-        self._conditions.acknowledged(size, sent_s, now_s, taken=reason < 0x80)
+        self._figures.acknowledged(size, sent_s, now_s, taken=reason < 0x80)
 
     def _count_bytes(self, session: _Session) -> None:
         sent, received = session.wire.sent_bytes, session.wire.received_bytes
-        self._conditions.carried(sent - session.told_bytes[0], received - session.told_bytes[1])
+        self._figures.carried(sent - session.told_bytes[0], received - session.told_bytes[1])
         session.told_bytes = (sent, received)
 
     # what the client calls
@@ -499,7 +499,7 @@ class MqttLink:
             on_the_wire(len(topic) + _PUBLISH_BYTES, tls=self._context is not None) for topic in wanted
         )
         with self._lock:
-            self._conditions.began()
+            self._figures.began()
         session.stood_since_s = time.monotonic()
         tls = "+tls" if self._context is not None else ""
         self._put(Connected(session.name, f"mqtt/{session.version}{tls}"))

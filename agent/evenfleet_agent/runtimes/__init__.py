@@ -1,7 +1,7 @@
-"""What can run a model: one runtime per file, one Protocol (`interface`), one visible tuple.
+"""What can run a model: one runtime per file, one Protocol (`interface`); the visible tuple is `engines.ENGINES`.
 
 Only the runner's subprocess loads models; importing this package loads no interpreter and no numpy, so that the
-command line can name the runtimes. A new runtime is a file here and a line in `RUNTIMES`.
+command line can ask a runtime. A new one is a file here, with a `RUNTIME`, and a line in `engines.ENGINES`.
 
 * A runtime says `RuntimeMissingError` when it is not usable as installed and `ModelRefusedError` when it is and cannot
   run the model; everything else it raises is a bug or a broken device.
@@ -13,18 +13,21 @@ command line can name the runtimes. A new runtime is a file here and a line in `
 
 from __future__ import annotations
 
+import importlib
 from typing import Final
 
-from evenfleet_agent.runtimes.compiled import CompiledLiteRT
+from evenfleet_agent.engines import ENGINES, Engine
 from evenfleet_agent.runtimes.interface import Runtime
-from evenfleet_agent.runtimes.litert import LITERT
-from evenfleet_agent.runtimes.onnx import OnnxRuntime
-from evenfleet_agent.runtimes.tensorflow import TensorFlow
-from evenfleet_agent.runtimes.tflite import TFLITE
 from evenfleet_shared.errors import ConfigError
 from evenfleet_shared.manifest import Format
 
-RUNTIMES: Final[tuple[Runtime, ...]] = (LITERT, TFLITE, CompiledLiteRT(), TensorFlow(), OnnxRuntime())
+
+def _runtime(engine: Engine) -> Runtime:
+    found: Runtime = importlib.import_module(f"{__name__}.{engine.file}").RUNTIME
+    return found
+
+
+RUNTIMES: Final = tuple(map(_runtime, ENGINES))
 
 
 def by_name(name: str) -> Runtime:

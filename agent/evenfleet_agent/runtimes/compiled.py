@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from evenfleet_agent import flatbuffer, operators
+from evenfleet_agent import engines, flatbuffer, operators
 from evenfleet_agent.runtimes import delegates
-from evenfleet_agent.runtimes.interface import Execution, Options
+from evenfleet_agent.runtimes.interface import Execution, Options, Runtime
 from evenfleet_agent.runtimes.interpreter import fallen_back, run_smallest
 from evenfleet_shared.errors import ModelRefusedError, RuntimeMissingError
-from evenfleet_shared.manifest import Format, TensorSpec
+from evenfleet_shared.manifest import TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,15 +31,16 @@ if TYPE_CHECKING:
 
 # What the Python interface has tensors of.
 _DTYPES: Final = ("float32", "float16", "int32", "int8", "uint8", "bool")
-_PACKAGE: Final = "ai-edge-litert"
+_ENGINE: Final = engines.by_name("litert-compiled")
+_PACKAGE: Final = str(_ENGINE.package)
 
 
 class CompiledLiteRT:
     """`ai_edge_litert.compiled_model`."""
 
-    name: Final = "litert-compiled"
+    name: Final = _ENGINE.name
     module: Final = "ai_edge_litert.compiled_model"
-    formats: Final[tuple[Format, ...]] = ("tflite",)
+    formats: Final = _ENGINE.formats
     install: Final = "pip install --upgrade ai-edge-litert"
 
     def version(self) -> str:
@@ -52,7 +53,7 @@ class CompiledLiteRT:
 
     def takes(self, delegate: str) -> bool:
         """See `Runtime`."""
-        return delegate in (delegates.GPU, delegates.NPU)
+        return delegate in (engines.GPU, engines.NPU)
 
     def check(self, options: Options) -> Execution:
         """See `Runtime`."""
@@ -180,10 +181,10 @@ def _compile(library: Any, artifact: Path, accelerators: Any, options: Options, 
 
 def _accelerated(library: Any, artifact: Path, delegate: str, options: Options) -> tuple[Any, Execution]:
     kind = library.HardwareAccelerator
-    if delegate == delegates.NPU:
+    if delegate == engines.NPU:
         compiled = _try(library, artifact, kind.NPU, options)
         return compiled, Execution(requested=delegate, executed=delegate, delegated_ratio=1.0, fallback_reason=None)
-    if delegate != delegates.GPU:
+    if delegate != engines.GPU:
         raise delegates.DelegateUnusableError(
             "CompiledModel takes gpu and npu, and no delegate's library; the runtime litert does"
         )
@@ -257,3 +258,6 @@ def _spec(tensor: dict[str, Any], outline: flatbuffer.Outline) -> TensorSpec:
         scale=stored.scale,
         zero_point=stored.zero_point,
     )
+
+
+RUNTIME: Final[Runtime] = CompiledLiteRT()

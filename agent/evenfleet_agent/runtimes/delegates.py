@@ -17,10 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-GPU: Final = "gpu"
-EDGE_TPU: Final = "edgetpu"
-NPU: Final = "npu"
-NAMES: Final = (GPU, EDGE_TPU, NPU)
+from evenfleet_agent.engines import DELEGATES, EDGE_TPU, GPU, NPU
 
 _LIBRARIES: Final[Mapping[str, str]] = {EDGE_TPU: "libedgetpu.so.1", GPU: "libtensorflowlite_gpu_delegate.so"}
 _INSTALL: Final[Mapping[str, str]] = {
@@ -42,10 +39,13 @@ def name_of(delegate: str) -> str:
     >>> name_of("gpu"), name_of("/usr/lib/libedgetpu.so.1"), name_of("/opt/vendor/libvx_delegate.so")
     ('gpu', 'edgetpu', 'libvx_delegate.so')
     """
-    if delegate in NAMES:
+    if delegate in DELEGATES:
         return delegate
     library = PurePosixPath(delegate).name
-    return EDGE_TPU if library.startswith("libedgetpu.so") else library
+    if library.startswith("libedgetpu.so"):
+        return EDGE_TPU
+    # It goes into messages, whose names have no blanks and brackets.
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", library).lstrip("._+-")[:64] or "delegate"
 
 
 def load(interpreter_module: Any, delegate: str, options: Mapping[str, str]) -> Any:
@@ -53,7 +53,7 @@ def load(interpreter_module: Any, delegate: str, options: Mapping[str, str]) -> 
 
     Args:
         interpreter_module: The interpreter's Python module.
-        delegate: One of `NAMES`, or a library's path.
+        delegate: One of `engines.DELEGATES`, or a library's path.
         options: As the library takes them.
 
     Raises:

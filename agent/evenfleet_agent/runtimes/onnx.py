@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from evenfleet_agent import engines
 from evenfleet_agent.runtimes import delegates
-from evenfleet_agent.runtimes.interface import Execution, Options
+from evenfleet_agent.runtimes.interface import Execution, Options, Runtime
 from evenfleet_agent.runtimes.interpreter import fallen_back
 from evenfleet_shared.errors import ModelRefusedError, RuntimeMissingError
-from evenfleet_shared.manifest import Format, TensorSpec
+from evenfleet_shared.manifest import TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +28,7 @@ _CPU: Final = "CPUExecutionProvider"
 _CUDA: Final = "CUDAExecutionProvider"
 _RECORD_ASSIGNMENT: Final = "session.record_ep_graph_assignment_info"
 _ERRORS_ONLY: Final = 3
+_ENGINE: Final = engines.by_name("onnx")
 _MODULE: Final = "onnxruntime"
 # Enough to make the call's overhead small, few enough to leave peak memory alone; as for SavedModels.
 _BATCH: Final = 64
@@ -53,9 +55,9 @@ _SMALLEST_MODEL: Final = base64.b64decode(
 class OnnxRuntime:
     """`onnxruntime.InferenceSession`."""
 
-    name: Final = "onnx"
+    name: Final = _ENGINE.name
     module: Final = _MODULE
-    formats: Final[tuple[Format, ...]] = ("onnx",)
+    formats: Final = _ENGINE.formats
     install: Final = "pip install onnxruntime"
 
     def version(self) -> str:
@@ -64,7 +66,7 @@ class OnnxRuntime:
 
     def takes(self, delegate: str) -> bool:
         """See `Runtime`."""
-        return delegate == delegates.GPU
+        return delegate == engines.GPU
 
     def check(self, options: Options) -> Execution:
         """See `Runtime`."""
@@ -166,7 +168,7 @@ def _session(library: Any, artifact: Path, options: Options, providers: list[Any
 
 
 def _on_gpu(library: Any, artifact: Path, options: Options) -> Any:
-    if options.delegate != delegates.GPU:
+    if options.delegate != engines.GPU:
         raise delegates.DelegateUnusableError("ONNX Runtime takes gpu, and no TFLite delegate")
     available = library.get_available_providers()
     if _CUDA not in available:
@@ -232,3 +234,6 @@ def _explain(error: BaseException) -> str:
     """
     words = delegates.one_line(error)
     return words.partition(" : ")[2].partition(" : ")[2].partition(" : ")[2] or words or type(error).__name__
+
+
+RUNTIME: Final[Runtime] = OnnxRuntime()

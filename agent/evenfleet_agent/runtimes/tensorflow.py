@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from evenfleet_agent import engines
 from evenfleet_agent.runtimes import delegates
-from evenfleet_agent.runtimes.interface import Execution, Options
+from evenfleet_agent.runtimes.interface import Execution, Options, Runtime
 from evenfleet_agent.runtimes.interpreter import fallen_back
 from evenfleet_shared.errors import ModelRefusedError, RuntimeMissingError
-from evenfleet_shared.manifest import Format, TensorSpec
+from evenfleet_shared.manifest import TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ENGINE: Final = engines.by_name("tensorflow")
 _SIGNATURE: Final = "serving_default"
 # Enough to make the call's overhead small, few enough to leave peak memory alone.
 _BATCH: Final = 64
@@ -36,9 +38,9 @@ _BOOKKEEPING: Final = ("_Arg", "_Retval", "NoOp", "Identity", "IdentityN", "Plac
 class TensorFlow:
     """`tf.saved_model.load`."""
 
-    name: Final = "tensorflow"
+    name: Final = _ENGINE.name
     module: Final = "tensorflow"
-    formats: Final[tuple[Format, ...]] = ("saved_model",)
+    formats: Final = _ENGINE.formats
     install: Final = "pip install tensorflow-cpu  (tensorflow where the machine is not x86_64)"
 
     def version(self) -> str:
@@ -47,7 +49,7 @@ class TensorFlow:
 
     def takes(self, delegate: str) -> bool:
         """See `Runtime`."""
-        return delegate == delegates.GPU
+        return delegate == engines.GPU
 
     def check(self, options: Options) -> Execution:
         """See `Runtime`."""
@@ -168,7 +170,7 @@ def placements(log_text: str) -> dict[str, tuple[str, str]]:
 
 def _gpu(tf: Any, options: Options) -> tuple[bool, str | None]:
     """Return whether a GPU is in play; and if one was asked for, why not."""
-    if options.delegate not in (None, delegates.GPU):
+    if options.delegate not in (None, engines.GPU):
         return False, "TensorFlow takes gpu, and no TFLite delegate"
     with delegates.overheard() as words:
         found = tf.config.list_physical_devices("GPU")
@@ -245,3 +247,6 @@ def _spec(name: str, shape: tuple[int, ...], dtype: Any) -> TensorSpec:
 
 def _one_line(error: BaseException) -> str:
     return delegates.one_line(error) or type(error).__name__
+
+
+RUNTIME: Final[Runtime] = TensorFlow()

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from evenfleet_agent import engines
+from evenfleet_agent.runtimes.interface import Runtime
 from evenfleet_agent.runtimes.interpreter import Package
 
-TFLITE: Final = Package(
-    name="tflite",
+RUNTIME: Final[Runtime] = Package(
+    engine=engines.by_name("tflite"),
     module="tflite_runtime.interpreter",
-    distribution="tflite-runtime",
     install="pip install tflite-runtime 'numpy<2'  (Python 3.9 to 3.11, best in an environment of its own)",
     needs_numpy_1=True,
 )

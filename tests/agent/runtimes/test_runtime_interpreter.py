@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenfleet_agent import runtimes
+from evenfleet_agent.engines import Engine
 from evenfleet_agent.runtimes.interface import Options
 from evenfleet_agent.runtimes.interpreter import Operator, Package, delegated, execution, explain
 from evenfleet_shared.errors import ConfigError, RuntimeMissingError
@@ -73,9 +74,8 @@ def test_interpreters_message_becomes_one_line(message, line):
 
 
 def test_package_that_is_not_installed_names_its_command():
-    package = Package(
-        name="none", module="no_such_package", distribution="none", install="pip install it", needs_numpy_1=False
-    )
+    engine = Engine("none", "none", ("tflite",), "none")
+    package = Package(engine=engine, module="no_such_package", install="pip install it", needs_numpy_1=False)
     with pytest.raises(RuntimeMissingError, match="pip install it"):
         package.version()
 

@@ -9,6 +9,8 @@ Pure: every call takes the time. Whoever sends tells it, and asks once per windo
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Final
 
 from evenfleet_shared.messages import Network
@@ -17,26 +19,34 @@ from evenfleet_shared.messages import Network
 _MAX_TRIPS: Final = 512
 
 
-class Conditions:
+@dataclass(slots=True)
+class _Counted:
+    """What was counted since the last `take`."""
+
+    latest_trips_s: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_TRIPS))
+    trips: int = 0
+    longest_s: float = 0.0
+    busy_s: float = 0.0
+    acknowledged: int = 0
+    acknowledged_bytes: int = 0
+    unacknowledged: int = 0
+    sessions: int = 0
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+
+class Figures:
     """What was since the last `take`."""
 
     def __init__(self) -> None:
-        self._trips_s: list[float] = []
-        self._trips = 0
-        self._longest_s = 0.0
+        self._counted = _Counted()
+        # What is under way goes on over a `take`.
         self._under_way = 0
         self._busy_since_s = 0.0
-        self._busy_s = 0.0
-        self._acknowledged_bytes = 0
-        self._acknowledged = 0
-        self._unacknowledged = 0
-        self._sessions = 0
-        self._sent_bytes = 0
-        self._received_bytes = 0
 
     def began(self) -> None:
         """A session stands."""
-        self._sessions += 1
+        self._counted.sessions += 1
 
     def published(self, now_s: float) -> None:
         """A message was handed over."""
@@ -49,59 +59,58 @@ class Conditions:
         self._landed(now_s)
         self.tripped(now_s - sent_s)
         if taken:
-            self._acknowledged += 1
-            self._acknowledged_bytes += size_bytes
+            self._counted.acknowledged += 1
+            self._counted.acknowledged_bytes += size_bytes
         else:
-            self._unacknowledged += 1
+            self._counted.unacknowledged += 1
 
     def lost(self, count: int, now_s: float) -> None:
         """A session died with so many messages unanswered."""
-        self._unacknowledged += count
+        self._counted.unacknowledged += count
         for _ in range(count):
             self._landed(now_s)
 
     def tripped(self, took_s: float) -> None:
         """A question to the broker and its answer took so long."""
-        self._trips += 1
-        self._longest_s = max(self._longest_s, took_s)
-        if len(self._trips_s) >= _MAX_TRIPS:
-            del self._trips_s[0]
-        self._trips_s.append(took_s)
+        counted = self._counted
+        counted.trips += 1
+        counted.longest_s = max(counted.longest_s, took_s)
+        counted.latest_trips_s.append(took_s)
 
     def carried(self, sent_bytes: int, received_bytes: int) -> None:
         """So many bytes went over the socket."""
-        self._sent_bytes += sent_bytes
-        self._received_bytes += received_bytes
+        self._counted.sent_bytes += sent_bytes
+        self._counted.received_bytes += received_bytes
 
     def take(self, now_s: float) -> Network:
         """Return what was, and begin anew.
 
-        >>> conditions = Conditions()
-        >>> conditions.published(0.0)
-        >>> conditions.acknowledged(500, 0.0, 0.5)
-        >>> conditions.take(1.0).throughput_bytes_per_s
+        >>> figures = Figures()
+        >>> figures.published(0.0)
+        >>> figures.acknowledged(500, 0.0, 0.5)
+        >>> figures.take(1.0).throughput_bytes_per_s
         1000.0
         """
-        busy_s = self._busy_s + (max(0.0, now_s - self._busy_since_s) if self._under_way else 0.0)
-        ended = self._acknowledged + self._unacknowledged
-        trips_s = sorted(self._trips_s)
-        found = Network(
-            round_trips=self._trips,
+        counted, self._counted = self._counted, _Counted()
+        busy_s = counted.busy_s + (max(0.0, now_s - self._busy_since_s) if self._under_way else 0.0)
+        self._busy_since_s = now_s
+        ended = counted.acknowledged + counted.unacknowledged
+        trips_s = sorted(counted.latest_trips_s)
+        return Network(
+            round_trips=counted.trips,
             rtt_p50_ms=1000.0 * trips_s[(len(trips_s) - 1) // 2] if trips_s else None,
-            rtt_max_ms=1000.0 * self._longest_s if trips_s else None,
-            throughput_bytes_per_s=self._acknowledged_bytes / busy_s if self._acknowledged and busy_s > 0.0 else None,
-            unacknowledged_ratio=self._unacknowledged / ended if ended else None,
-            sent_bytes=self._sent_bytes,
-            received_bytes=self._received_bytes,
-            sessions=self._sessions,
+            rtt_max_ms=1000.0 * counted.longest_s if trips_s else None,
+            throughput_bytes_per_s=counted.acknowledged_bytes / busy_s
+            if counted.acknowledged and busy_s > 0.0
+            else None,
+            unacknowledged_ratio=counted.unacknowledged / ended if ended else None,
+            sent_bytes=counted.sent_bytes,
+            received_bytes=counted.received_bytes,
+            sessions=counted.sessions,
         )
-        under_way = self._under_way
-        self.__init__()  # type: ignore[misc]  # the same as new, but for what is under way
-        self._under_way, self._busy_since_s = under_way, now_s
-        return found
 
     def _landed(self, now_s: float) -> None:
         if self._under_way:
             self._under_way -= 1
             if not self._under_way:
-                self._busy_s += max(0.0, now_s - self._busy_since_s)
+                self._counted.busy_s += max(0.0, now_s - self._busy_since_s)
