@@ -22,6 +22,7 @@ from evenfleet_agent.rounds import Spread
 from evenfleet_agent.runner import Runner
 from evenfleet_agent.runner.answers import next_answer
 from evenfleet_agent.runner.protocol import (
+    Counted,
     Evaluation,
     Failed,
     Loaded,
@@ -56,8 +57,6 @@ from evenfleet_shared.metrics import ClassCounts, wilson_interval
 
 OFFLINE_S: Final = 10.0
 QUANTILES: Final = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99}
-# What a class has no accuracy of, since nobody counts what is rightly not there.
-_COUNTED: Final[dict[Task, str]] = {"detection": "objects", "segmentation": "pixels"}
 
 Progress = Callable[[str, str], None]
 
@@ -66,11 +65,12 @@ Progress = Callable[[str, str], None]
 class Accuracy:
     """Outcome of one pass over samples that were right or wrong by their task's criterion; `interval` is Wilson's, 95 %.
 
-    `metric`, `score` and `details` are those of `Evaluation`. The ratios by class are of tasks that have such; a class
+    `counted`, `metric`, `score` and `details` are those of `Evaluation`. The ratios by class are of tasks that have such; a class
     accuracy only of those whose counts are of samples, since nobody counts the boxes that are rightly not there.
     """
 
     task: Task
+    counted: Counted
     n: int
     errors: int
     accuracy_ratio: float
@@ -374,6 +374,7 @@ def _accuracy(evaluation: Evaluation) -> Accuracy | None:
     right = evaluation.n - evaluation.errors
     return Accuracy(
         task=evaluation.task,
+        counted=evaluation.counted,
         n=evaluation.n,
         errors=evaluation.errors,
         accuracy_ratio=right / evaluation.n,
@@ -381,7 +382,7 @@ def _accuracy(evaluation: Evaluation) -> Accuracy | None:
         metric=evaluation.metric,
         score=evaluation.score,
         details=evaluation.details,
-        class_accuracy_ratios=() if evaluation.task in _COUNTED else counts.class_accuracy_ratios,
+        class_accuracy_ratios=() if evaluation.counted != "samples" else counts.class_accuracy_ratios,
         class_recall_ratios=counts.class_recall_ratios,
         counts=counts,
     )
