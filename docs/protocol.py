@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from evenfleet_shared import messages, topics
+from evenfleet_shared import layers, messages, topics
 
 PAGE: Final = Path(__file__).with_suffix(".md")
 
@@ -90,6 +90,17 @@ here). It is refused by its number if its header could be read.
 A retained `desired` carries a `revision`; ignore one that is not above the one you have. Fetch the release with
 `GET <artifacts_url>/<sha256>`, the manifest first (its sha256 is the release), and use no file before its sha256 fits.
 
+## Commands
+
+A device answers each command once it is done, with a `reply` that repeats its `correlation_id`; nothing of it goes through the
+numbering. `measure` takes windows now, `restart-runner` ends the processes that run variants and starts them anew, and `layers`,
+which needs a `variant`, runs the first golden sample and tells of every operator what stands for its outputs. Its
+reply's `result` is a `layers/1`: per output the start of a sha256, minimum, maximum, mean, root mean square, and {projections}
+projections. Projection k of tensor `number` is the sum of its real values, in row-major order, each times its sign: value i has
++1 where bit i of SHAKE128(`layers/1 NUMBER K`, in ASCII and decimal) is set, the lowest bit of a byte first, and -1 where it is
+clear. The mean square of two devices' differences estimates the square of the distance between their tensors. At most
+{max_outputs} outputs are told of, in at most {max_result:,} bytes of JSON; a device that cannot look inside its runtime replies `refused`.
+
 ## Messages
 
 The schemas are JSON Schema 2020-12. `#/$defs/…` is found under *Parts* below. A MessagePack message has the same form.
@@ -104,12 +115,16 @@ def render() -> str:
     """Return the page."""
     kinds = [kind for kind in topics.KINDS if kind in messages.SCHEMAS]
     types = {schema: found for kind in kinds for schema, found in messages.SCHEMAS[kind].items()}
+    types |= {"layers/1": layers.Layers}
     schemas, parts = msgspec.json.schema_components([*types.values(), messages.Header], ref_template="#/$defs/{name}")
     head = _HEAD.format(
         device_id_rule=topics.DEVICE_ID_RULE,
         prefix=topics.PREFIX,
         topics=_topics(kinds),
         max_bytes=messages.MAX_MESSAGE_BYTES,
+        projections=layers.PROJECTIONS,
+        max_outputs=layers.MAX_OUTPUTS,
+        max_result=layers.MAX_RESULT_BYTES,
     )
     names = {schema: _referred(found) for schema, found in zip([*types, "header"], schemas, strict=True)}
     sections = [f"### {schema}\n\n{_block(parts[name])}" for schema, name in names.items()]

@@ -21,7 +21,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from evenfleet_agent import cli, config
+from evenfleet_agent import cli, config, intake
 from evenfleet_agent.config import AgentSettings
 
 if sys.version_info >= (3, 11):
@@ -244,6 +244,20 @@ def test_unit_lets_the_agent_write_its_state_and_stop_in_order():
     assert unit["OOMPolicy"] == ["continue"]
     users = (DEPLOY / "evenfleet.sysusers.conf").read_text()
     assert re.search(rf'^u {unit["User"][0]} - ".*" {state_dir} -$', users, re.MULTILINE)
+
+
+def test_applications_of_one_group_get_to_the_folder_that_they_leave_their_figures_in():
+    unit = settings_of_unit()
+    folder = Path(AgentSettings(device="press-07").probe.directory)
+    assert [Path("/run", name) for name in unit["RuntimeDirectory"]] == [folder.parent]
+    assert int(unit["RuntimeDirectoryMode"][0], 8) & 0o001  # entered by whoever is not of the agent's own group
+    assert unit["RuntimeDirectoryPreserve"] == ["yes"]
+    # Without it the agent could neither give the folder to the group nor read what a member leaves there.
+    lines = (DEPLOY / "evenfleet.sysusers.conf").read_text().splitlines()
+    assert {f"g {intake.GROUP} -", f"m {unit['User'][0]} {intake.GROUP}"} <= set(lines)
+    assert "@system-service" in unit["SystemCallFilter"]
+    assert "RestrictSUIDSGID" not in unit
+    assert f"usermod -aG {intake.GROUP} " in (ROOT / "docs" / "probe.md").read_text()
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (Debian's systemd)")

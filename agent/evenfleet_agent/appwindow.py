@@ -35,6 +35,8 @@ MAX_OPEN_CLASSES: Final = 1024
 MAX_INPUTS: Final = 4
 MAX_COUNT: Final = 2**50
 
+# A probe looks at no more than 16,384; with this, no window's sum gets to where a message's numbers end.
+_MAX_ELEMENTS: Final = 1 << 20
 # Squares of larger ones are no numbers any more.
 _MAX_MAGNITUDE: Final = 1e100
 _MAX_ENTROPY_NATS: Final = 100.0
@@ -53,14 +55,15 @@ class InputSample:
     high: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.nan + self.infinite <= self.elements:
-            raise ValueError("more elements that are no finite numbers than there are")
+        if not 0 <= self.nan + self.infinite <= self.elements <= _MAX_ELEMENTS:
+            raise ValueError("more elements that are no finite numbers than there are, or more than are looked at")
         # False for NaN too.
         if not all(abs(value) <= _MAX_MAGNITUDE for value in (self.mean, self.std, self.low, self.high)):
             raise ValueError("not a finite number")
+        # A mean that was rounded may lie beyond its ends; the ends themselves are elements, and cannot.
         slack = 1e-6 * max(abs(self.low), abs(self.high))
-        if self.std < 0 or not self.low - slack <= self.mean <= self.high + slack:
-            raise ValueError("a mean outside its ends, or a negative deviation")
+        if self.std < 0 or self.low > self.high or not self.low - slack <= self.mean <= self.high + slack:
+            raise ValueError("ends the wrong way round, a mean outside them, or a negative deviation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +141,7 @@ class _Input:
             n=self.n,
             nan=self.nan,
             infinite=self.infinite,
-            mean=self.mean,
+            mean=min(max(self.mean, self.low), self.high),
             std=math.sqrt(self.squares / self.finite),
             min=self.low,
             max=self.high,

@@ -63,7 +63,8 @@ def run(file: Path, verbose: bool) -> None:
     # The process that stays for a year begins anew, without what only the command line needs.
     arguments = [sys.executable, "-m", "evenfleet_agent.lean", str(file.resolve()), *(["-v"] if verbose else [])]
     # Of heaps one is enough for two threads; `lean` sees to it that the runners have theirs.
-    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    # And no module comes from the working directory, which runners may be able to write.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "PYTHONSAFEPATH": "1"}
     os.execve(sys.executable, arguments, environment)  # noqa: S606 - our own program
 
 
@@ -93,7 +94,7 @@ def check(file: Path | None, example: bool, as_json: bool) -> None:
     if file is None and "EVENFLEET_DEVICE" not in os.environ:
         raise click.UsageError("Missing option '--config'; or set EVENFLEET_DEVICE and others of the environment.")
     settings = config.load(file, os.environ, {})
-    service.check(settings)
+    service.check(settings, by_clock=True)
     service.check_state_dir(settings)
     targets.check_installed(settings.runtime.name, settings.runtime.python)
     click.echo(msgspec.json.encode(settings).decode() if as_json else f"{file or 'the environment'}: can be used")

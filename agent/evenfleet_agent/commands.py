@@ -6,7 +6,7 @@ is to be done and sends the answers.
 * A command is sent again until it is answered: a copy of one that was answered gets the same answer, a copy of one that is
   being done gets none yet. So nothing is done twice, but by an agent that was started anew in between.
 * Time counts from the first copy's arrival, less its age: the device's wall clock may be wrong by any amount.
-* What is remembered is bounded; with no room left a command is refused, not an older one forgotten.
+* What is remembered is bounded, results more narrowly than answers; with no room left a command is refused, not an older one forgotten.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from typing import Any, Final, Literal, Union
 from evenfleet_shared.messages import Command
 
 MAX_REMEMBERED: Final = 64
+# Results are large beside everything else that is remembered.
+MAX_RESULTS: Final = 2
+LET_GO: Final = "it was done, and its result has been let go since; ask again"
 
 Status = Literal["done", "failed", "expired", "refused"]
 
@@ -92,10 +95,24 @@ def take(book: Book, command: Command, now_s: float, left_s: float | None = None
 
 
 def answered(book: Book, correlation_id: str, answer: Answer) -> Book:
-    """Return the book with a command's answer in it."""
-    return tuple(
-        replace(entry, answer=answer) if entry.command.correlation_id == correlation_id else entry for entry in book
-    )
+    """Return the book with a command's answer in it; of those with a result, the last `MAX_RESULTS` keep it."""
+    old = [
+        entry.command.correlation_id
+        for entry in book
+        if entry.answer is not None
+        and entry.answer.result is not None
+        and entry.command.correlation_id != correlation_id
+    ]
+    gone = old[: max(0, len(old) + 1 - MAX_RESULTS)] if answer.result is not None else []
+    made: list[Entry] = []
+    for entry in book:
+        if entry.command.correlation_id == correlation_id:
+            made.append(replace(entry, answer=answer))
+        elif entry.command.correlation_id in gone:
+            made.append(replace(entry, answer=Answer(status="failed", detail=LET_GO)))
+        else:
+            made.append(entry)
+    return tuple(made)
 
 
 def overdue(book: Book, now_s: float) -> tuple[Command, ...]:

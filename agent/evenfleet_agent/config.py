@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,7 @@ class MeasureSettings:
     """How much is measured for a window."""
 
     samples: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    min_duration_s: Annotated[float, Meta(ge=0.0, le=3600.0)] = 0.2
     min_sample_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0
     max_duration_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 30.0
     leave_out_waiting: bool = False
@@ -159,7 +161,13 @@ class AgentSettings:
             url = urlsplit(self.broker.url)
             port = url.port
         except ValueError as error:
-            raise ValueError(f"broker.url is {self.broker.url!r}: {error}") from None
+            raise ValueError(f"broker.url is {_without_user(self.broker.url)!r}: {error}") from None
+        if "@" in url.netloc:
+            # Not shown: what stands before it is often a password.
+            raise ValueError(
+                "broker.url holds a user or a password before its @; put them into broker.username and a file of "
+                "broker.password_file"
+            )
         if url.scheme not in _PORTS or not url.hostname:
             raise ValueError(f"broker.url is {self.broker.url!r}, expected mqtt://host[:port] or mqtts://host[:port]")
         return url.hostname, port or _PORTS[url.scheme]
@@ -196,6 +204,11 @@ class AgentSettings:
         raise ConfigError(f"cannot read broker.password_file {self.broker.password_file}: {why}")
 
 
+def _without_user(url: str) -> str:
+    """Return an address without what stands before its @, which is often a password."""
+    return re.sub(r"//[^/]*@", "//…@", url)
+
+
 COMMENTS: Final = {
     "device": topics.DEVICE_ID_RULE,
     "device_class": "devices of one class should measure alike: same board, CPU, runtime",
@@ -220,7 +233,8 @@ COMMENTS: Final = {
     "runtime.delegate_options": "as the delegate takes them",
     "runtime.python": "the Python that runs the models; this one by default",
     "runtime.max_growth_bytes": "a runner that has grown by more since its first window leaks, and is started anew",
-    "measure.samples": "latency samples per window and variant",
+    "measure.samples": "latency samples per window and variant, at least",
+    "measure.min_duration_s": "and for so long, at least: a thousand samples of a small model are over in no time",
     "measure.min_sample_s": "a sample times as many inferences in a row as it takes to last so long; 0: one",
     "measure.max_duration_s": "a window's measuring stops after so long",
     "measure.leave_out_waiting": "true: time without a processor does not count; for several devices on one machine",
@@ -231,7 +245,7 @@ COMMENTS: Final = {
     "outbox.fsync": "always: a power cut takes nothing that was measured; interval: it spares flash",
     "outbox.fsync_interval_s": "with fsync = interval: a power cut takes what was written in these seconds at most",
     "outbox.backfill_per_s": "windows measured offline that are sent in a second, at most",
-    "schedule.max_cpu_ratio": "the agent's share of one processor, measuring included; windows are stretched to hold it",
+    "schedule.max_cpu_ratio": "the agent's share of one processor, measuring included; windows are stretched to hold it, commands come on top",
     "release.trusted_keys": "files of public keys; with any, only releases that one of them has signed are run",
     "probe.directory": "where applications that use evenfleet_agent.probe leave their figures; empty: nowhere",
     "probe.budget_ratio": "what statistics of inputs and outputs may take of an application's inference time; 0: none",

@@ -15,8 +15,10 @@ standard output.
 from __future__ import annotations
 
 import http.client
+import importlib.metadata
 import json
 import signal
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -27,11 +29,12 @@ from typing import Final
 
 import msgspec
 
+from evenfleet_agent import engines, operators
 from evenfleet_agent.fetcher import FetchOrder, FetchResult
 from evenfleet_agent.rollout import Cause
 from evenfleet_shared import manifest, trust
 from evenfleet_shared.disk import put_in_place, write_whole
-from evenfleet_shared.errors import ArtifactError, ConfigError
+from evenfleet_shared.errors import ArtifactError, ConfigError, ModelRefusedError
 from evenfleet_shared.kinship import die_with_parent
 from evenfleet_shared.manifest import FileRef
 from evenfleet_shared.messages import ReleaseSignature
@@ -124,6 +127,7 @@ def main() -> int:
         trusted = [trust.read_public_key(Path(file)) for file in order.trusted_keys]
         check_signed(release, order.signatures, trusted)
         fetch_release(order.url, release, order.variants, Path(order.directory))
+        check_fits(order)
         result = FetchResult(ok=True)
     except ConfigError as error:
         # The device's own file: it may be mended, and the release is none the worse.
@@ -132,10 +136,59 @@ def main() -> int:
         cause: Cause = "content" if isinstance(error, WrongContentError) else "release"
         result = FetchResult(ok=False, cause=cause, reason=str(error))
     # ValueError: of an address that urllib cannot take apart.
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError, subprocess.SubprocessError) as error:
         result = FetchResult(ok=False, reason=f"cannot fetch release {release[:12]}…: {error}")
     sys.stdout.write(json.dumps(asdict(result)) + "\n")
     return 0
+
+
+def check_fits(order: FetchOrder) -> None:
+    """Refuse a release of which this device's runtime is known to be able to load no variant: what runs here goes on.
+
+    Where it can load one, the others are refused when they are loaded, one by one.
+
+    Raises:
+        ArtifactError: It lacks operators for all of them.
+    """
+    version = _installed_version(order)
+    if version is None:
+        return
+    directory = Path(order.directory)
+    described, _ = manifest.load(directory)
+    reasons = []
+    for name in order.variants:
+        variant = described.variant(name)
+        if variant.format != "tflite":
+            return
+        try:
+            operators.check_file(directory / variant.artifact.file, runtime=order.runtime or "", version=version)
+        except ModelRefusedError as error:
+            reasons.append(str(error))
+        else:
+            return
+    if reasons:
+        raise ArtifactError(f"this device can run no variant of release {order.release[:12]}…: {reasons[0]}")
+
+
+def _installed_version(order: FetchOrder) -> str | None:
+    """Return the version of the runtime that is to run a release, None where nothing is known of it from here."""
+    package = engines.by_name(order.runtime).package if order.runtime else None
+    if package is None:
+        return None
+    if order.python is None:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+    asked = subprocess.run(
+        [order.python, "-c", f"import importlib.metadata as m; print(m.version({package!r}))"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60.0,
+        check=False,
+    )
+    return asked.stdout.strip() if asked.returncode == 0 else None
 
 
 def _holds(key: PublicKey, signature: Signature) -> bool:

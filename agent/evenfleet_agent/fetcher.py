@@ -6,15 +6,20 @@ The child is `fetch`, which this never imports: HTTP, digests and signatures cos
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from evenfleet_agent.rollout import Cause
 from evenfleet_shared.messages import ReleaseSignature
+
+# SIGKILL works at once; only a process stuck in a driver takes longer, and is then left to the kernel.
+REAP_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +27,16 @@ class FetchOrder:
     """A release to bring into a slot.
 
     `url` is where artifacts are served by their sha256; `trusted_keys` are files of public keys, of which one must have
-    signed the release where there are any.
+    signed the release where there are any. `runtime` is what is to run it, in the environment of `python` (None: this one).
+    Paths are absolute: the child runs elsewhere.
     """
 
     url: str
     release: str
     variants: tuple[str, ...]
     directory: str
+    runtime: str | None = None
+    python: str | None = None
     signatures: tuple[ReleaseSignature, ...] = ()
     trusted_keys: tuple[str, ...] = ()
 
@@ -76,6 +84,10 @@ class FetchProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # Not from the working directory, which may be one that runners can write: a file called msgspec.py in it is
+            # not msgspec.
+            cwd="/",
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
         )
         assert child.stdin is not None
         self._child = child
@@ -104,7 +116,8 @@ class FetchProcess:
     def stop(self) -> None:
         if self._child is not None:
             self._child.kill()
-            self._child.wait()
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(timeout=REAP_S)
             if self._child.stdout:
                 self._child.stdout.close()
             self._child = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,8 +24,10 @@ _SUBGRAPH_TENSORS, _SUBGRAPH_OPERATORS = 0, 3
 _SUBGRAPH_NUMBERS = (1, 2)  # its inputs and outputs
 _CODE_OLD, _CODE_CUSTOM, _CODE_VERSION, _CODE_NEW = 0, 1, 2, 3
 _METADATA_NAME, _METADATA_BUFFER = 0, 1
-_TENSOR_SHAPE, _TENSOR_QUANTISATION, _TENSOR_SIGNATURE = 0, 4, 7
+_TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_BUFFER, _TENSOR_NAME, _TENSOR_QUANTISATION, _TENSOR_SIGNATURE = 0, 1, 2, 3, 4, 7
 _QUANTISATION_SCALE, _QUANTISATION_ZERO_POINT = 2, 3
+_SUBGRAPH_OUTPUTS = 2
+_OPERATOR_CODE = 0
 _OPERATOR_NUMBERS = (1, 2)  # its inputs and outputs
 _BUFFER_DATA = 0
 _MIN_RUNTIME: Final = b"min_runtime_version"
@@ -61,6 +64,34 @@ class Outline:
     tensors: tuple[StoredTensor, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An operator of the first graph, with the numbers of its tensors; -1 is an input that was left away."""
+
+    code: OperatorCode
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTensor:
+    """A tensor of the first graph: its name, its type's number in TFLite's schema, and whether its values are in the file."""
+
+    name: str
+    type: int
+    stored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The first graph: its operators in the file's order, its tensors, and the numbers of those that go in and come out."""
+
+    nodes: tuple[Node, ...]
+    tensors: tuple[NodeTensor, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
 def read(path: Path) -> Outline:
     """Check a file and return its outline.
 
@@ -93,6 +124,56 @@ def outline(content: bytes | memoryview, name: str) -> Outline:
         )
     except struct.error:
         raise ModelRefusedError(f"{name} is damaged: its tables point beyond its {len(content)} bytes") from None
+
+
+def graph(content: bytes | memoryview, name: str) -> Graph:
+    """Return the first graph of a file that passed `check`.
+
+    Raises:
+        ModelRefusedError: A table that `check` does not look at is damaged, or one names what is not there.
+    """
+    try:
+        model = _u32(content, 0)
+        codes = [_code(content, at) for at in _tables(content, _field(content, model, _MODEL_CODES))]
+        buffers = _tables(content, _field(content, model, _MODEL_BUFFERS))
+        (at, *_) = _tables(content, _field(content, model, _MODEL_SUBGRAPHS))
+        tensors = tuple(
+            _node_tensor(content, tensor, buffers)
+            for tensor in _tables(content, _field(content, at, _SUBGRAPH_TENSORS))
+        )
+        nodes = tuple(
+            _node(content, node, codes) for node in _tables(content, _field(content, at, _SUBGRAPH_OPERATORS))
+        )
+        ends = [_numbers(content, _field(content, at, field), "i", 4) for field in _SUBGRAPH_NUMBERS]
+        _check_named(
+            {*ends[0], *ends[1], *(number for node in nodes for number in node.inputs + node.outputs)}, tensors
+        )
+    except (struct.error, IndexError, ValueError):
+        raise ModelRefusedError(
+            f"{name} is damaged: its first graph names what is not in its {len(content)} bytes"
+        ) from None
+    return Graph(nodes, tensors, ends[0], ends[1])
+
+
+def with_outputs(content: bytes, tensors: Sequence[int]) -> bytes:
+    """Return a file that passed `check` whose first graph gives out these tensors, and no others.
+
+    The new list is put behind the file's end, and the old one no longer pointed to: nothing else moves.
+
+    Raises:
+        ModelRefusedError: The graph gives out nothing as it is.
+    """
+    (at, *_) = _tables(content, _field(content, _u32(content, 0), _MODEL_SUBGRAPHS))
+    vtable, vtable_bytes = _vtable(content, at)
+    entry = 4 + 2 * _SUBGRAPH_OUTPUTS
+    offset: int = struct.unpack_from("<H", content, vtable + entry)[0] if entry + 2 <= vtable_bytes else 0
+    if not offset:
+        raise ModelRefusedError("the model has no outputs")
+    made = bytearray(content)
+    made += bytes(-len(made) % 4)
+    struct.pack_into("<I", made, at + offset, len(made) - (at + offset))
+    made += struct.pack(f"<I{len(tensors)}i", len(tensors), *tensors)
+    return bytes(made)
 
 
 def check(content: bytes | memoryview, name: str) -> None:
@@ -220,6 +301,26 @@ def _tensor(content: bytes | memoryview, at: int) -> StoredTensor:
         shape_signature=_numbers(content, shape, "i", 4),
         scale=one_scale,
         zero_point=None if one_scale is None else (zero_points or (0,))[0],
+    )
+
+
+def _check_named(numbers: Iterable[int], tensors: Sequence[NodeTensor]) -> None:
+    if any(not -1 <= number < len(tensors) for number in numbers):
+        raise IndexError
+
+
+def _node(content: bytes | memoryview, at: int, codes: Sequence[OperatorCode]) -> Node:
+    inputs, outputs = (_numbers(content, _field(content, at, field), "i", 4) for field in _OPERATOR_NUMBERS)
+    return Node(codes[_scalar(content, at, _OPERATOR_CODE, "<I", 0)], inputs, outputs)
+
+
+def _node_tensor(content: bytes | memoryview, at: int, buffers: Sequence[int]) -> NodeTensor:
+    data = _field(content, buffers[_scalar(content, at, _TENSOR_BUFFER, "<I", 0)], _BUFFER_DATA)
+    name = _text(content, _field(content, at, _TENSOR_NAME)) or b""
+    return NodeTensor(
+        name=name.decode(errors="replace"),
+        type=_scalar(content, at, _TENSOR_TYPE, "<b", 0),
+        stored=_bytes_of(content, data, 1) > 0,
     )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import grp
 import itertools
 import logging
 import os
@@ -38,9 +39,9 @@ from evenfleet_shared.disk import write_whole
 log = logging.getLogger(__name__)
 
 KEPT_NAME: Final = "probe.json"
-DIRECTORY_MODE: Final = (
-    0o3770  # a group's, whose members cannot take each other's files away; the agent, its owner, can
-)
+# A group's, whose members cannot take each other's files away; the agent, its owner, can.
+DIRECTORY_MODE: Final = 0o3770
+GROUP: Final = "evenfleet-probe"
 MAX_APPS: Final = 16
 MAX_RINGS_OF_OWNER: Final = 16
 # Names looked at in a directory, and records read, in one turn.
@@ -86,17 +87,25 @@ class _NotARing(Exception):  # noqa: N818 - a refusal, counted under its one wor
 class Intake:
     """The directory that applications leave their rings in."""
 
-    def __init__(self, directory: Path, *, kept: Path, budget_ratio: float) -> None:
+    def __init__(self, directory: Path, *, kept: Path, budget_ratio: float, group: str = GROUP) -> None:
         """Prepare; nothing is read or made yet.
 
         Args:
             directory: Where probes write.
             kept: The file that says how far each ring was read, in the agent's own directory.
             budget_ratio: What statistics may take of an application's inference time, told to probes that ask.
+            group: Whose members may write where the directory has yet to be made; the agent has to be one.
+
+        Raises:
+            ValueError: The directory is the empty path, which is the working directory. Where none is to be read, make
+                no intake.
         """
+        if not directory.parts:
+            raise ValueError(f"{str(directory)!r} is not a directory of rings")
         self._directory = directory
         self._kept_path = kept
         self._budget_ratio = budget_ratio
+        self._group = group
         self._rings: dict[str, _Ring] = {}
         self._open: dict[tuple[str, str | None], Accumulator] = {}
         self._kept = _read_kept(kept)
@@ -112,11 +121,28 @@ class Intake:
         """How many files, and calls of applications beyond the bound, were refused since the start, by reason."""
         return dict(self._refusals)
 
+    def trouble(self) -> str | None:
+        """Return in a line what keeps applications from being counted, for `status`; None where nothing does.
+
+        A directory that cannot be read is trouble until it can; what was refused since the start stays, for whoever was
+        refused is not in any window. A directory that is not there is none: no application has to use a probe.
+        """
+        if self._trouble:
+            return f"{self._directory}: cannot be read ({self._trouble}); applications are not counted"
+        if not self._refusals:
+            return None
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self._refusals.most_common())
+        return f"{self._directory}: not taken since the start: {reasons}"
+
     def prepare(self) -> None:
-        """Make the directory where that is possible, and leave the budget in it for probes to read."""
+        """Make the directory where that is possible, and leave the budget in it for probes to read.
+
+        One that is there keeps its group and mode: they may be somebody's choice.
+        """
         try:
             if not self._directory.is_dir():
                 self._directory.mkdir(parents=True, exist_ok=True)
+                self._give_to_group()
                 self._directory.chmod(DIRECTORY_MODE)
             with self._opened() as folder:
                 draft = f".budget-{secrets.token_hex(8)}"
@@ -128,16 +154,25 @@ class Intake:
         except OSError as error:
             log.info("applications cannot leave their figures in %s: %s", self._directory, error.strerror)
 
+    def _give_to_group(self) -> None:
+        try:
+            os.chown(self._directory, -1, grp.getgrnam(self._group).gr_gid)
+        except (KeyError, PermissionError):
+            # The rule on a workbench, where applications run as the same user.
+            log.info("%s is for the agent's own group: it is in no group %s", self._directory, self._group)
+
     def poll(self) -> None:
         """Read what was noted since the last time; often enough that no ring goes round in between."""
         try:
             with self._opened() as folder:
                 self._poll(folder)
+            self._trouble = None
         except FileNotFoundError:
             self._rings.clear()
+            self._trouble = None
         except OSError as error:
-            if str(error) != self._trouble:
-                self._trouble = str(error)
+            if error.strerror != self._trouble:
+                self._trouble = error.strerror
                 log.warning("cannot read %s: %s; applications are not counted", self._directory, error.strerror)
 
     def close_windows(self, *, length_s: float, uptime_s: float, wall_s: float) -> list[AppBody]:

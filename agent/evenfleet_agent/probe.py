@@ -170,12 +170,15 @@ class Probe:
             output: What outputs are: probabilities, logits, ``none`` of classes, or to be told by looking (``auto``: an
                 output of one or two dimensions has its classes in the last; it holds probabilities if they add up to 1).
             budget_ratio: What statistics may take of the inference time; the agent's setting by default, 0 for none.
-            directory: Where the agent looks; its default, or what ``EVENFLEET_PROBE__DIRECTORY`` names.
+            directory: Where the agent looks; its default, or what ``EVENFLEET_PROBE__DIRECTORY`` names. Empty, in either:
+                nowhere, so that nothing is noted.
         """
         self._app = _as_name(app) or "app"
         self._model = _digest(model_file) if model_file is not None else _as_name(model or "")
         self._output = output
-        self._directory = os.fspath(directory or os.environ.get(DIRECTORY_VARIABLE) or DEFAULT_DIRECTORY)
+        self._directory = os.fspath(
+            os.environ.get(DIRECTORY_VARIABLE, DEFAULT_DIRECTORY) if directory is None else directory
+        )
         self._told = False
         self._given_budget_ratio = budget_ratio
         self._budget_ratio = 0.0
@@ -255,6 +258,8 @@ class Probe:
         self._samples = 0
         self._entries = itertools.count(1)
         self._due = _WARM_UP_CALLS
+        # The last call's number that went into a ring which is no more: missed are those after it.
+        self._ended = 0
         self._tried_ns: int | None = None
 
     def _bind_calls(self) -> None:
@@ -346,7 +351,9 @@ class Probe:
     # the ring
 
     def _may_open(self) -> bool:
-        return self._tried_ns is None or self._opening.locked() or perf_counter_ns() - self._tried_ns >= _RETRY_NS
+        if self._tried_ns is None or self._opening.locked():
+            return bool(self._directory)
+        return perf_counter_ns() - self._tried_ns >= _RETRY_NS
 
     def _open(self, waiting: dict[int, int]) -> None:
         """Make the ring and write into it what threads wanted to write meanwhile, or find that it cannot be made."""
@@ -359,7 +366,8 @@ class Probe:
             first = 1 if self._tried_ns is None else _next_of(self._calls)
             self._tried_ns = now_ns
             try:
-                ring = _Ring(Path(self._directory), self._app, self._model, first=first, missed=first - 1)
+                missed = first - 1 - self._ended
+                ring = _Ring(Path(self._directory), self._app, self._model, first=first, missed=missed)
             except Exception as error:  # noqa: BLE001 - whatever it is, the application has nothing to do with it
                 self._tell(error)
                 waiting.clear()
@@ -389,7 +397,7 @@ class Probe:
                 self._use(_Ring(Path(self._directory), self._app, self._model, first=first, missed=0))
             except Exception as error:  # noqa: BLE001 - as above
                 self._tell(error)
-                self._ring, self._tried_ns = None, perf_counter_ns()
+                self._ring, self._ended, self._tried_ns = None, first - 1, perf_counter_ns()
                 self._bind(_Unopened(self), self._calls.__next__)
         finally:
             self._opening.release()

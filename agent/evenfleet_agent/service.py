@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -43,7 +44,11 @@ from evenfleet_shared.messages import Incarnation, Loss
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+log = logging.getLogger(__name__)
+
 _LOCK_NAME: Final = "agent.lock"
+_LOCK_TRIES: Final = 5
+_LOCK_PAUSE_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +118,7 @@ def serve(settings: AgentSettings) -> None:
             settings.device,
             settings.broker_address(),
             username=settings.broker.username or settings.device,
-            password=settings.password(),
+            password=_Password(settings),
             keepalive_s=settings.keepalive_s,
             new_session=new_word,
             will=lambda session: supervisor.will(session),  # noqa: PLW0108 - supervisor is made after the link
@@ -134,23 +139,28 @@ def serve(settings: AgentSettings) -> None:
             fetcher=FetchProcess(),
             new_runner=RunnerProcess,
             clock=clock,
-            intake=Intake(
-                Path(settings.probe.directory),
-                kept=state_dir / intakes.KEPT_NAME,
-                budget_ratio=settings.probe.budget_ratio,
-            ),
+            intake=_intake(settings, state_dir),
         )
         run(supervisor, wake, lambda: stopping, clock, ServiceManager())
 
 
-def check(settings: AgentSettings) -> None:
+def check(settings: AgentSettings, *, by_clock: bool = False) -> None:
     """Look at what `serve` needs, without running anything.
+
+    Args:
+        settings: All.
+        by_clock: Whether CAs that have expired by this device's clock are wrong, too. An agent on a board that nobody
+            visits starts with them all the same, and measures: the clock may be wrong, and the link says what it finds.
 
     Raises:
         ConfigError: A secret, a certificate or an interpreter that is not there, or not what it should be.
     """
     settings.password()
-    _context(settings)
+    context = _context(settings)
+    if by_clock and context is not None and settings.broker.ca_file is not None:
+        from evenfleet_agent.link import tls
+
+        tls.check_expiry(context, settings.broker.ca_file)
     python = settings.runtime.python
     if python is not None and not os.access(python, os.X_OK):
         raise ConfigError(f"runtime.python is {python}, which is not a program")
@@ -164,6 +174,28 @@ def _context(settings: AgentSettings) -> SSLContext | None:
 
     broker = settings.broker
     return tls.client_context(ca_file=broker.ca_file, cert_file=broker.cert_file, key_file=broker.key_file)
+
+
+class _Password:
+    """The broker's password as its file has it now, or had it last: a token that is rotated is there at the next session."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._settings = settings
+        self._last = settings.password()
+
+    def __call__(self) -> str | None:
+        try:
+            self._last = self._settings.password()
+        except ConfigError as error:
+            log.warning("%s; the password that was read before is used", error)
+        return self._last
+
+
+def _intake(settings: AgentSettings, state_dir: Path) -> Intake | None:
+    probe = settings.probe
+    if not probe.directory:
+        return None
+    return Intake(Path(probe.directory), kept=state_dir / intakes.KEPT_NAME, budget_ratio=probe.budget_ratio)
 
 
 def check_state_dir(settings: AgentSettings) -> None:
@@ -238,11 +270,14 @@ def _only_agent(state_dir: Path) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(state_dir / _LOCK_NAME))
-        except BlockingIOError:
-            raise StoreError(
-                f"another agent runs with state_dir {state_dir}; stop it, or use another directory"
-            ) from None
+            for _ in range(_LOCK_TRIES):
+                try:
+                    stack.enter_context(held(state_dir / _LOCK_NAME))
+                    break
+                except BlockingIOError:
+                    time.sleep(_LOCK_PAUSE_S)  # somebody may only be looking
+            else:
+                raise StoreError(f"another agent runs with state_dir {state_dir}; stop it, or use another directory")
         except OSError as error:
             raise StoreError(
                 f"cannot use state_dir {state_dir}: {error.strerror}; the agent needs to write there"
@@ -253,7 +288,8 @@ def _only_agent(state_dir: Path) -> Iterator[None]:
 def _is_locked(state_dir: Path) -> bool:
     try:
         with (state_dir / _LOCK_NAME).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Shared, so that two who ask do not see each other; for an instant it keeps an agent out, which tries again.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:

@@ -14,7 +14,9 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Union
+from typing import Any, Final, Union
+
+import msgspec
 
 from evenfleet_agent import leak, predict, window
 from evenfleet_agent.clock import Clock
@@ -26,9 +28,12 @@ from evenfleet_agent.rollout import Offer
 from evenfleet_agent.runner import Runner
 from evenfleet_agent.runner.protocol import (
     Failed,
+    Layered,
+    Layers,
     Loaded,
     Measure,
     Measured,
+    NotLayered,
     Refused,
     Response,
     RunnerSpec,
@@ -36,6 +41,7 @@ from evenfleet_agent.runner.protocol import (
 )
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.window import Surroundings, WindowBody
+from evenfleet_shared import layers
 from evenfleet_shared.errors import RunnerError
 from evenfleet_shared.manifest import Manifest, Variant
 from evenfleet_shared.messages import Limit, RunContext, comparability
@@ -82,11 +88,27 @@ class NotMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class Looked:
+    """What a command `layers` asked for: the fields of `evenfleet_shared.layers.Layers`."""
+
+    order: str
+    result: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NotShown:
+    """What a command `layers` asked for cannot be had of this variant on this device."""
+
+    order: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Vanished:
     """The running release is no longer whole on disk."""
 
 
-Finding = Union[Taken, VariantRefused, RunnerFailed, NotMeasured, Vanished]
+Finding = Union[Taken, VariantRefused, RunnerFailed, NotMeasured, Looked, NotShown, Vanished]
 
 
 @dataclass(slots=True)
@@ -112,10 +134,11 @@ class _Station:
 
 @dataclass(slots=True)
 class _Turn:
-    """Whose turn it is on the one bench: loading or measuring."""
+    """Whose turn it is on the one bench: loading or measuring; or, beside measuring, looking at its operators."""
 
     station: _Station
     measuring: bool = False
+    looking: bool = False
     order: str | None = None
     sustained_s: float = 0.0
     offline_s: float = 0.0
@@ -147,6 +170,8 @@ class Stations:
         self._queue: deque[_Turn] = deque()
         self._turn: _Turn | None = None
         self._findings: list[Finding] = []
+        # Set until another release is opened: nothing can be loaded of this one.
+        self._vanished = False
 
     @property
     def release(self) -> str:
@@ -187,11 +212,9 @@ class Stations:
         """End every runner."""
         for station in self._all():
             station.runner.stop()
-        orders = [turn.order for turn in (self._turn, *self._queue) if turn and turn.order]
-        self._findings += [NotMeasured(order, "the release was taken away") for order in orders]
+        self._abandon("the release was taken away")
         self._release = None
-        self._queue.clear()
-        self._turn = None
+        self._vanished = False
 
     def count_against(self, limits: Mapping[str, Sequence[Limit]]) -> None:
         """Count samples against these limits from now on, by variant."""
@@ -220,9 +243,20 @@ class Stations:
             )
         return len(wanted)
 
+    def look(self, order: str, variant: str) -> int:
+        """Have one variant's operators looked at before what waits; return 1, for it is answered."""
+        station = next(station for station in self._all() if station.variant.name == variant)
+        self._queue.appendleft(_Turn(station, measuring=True, looking=True, order=order))
+        return 1
+
     def forget(self, order: str) -> None:
-        """Measure nothing more for a command that is over."""
+        """Measure nothing more for a command that is over; what it measures now is ended with its runner."""
         self._queue = deque(turn for turn in self._queue if turn.order != order)
+        if self._turn and self._turn.order == order:
+            station, self._turn = self._turn.station, None
+            station.runner.stop()
+            station.loaded, station.standing = None, "starting"
+            self._queue.appendleft(_Turn(station))
 
     def restart(self, variant: str | None) -> int:
         """End one variant's runner, or all, and start it again at once; return how many."""
@@ -272,7 +306,7 @@ class Stations:
         return list(self._release.stations.values()) if self._release else []
 
     def _begin_turn(self) -> None:
-        while self._turn is None and self._queue:
+        while self._turn is None and self._queue and not self._vanished:
             turn = self._queue.popleft()
             station = turn.station
             if turn.measuring and not station.loaded:
@@ -283,12 +317,16 @@ class Stations:
                 continue
             if not turn.measuring and not self._has(station.variant):
                 log.error("the running release is no longer whole on disk; fetching it again")
+                self._abandon("the release is no longer whole on disk")
+                self._vanished = True
                 self._findings.append(Vanished())
                 return
             self._turn = turn
             turn.ooms = self._machine.out_of_memory_kills()
             try:
-                if turn.measuring:
+                if turn.looking:
+                    station.runner.send(Layers(lock_file=self._settings.measure.lock_file))
+                elif turn.measuring:
                     turn.look = self._machine.look()
                     station.runner.send(self._measure(turn))
                 else:
@@ -297,6 +335,13 @@ class Stations:
                     station.runner.start(self._spec(station.variant))
             except RunnerError as error:
                 self._fail(station, str(error))
+
+    def _abandon(self, reason: str) -> None:
+        """Do nothing more of what was to be done."""
+        orders = [turn.order for turn in (self._turn, *self._queue) if turn and turn.order]
+        self._findings += [NotMeasured(order, reason) for order in orders]
+        self._queue.clear()
+        self._turn = None
 
     def _poll(self) -> None:
         # An answer may bring the next turn, whose answer may be there already.
@@ -310,12 +355,17 @@ class Stations:
                 return
             for answer in answers:
                 self._hear(turn, answer)
+                if self._turn is not turn:
+                    break  # it has failed: what it said after that is of no use
             self._turn = None
             self._begin_turn()
 
     def _hear(self, turn: _Turn, answer: Response) -> None:
         station = turn.station
-        if isinstance(answer, Loaded):
+        asked = (Layered, NotLayered) if turn.looking else (Measured,) if turn.measuring else (Loaded,)
+        if not isinstance(answer, (*asked, Refused, Failed)):
+            self._fail(station, f"answered {type(answer).__name__}, which was not asked for")
+        elif isinstance(answer, Loaded):
             station.loaded, station.standing = answer, "ready"
             log.info(
                 "variant %s runs on %s %s", station.variant.name, self._settings.runtime.name, answer.runtime_version
@@ -332,7 +382,14 @@ class Stations:
             except ValueError as error:
                 self._fail(station, f"answered nonsense: {error}")
             else:
+                turn.order = None  # it is answered, whatever becomes of the runner
                 self._watch_growth(station)
+        elif isinstance(answer, Layered):
+            self._looked(turn, answer)
+        elif isinstance(answer, NotLayered):
+            station.settled_bytes, station.history = None, leak.History()
+            if turn.order:
+                self._findings.append(NotShown(turn.order, answer.reason))
         elif isinstance(answer, Failed):
             self._fail(station, answer.reason)
 
@@ -369,6 +426,30 @@ class Stations:
             starts=station.starts,
             order=turn.order,
         )
+
+    def _looked(self, turn: _Turn, answer: Layered) -> None:
+        station = turn.station
+        assert self._release is not None
+        assert station.loaded is not None
+        # What another interpreter leaves behind is no leak of this one.
+        station.settled_bytes, station.history = None, leak.History()
+        if turn.order:
+            found = msgspec.to_builtins(
+                layers.Layers(
+                    artifact=station.variant.artifact.sha256,
+                    golden=self._release.manifest.golden.digest,
+                    variant=station.variant.name,
+                    runtime=self._settings.runtime.name,
+                    runtime_version=station.loaded.runtime_version[:100],
+                    executed=answer.executed,
+                    delegated_ratio=answer.delegated_ratio,
+                    sample=answer.sample,
+                    outputs=answer.outputs,
+                    layers=answer.layers,
+                    note=answer.note,
+                )
+            )
+            self._findings.append(Looked(turn.order, found))
 
     def _predicted(self, station: _Station) -> predict.Prediction | None:
         """Return what the device's other models let expect of this one."""
@@ -434,6 +515,7 @@ class Stations:
         settings = self._settings.measure
         return Measure(
             samples=settings.samples,
+            min_duration_s=min(settings.min_duration_s, settings.max_duration_s),
             max_duration_s=settings.max_duration_s,
             min_sample_s=settings.min_sample_s,
             leave_out_waiting=settings.leave_out_waiting,

@@ -14,6 +14,7 @@ import logging
 import os
 import selectors
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +36,16 @@ from evenfleet_agent.runner import Runner
 from evenfleet_agent.schedule import Allowance, first_after_s, next_window_s
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
-from evenfleet_agent.stations import NotMeasured, RunnerFailed, Stations, Taken, Vanished, VariantRefused
+from evenfleet_agent.stations import (
+    Looked,
+    NotMeasured,
+    NotShown,
+    RunnerFailed,
+    Stations,
+    Taken,
+    Vanished,
+    VariantRefused,
+)
 from evenfleet_agent.systemd import ServiceManager
 from evenfleet_shared import messages, topics
 from evenfleet_shared.disk import write_whole
@@ -45,18 +55,21 @@ from evenfleet_shared.messages import Command, Desired, Limit, Network, Overhead
 log = logging.getLogger(__name__)
 
 IDLE_S: Final = 60.0
+FAULT_PAUSE_MAX_S: Final = 60.0
+MAX_FAULTS: Final = 20
 DESIRED_NAME: Final = "desired.json"
 # How long an application's window is while nobody has said how long windows are.
 DEFAULT_APP_WINDOW_S: Final = 300.0
 # A wall clock that moved by more than this against the monotonic one was set, not slewed.
 CLOCK_JUMP_S: Final = 30.0
+IGNORED_TOLD_EVERY_S: Final = 3600.0
 # What an agent may take at once when it starts: to load its models.
 FIRST_SAVED_S: Final = 600.0
 
 
 @dataclass(slots=True)
 class _Order:
-    """A command to measure: what is still to come of it, and what came."""
+    """A command to measure, or to look at operators: what is still to come of it, and what came."""
 
     command: Command
     open: int
@@ -114,6 +127,8 @@ class Supervisor:
         self._transport: str | None = None
         self._book: commands.Book = ()
         self._orders: dict[str, _Order] = {}
+        # By reason: when it was last said, and how many were ignored since.
+        self._ignored: dict[str, tuple[float, int]] = {}
         # How the commands that are being done came.
         self._asked: dict[str, Received] = {}
         now_s = clock.monotonic_s()
@@ -121,10 +136,11 @@ class Supervisor:
         self._allowance = Allowance(ratio=ratio, saved_s=ratio * FIRST_SAVED_S, at_s=now_s)
         self._taken = self._machine.taken(())
         self._window_due_s: float | None = None
-        # When the last window was due, on the grid.
+        # When the last window was due, on the grid; and whether the next one was put off since, for the processor's sake.
         self._last_due_s: float | None = None
+        self._put_off = False
         self._round = _Round(now_s, 0.0, None, None, self._taken)
-        self._wall_offset_s = clock.wall_s() - now_s
+        self._wall_offset_s = clock.wall_s() - clock.uptime_s()
         self._poll_due_s = now_s
         self._apps_since_s = now_s
 
@@ -152,7 +168,7 @@ class Supervisor:
             self._on_link(event)
         self._poll_fetch()
         now_s = self._clock.monotonic_s()
-        self._look_at_clock(now_s)
+        self._look_at_clock()
         self._work(now_s)
         if self._rollout.retry_s is not None and now_s >= self._rollout.retry_s:
             self._step(rollout.RetryDue())
@@ -163,6 +179,10 @@ class Supervisor:
         self._standing.runs(self._stations.standing)
         self._post.exchange(now_s)
         return self._next_due_s(now_s)
+
+    def send(self) -> None:
+        """Send what is due, and nothing else."""
+        self._post.exchange(self._clock.monotonic_s())
 
     def waitables(self) -> list[int]:
         """Return the descriptors that may bring the next event."""
@@ -221,10 +241,10 @@ class Supervisor:
                 return  # a retained message was cleared
             message = messages.decode(topic.kind, event.payload)
         except MessageError as error:
-            log.warning("ignored a message on %s: %s", event.topic, error)
+            self._ignore(error.reason, f"a message on {event.topic[:120]!r}: {error}"[:400])
             return
         if message.device != self._settings.device:
-            log.warning("ignored a message for %s on %s", message.device, event.topic)
+            self._ignore("device", f"a message for {message.device} on {event.topic[:120]!r}")
         elif isinstance(message, Receipt):
             self._on_receipt(message)
         elif isinstance(message, Command):
@@ -232,6 +252,16 @@ class Supervisor:
         elif isinstance(message, Desired) and (self._desired is None or message.revision > self._desired.revision):
             self._keep_desired(message)
             self._follow(message)
+
+    def _ignore(self, reason: str, what: str) -> None:
+        """Say what was ignored: once an hour for each reason, for a broker may send it a thousand times a second."""
+        now_s = self._clock.monotonic_s()
+        told_s, count = self._ignored.get(reason, (-IGNORED_TOLD_EVERY_S, 0))
+        if now_s - told_s >= IGNORED_TOLD_EVERY_S:
+            log.warning("ignored %s%s", what, f" ({count} more before it)" if count else "")
+            self._ignored[reason] = (now_s, 0)
+        else:
+            self._ignored[reason] = (told_s, count + 1)
 
     def _on_receipt(self, receipt: Receipt) -> None:
         now_s = self._clock.monotonic_s()
@@ -286,6 +316,8 @@ class Supervisor:
         elif not known:
             self._answer(command, Answer(status="refused", detail="this device runs no release"))
         elif command.command == "measure":
+            # What was taken until now is paid for; what the command takes is not: whoever gives it wants it now.
+            self._pay(self._clock.monotonic_s())
             count = self._stations.measure(
                 command.correlation_id,
                 command.variant,
@@ -293,11 +325,20 @@ class Supervisor:
                 offline_s=command.offline_s,
             )
             self._orders[command.correlation_id] = _Order(command, count)
-        elif command.command == "restart-runner":
+        elif command.command == "layers":
+            self._look(command)
+        else:
+            assert command.command == "restart-runner"
             count = self._stations.restart(command.variant)
             self._answer(command, Answer(status="done", detail=f"{count} started again"))
-        else:
-            self._answer(command, Answer(status="refused", detail=f"this agent does not know {command.command}"))
+
+    def _look(self, command: Command) -> None:
+        if command.variant is None:
+            known = ", ".join(self._stations.variants)
+            self._answer(command, Answer(status="refused", detail=f"layers needs a variant; this device runs {known}"))
+            return
+        count = self._stations.look(command.correlation_id, command.variant)
+        self._orders[command.correlation_id] = _Order(command, count)
 
     def _answer(self, command: Command, answer: Answer) -> None:
         self._book = commands.answered(self._book, command.correlation_id, answer)
@@ -314,16 +355,23 @@ class Supervisor:
             order.reasons.append(reason)
         if order.open <= 0:
             del self._orders[order_id]
+            self._taken = self._machine.taken(self._stations.pids)
             status: commands.Status = "done" if order.seqs else "failed"
             self._answer(
                 order.command,
                 Answer(status=status, seqs=tuple(order.seqs)[:64], detail="; ".join(order.reasons)),
             )
 
+    def _end_look(self, order_id: str, answer: Answer) -> None:
+        order = self._orders.pop(order_id, None)
+        if order is not None:
+            self._answer(order.command, answer)
+
     def _end_overdue_orders(self, now_s: float) -> None:
         for command in commands.overdue(self._book, now_s):
             self._stations.forget(command.correlation_id)
             order = self._orders.pop(command.correlation_id, None)
+            self._taken = self._machine.taken(self._stations.pids)
             self._answer(
                 command,
                 Answer(
@@ -409,9 +457,11 @@ class Supervisor:
             url=self._desired.artifacts_url,
             release=offer.release,
             variants=offer.variants,
-            directory=str(self._slots.idle()),
+            directory=str(self._slots.idle().absolute()),
+            runtime=self._settings.runtime.name,
+            python=self._settings.runtime.python,
             signatures=offer.signatures,
-            trusted_keys=self._settings.release.trusted_keys,
+            trusted_keys=tuple(str(Path(file).absolute()) for file in self._settings.release.trusted_keys),
         )
         try:
             self._fetcher.start(order)
@@ -457,9 +507,13 @@ class Supervisor:
         due_s = now_s if self._window_due_s is None else self._window_due_s
         if self._allowance.free_s > now_s:
             self._window_due_s = first_after_s(due_s, length_s, self._allowance.free_s)
+            self._put_off = True
             return False
-        # In whole windows, by the grid: a turn that comes a little late stretches nothing.
-        stretched = max(1.0, round((due_s - self._last_due_s) / length_s)) if self._last_due_s is not None else 1.0
+        # In whole windows, by the grid, and only what was put off: who was suspended or is late has stretched nothing.
+        stretched = 1.0
+        if self._put_off and self._last_due_s is not None:
+            stretched = max(1.0, round((due_s - self._last_due_s) / length_s))
+        self._put_off = False
         self._last_due_s, self._window_due_s = due_s, next_window_s(due_s, length_s, now_s)
         self._round = _Round(
             now_s, length_s * stretched, self._overhead(now_s, stretched), self._link.network(), self._taken
@@ -523,12 +577,17 @@ class Supervisor:
                 )
             elif isinstance(finding, NotMeasured):
                 self._on_ordered(finding.order, seq=None, reason=finding.reason)
+            elif isinstance(finding, Looked):
+                self._end_look(finding.order, Answer(status="done", result=finding.result))
+            elif isinstance(finding, NotShown):
+                self._end_look(finding.order, Answer(status="refused", detail=finding.reason))
             else:
                 assert isinstance(finding, Vanished)
                 self._step(rollout.Vanished())
 
     def _fields(self, taken: Taken) -> dict[str, Any]:
         """Return what `messages.Window` says of a measurement."""
+        assert self._desired is not None
         # Once is enough of what is the device's and not the variant's.
         overhead, self._round.overhead = self._round.overhead, None
         network, self._round.network = self._round.network, None
@@ -536,7 +595,8 @@ class Supervisor:
             "release": self._stations.release,
             "variant": taken.variant.name,
             "artifact": taken.variant.artifact.sha256,
-            "length_s": self._round.length_s,
+            # One that was asked for beside the schedule stands for no more than any.
+            "length_s": self._round.length_s if taken.order is None else self._length_s(self._desired),
             "runner_start": taken.starts,
             "overhead": overhead,
             "network": network,
@@ -545,9 +605,10 @@ class Supervisor:
 
     # time
 
-    def _look_at_clock(self, now_s: float) -> None:
+    def _look_at_clock(self) -> None:
         """Say when the wall clock was set: windows before and after it lie elsewhere in time by it."""
-        offset_s = self._clock.wall_s() - now_s
+        # Against a clock that goes on while the device is suspended, or every sleep would be a jump.
+        offset_s = self._clock.wall_s() - self._clock.uptime_s()
         moved_s, self._wall_offset_s = offset_s - self._wall_offset_s, offset_s
         if abs(moved_s) > CLOCK_JUMP_S:
             log.warning("the wall clock was set by %+.0f s", moved_s)
@@ -578,9 +639,21 @@ def run(supervisor: Supervisor, wake: int, stopping: Callable[[], bool], clock: 
     supervisor.start()
     manager.ready(supervisor.status)
     said = ""
+    faults = 0
     try:
         while not stopping():
-            due_s = supervisor.turn()
+            try:
+                due_s = supervisor.turn()
+                faults = 0
+            except Exception:
+                # A fault of ours, which none of the device's doing should be able to find. What waits is sent all the same.
+                faults += 1
+                if faults > MAX_FAULTS:
+                    raise  # what is in memory may be wrong: a service manager starts us anew
+                log.exception("a fault of the agent's own, %d in a row; it goes on", faults)
+                with suppress(Exception):
+                    supervisor.send()
+                due_s = clock.monotonic_s() + min(FAULT_PAUSE_MAX_S, 2.0 ** (faults - 1))
             manager.alive()
             if supervisor.status != said:
                 said = supervisor.status

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from evenfleet_agent.predict import Prediction
@@ -111,12 +111,18 @@ def close(
         cadence_ms=measured.cadence_ms,
         late_starts=measured.late_starts,
         phases=measured.phases,
-        conditions=surroundings.conditions,
+        conditions=_with_gpu(surroundings.conditions, measured.gpu_use_ratio),
         cost=cost(measured, len(ordered), surroundings),
         leak=surroundings.leak,
         sustained=measured.sustained,
         throughput=measured.throughput,
     )
+
+
+def _with_gpu(conditions: Conditions | None, use_ratio: float | None) -> Conditions | None:
+    if use_ratio is None:
+        return conditions
+    return replace(conditions or Conditions(), gpu_use_ratio=min(1.0, max(0.0, use_ratio)))
 
 
 def cost(measured: Measured, samples: int, surroundings: Surroundings) -> Cost:

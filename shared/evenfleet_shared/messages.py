@@ -257,7 +257,8 @@ class Conditions:
 
     `steal_ratio` is the share of processor time that the hypervisor gave to others; the pressures are the kernel's (PSI,
     `some`): the share of time in which something waited for processor, memory or disk. `frequency_mhz` is the mean over
-    the processors, `temperature_c` that of the hottest zone, both at the window's end.
+    the processors, `temperature_c` that of the hottest zone, both at the window's end. `gpu_use_ratio` is the share of the
+    last moments in which the busiest GPU ran something (NVML).
     """
 
     steal_ratio: Ratio | None = None
@@ -267,6 +268,7 @@ class Conditions:
     frequency_mhz: Annotated[float, Meta(ge=0.0, le=1e6)] | None = None
     temperature_c: Annotated[float, Meta(ge=-273.0, le=1000.0)] | None = None
     under_voltage: bool | None = None
+    gpu_use_ratio: Ratio | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,6 +119,14 @@ def test_delegate_is_a_name_or_a_path_with_options_of_its_own(tmp_path: Path) ->
     assert by_name.delegate == "edgetpu"
 
 
+def test_an_address_with_a_password_in_it_is_refused_and_not_shown(tmp_path: Path) -> None:
+    for url in ("mqtt://press:s3cret@h", "mqtts://press:s3cret@h:8883", "mqtt+tls://press:s3cret@h"):
+        with pytest.raises(ConfigError) as refused:
+            config.load(None, {"EVENFLEET_DEVICE": "press-01", "EVENFLEET_BROKER__URL": url}, {})
+        assert "s3cret" not in str(refused.value)
+        assert "password_file" in str(refused.value)
+
+
 def test_every_runtime_can_be_configured_and_runs_the_formats_that_are_told_of_it(tmp_path: Path) -> None:
     told = {engine.name: engine.formats for engine in engines.ENGINES}
     assert {runtime.name: runtime.formats for runtime in runtimes.RUNTIMES} == told

@@ -90,6 +90,22 @@ def test_with_no_room_left_a_command_is_refused_and_none_is_forgotten() -> None:
     assert len(commands.take(book, replace(MEASURE, correlation_id="one-more"), 160.0)[0]) == MAX_REMEMBERED
 
 
+def test_of_answers_with_a_result_the_last_two_keep_it() -> None:
+    book: Book = ()
+    for number in range(3):
+        layers = replace(MEASURE, correlation_id=f"c-{number}", command="layers")
+        book, _ = commands.take(book, layers, 100.0)
+        book = commands.answered(book, f"c-{number}", Answer(status="done", result={"number": number}))
+
+    found = [
+        commands.take(book, replace(MEASURE, correlation_id=f"c-{number}", command="layers"), 101.0)[1]
+        for number in range(3)
+    ]
+    assert found == [Answer(status="failed", detail=commands.LET_GO)] + [
+        Answer(status="done", result={"number": number}) for number in (1, 2)
+    ]
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from(["take", "answer"]), st.integers(0, 5), st.floats(0.0, 30.0), st.floats(0.0, 90.0)),

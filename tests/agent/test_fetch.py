@@ -14,13 +14,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from evenfleet_agent.fetch import UntrustedError, WrongContentError, check_signed, fetch_release
+from evenfleet_agent.fetch import UntrustedError, WrongContentError, check_fits, check_signed, fetch_release
 from evenfleet_agent.fetcher import FetchOrder, FetchProcess, FetchResult
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared import trust
 from evenfleet_shared.errors import ArtifactError, ReleaseError
 from evenfleet_shared.messages import ReleaseSignature
 from evenfleet_shared.signature import PrivateKey
+from fakes import tiny_models
 from fakes.artifact_servers import ArtifactServer, answers, artifact_server, cuts_off, holds, serves
 from fakes.disks import SyncedDisk
 from fakes.stores import small_manifest
@@ -435,3 +436,37 @@ def test_a_child_that_cannot_be_started_leaves_nothing_under_way(tmp_path: Path)
         fetcher.start(order("http://x", "0" * 64, (), tmp_path))
 
     assert (fetcher.fileno(), fetcher.result()) == (None, None)
+
+
+# what this device's runtime can load
+
+
+def fitting(tmp_path: Path, **artifacts: Path) -> FetchOrder:
+    """Return an order for a release of .tflite files, which lies in its slot already."""
+    tmp_path.mkdir()
+    described, _ = small_manifest(*artifacts)
+    variants = tuple(
+        replace(variant, artifact=replace(variant.artifact, file=f"artifacts/{variant.name}.tflite"))
+        for variant in described.variants
+    )
+    (tmp_path / "artifacts").mkdir()
+    for name, path in artifacts.items():
+        (tmp_path / "artifacts" / f"{name}.tflite").write_bytes(path.read_bytes())
+    (tmp_path / "manifest.json").write_bytes(manifests.encode(replace(described, variants=variants)))
+    return replace(order("http://127.0.0.1:9", RELEASE, tuple(artifacts), tmp_path), runtime="litert")
+
+
+def test_a_release_of_which_the_runtime_can_load_nothing_is_refused_before_it_takes_the_others_place(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("ai_edge_litert", reason="needs LiteRT")
+    known, unknown = (
+        tiny_models.classifier(tmp_path / "a.tflite"),
+        tiny_models.classifier(tmp_path / "b.tflite", version=99),
+    )
+
+    check_fits(fitting(tmp_path / "both", float32=known, int8=unknown))
+    with pytest.raises(ArtifactError, match=r"can run no variant of release 111111111111….*FULLY_CONNECTED"):
+        check_fits(fitting(tmp_path / "one", int8=unknown))
+    # Of a runtime that is not installed here nothing is known.
+    check_fits(replace(fitting(tmp_path / "other", int8=unknown), runtime="tflite"))

@@ -91,3 +91,36 @@ def test_file_that_is_empty_or_not_there_is_refused(tmp_path):
         flatbuffer.read(tmp_path / "m.tflite")
     with pytest.raises(ModelRefusedError, match="cannot be read"):
         flatbuffer.read(tmp_path / "none.tflite")
+
+
+def test_the_first_graph_is_told_with_its_names_and_what_is_stored(content):
+    graph = flatbuffer.graph(content, "m.tflite")
+    assert [(node.code.builtin, node.inputs, node.outputs) for node in graph.nodes] == [
+        (9, (0, 1, 2), (3,)),
+        (25, (3,), (4,)),
+    ]
+    assert [(tensor.name, tensor.stored) for tensor in graph.tensors] == [
+        ("x", False),
+        ("w", True),
+        ("b", True),
+        ("logits", False),
+        ("y", False),
+    ]
+    assert (graph.inputs, graph.outputs) == ((0,), (4,))
+
+
+def test_a_model_may_be_given_other_outputs_and_stays_the_same_otherwise(content):
+    made = flatbuffer.with_outputs(content, [3, 4])
+    flatbuffer.check(made, "m.tflite")
+    before, after = flatbuffer.graph(content, "m.tflite"), flatbuffer.graph(made, "m.tflite")
+    assert (after.outputs, after.nodes, after.tensors) == ((3, 4), before.nodes, before.tensors)
+
+
+@given(st.data())
+def test_a_graph_with_bytes_changed_is_told_or_refused(content, data):
+    changed = bytearray(content)
+    for at in data.draw(st.lists(st.integers(8, len(content) - 1), min_size=1, max_size=8)):
+        changed[at] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ModelRefusedError):
+        flatbuffer.check(bytes(changed), "m.tflite")
+        flatbuffer.graph(bytes(changed), "m.tflite")

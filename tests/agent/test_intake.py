@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import grp
 import logging
+import math
 import os
 import socket
-import struct
+import subprocess
+import sys
+import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evenfleet_agent import intake as intake_module
@@ -25,6 +29,7 @@ from evenfleet_shared import messages
 from evenfleet_shared.messages import Incarnation
 
 NAME = "ring-1-0123456789abcdef"
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -250,6 +255,8 @@ def test_number_that_no_counting_gets_to_is_refused(intake: Intake, ring: HandMa
         ([(4, 0.5, float("inf"), 0.0, 1.0)], []),
         ([(4, 0.5, -1.0, 0.0, 1.0)], []),
         ([(4, 7.0, 0.1, 0.0, 1.0)], []),
+        ([(4, 0.9999995, 0.0, 1.0, 0.999999)], []),
+        ([(2**32 - 1, 0.5, 0.1, 0.0, 1.0)], []),
         ([(4, 1e300, 1e300, 1e300, 1e300)], []),
         ([], [(1, -0.5)]),
         ([], [(1, float("inf"))]),
@@ -276,25 +283,103 @@ def test_statistics_that_are_half_written_wait_once_and_are_then_dropped(intake:
     assert (window.statistics.dropped, window.statistics.classes) == (1, ((2, 1),))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=600), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
-def test_whatever_a_ring_says_the_window_is_a_message(
-    tmp_path_factory: pytest.TempPathFactory, body: bytes, noted: int, check: int, unreadable: int
+# Close to each other, or to a bound: where a comparison that is a little too kind is found.
+figures = st.one_of(
+    st.sampled_from([0.0, -0.0, 1.0, math.nextafter(1.0, 0.0), 0.9999995, 0.999999, 1e100, -1e100, 1e300]), st.floats()
+)
+words = st.one_of(st.integers(0, 3_000_000_000), st.integers(0, 2**64 - 1))
+
+
+@st.composite
+def inputs_seen(draw: st.DrawFn) -> tuple[float, ...]:
+    """Return elements, NaN, infinite, 0; mean, deviation, ends."""
+    counts = draw(
+        st.sampled_from([(4, 0, 0), (2**20, 0, 0), (4, 1, 2), (4, 1, 3), (0, 0, 0), (1, 2, 0), (2**32 - 1, 0, 0)])
+    )
+    if draw(st.integers(0, 3)) == 3:
+        return (*counts, 0, *(draw(figures) for _ in range(4)))
+    low, mean, high = (draw(st.sampled_from([1.0, 0.9999995, 0.999999])) for _ in range(3))
+    by = draw(st.sampled_from([1.0, -3.7, 1e-300, 1e99]))
+    return (*counts, 0, by * mean, draw(st.sampled_from([0.0, 0.1, 1e99])), by * low, by * high)
+
+
+@st.composite
+def sample_bodies(draw: st.DrawFn) -> bytes:
+    """Return what a sample may say: mostly of the right form, cut or without one at times."""
+    inputs = draw(st.lists(inputs_seen(), max_size=draw(st.sampled_from([1, 4]))))
+    entropies = st.sampled_from([0.0, -0.0, 1e-45, 0.5, 99.0, 100.0, math.nan, -1.0, math.inf])
+    rows = draw(st.lists(st.tuples(st.integers(0, 2**32 - 1), entropies), max_size=4))
+    body = b"".join(
+        [
+            probe.SAMPLE_HEAD.pack(0, draw(st.integers(0, 2**32 - 1)), len(inputs), len(rows), 0),
+            *(probe.SAMPLE_INPUT.pack(*one) for one in inputs),
+            *(probe.SAMPLE_ROW.pack(*row) for row in rows),
+        ]
+    )
+    return draw(st.sampled_from([body, body, body, body[: len(body) // 2], draw(st.binary(max_size=600))]))
+
+
+@st.composite
+def turns(draw: st.DrawFn) -> list[tuple[int, bytes]]:
+    """Return what is written between two turns: (place in the file, bytes); few of them into the header."""
+    written = []
+    first = draw(st.sampled_from([1, 1, 1, probe.RECORD_SLOTS, 2**46]))
+    for place in range(draw(st.integers(0, 5))):
+        number = first + place + draw(st.sampled_from([0, 0, 0, 1, probe.RECORD_SLOTS, 2**40]))
+        noted = draw(words)
+        check = draw(st.sampled_from([number << probe.NUMBER_SHIFT ^ noted, draw(words)])) & (2**64 - 1)
+        at = probe.HEADER_BYTES + (number % probe.RECORD_SLOTS) * probe.RECORD.size
+        written.append((at, probe.RECORD.pack(noted, check)))
+    for place in range(draw(st.integers(0, 6))):
+        number = 1 + place + draw(st.sampled_from([0, 0, 0, 0, 0, 0, probe.SAMPLE_SLOTS, 2**40, 2**60]))
+        body = draw(sample_bodies())
+        checksum = draw(st.sampled_from([zlib.crc32(body), zlib.crc32(body), 1]))
+        at = probe.SAMPLES_AT + (number % probe.SAMPLE_SLOTS) * probe.SAMPLE_BYTES
+        front = probe.SAMPLE_FRONT.pack(number, checksum, len(body))
+        written.append((at, (front + body)[: probe.SAMPLE_BYTES]))
+    written += draw(
+        st.lists(st.tuples(st.integers(probe.UNREADABLE_AT, probe.FILE_BYTES - 64), st.binary(max_size=64)), max_size=2)
+    )
+    return written
+
+
+def a_sample(number: int, body: bytes) -> bytes:
+    return (probe.SAMPLE_FRONT.pack(number, zlib.crc32(body), len(body)) + body)[: probe.SAMPLE_BYTES]
+
+
+ENDS_THE_WRONG_WAY_ROUND = a_sample(1, sample_body([(4, 0.9999995, 0.0, 1.0, 0.999999)], []))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(turns(), st.booleans()), min_size=1, max_size=3), st.integers(1, 2**46), st.integers(0, 2**46)
+)
+@example([([(probe.SAMPLES_AT + probe.SAMPLE_BYTES, ENDS_THE_WRONG_WAY_ROUND)], True)], 2, 0)
+def test_whatever_a_ring_says_nothing_is_raised_and_the_window_is_a_message(
+    written: list[tuple[list[tuple[int, bytes]], bool]], first: int, missed: int
 ) -> None:
-    rings = tmp_path_factory.mktemp("rings")
-    intake = Intake(rings, kept=rings / "kept", budget_ratio=0.01)
-    made = HandMade(rings / NAME)
-    made.record(1)
-    made.record(2, noted)
-    made.record(3, noted, check=check)
-    made.record(4)
-    made.sample(1, body)
-    made.write(probe.UNREADABLE_AT, struct.pack("=Q", unreadable))
-    for _ in range(3):
+    with tempfile.TemporaryDirectory() as name:
+        rings = Path(name)
+        intake = Intake(rings, kept=rings / "kept", budget_ratio=0.01)
+        made = HandMade(rings / NAME, first=first, missed=missed % first)
+        if first > 1:
+            made.record(first)
+        for turn, closes in written:
+            for at, data in turn:
+                made.write(at, data)
+            intake.poll()
+            for window in close(intake) if closes else []:
+                assert_is_message(window)
+        made.die()
         for window in close(intake):
-            sent = message(window, device="press-07", incarnation=Incarnation(1, "0" * 8), seq=1, floor=1)
-            assert messages.decode("window", messages.encode(sent)) == sent
-    made.die()
+            assert_is_message(window)
+
+
+def assert_is_message(window: AppBody) -> None:
+    sent = message(window, device="press-07", incarnation=Incarnation(1, "0" * 8), seq=1, floor=1)
+    encoded = messages.encode(sent)
+    assert len(encoded) <= messages.MAX_MESSAGE_BYTES
+    assert messages.decode("window", encoded) == sent
 
 
 def test_one_owner_takes_no_more_than_its_share_of_places(rings: Path, intake: Intake) -> None:
@@ -379,6 +464,41 @@ def test_application_that_does_nothing_has_no_window(intake: Intake, ring: HandM
     assert close(intake) == []
 
 
+def test_empty_directory_name_is_refused_for_it_would_be_the_working_directory(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="directory"):
+        Intake(Path(), kept=tmp_path / "probe.json", budget_ratio=0.01)
+
+
+def test_what_was_refused_is_trouble_by_reason_and_nothing_is_none(rings: Path, intake: Intake) -> None:
+    close(intake)
+    assert intake.trouble() is None
+    for number in range(2):
+        (rings / f"ring-{number}-{number:016x}").write_bytes(b"junk")
+    made = HandMade(rings / NAME, version=2)
+    close(intake)
+    assert intake.trouble() == f"{rings}: not taken since the start: 2 not-a-ring, 1 other-version"
+    made.die()
+
+
+def test_directory_that_cannot_be_read_is_trouble_until_it_can(
+    rings: Path, intake: Intake, caplog: pytest.LogCaptureFixture
+) -> None:
+    rings.rmdir()
+    rings.touch()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert close(intake) == []
+            assert intake.trouble() == f"{rings}: cannot be read (Not a directory); applications are not counted"
+        rings.unlink()
+        rings.mkdir()
+        close(intake)
+        assert intake.trouble() is None
+        rings.rmdir()
+        rings.touch()
+        close(intake)
+    assert len(caplog.records) == 2
+
+
 def test_missing_directory_is_no_trouble(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     intake = Intake(tmp_path / "missing", kept=tmp_path / "probe.json", budget_ratio=0.01)
     assert close(intake) == []
@@ -389,6 +509,49 @@ def test_directory_is_made_for_a_group_whose_members_cannot_take_each_others_fil
     Intake(tmp_path / "a" / "rings", kept=tmp_path / "probe.json", budget_ratio=0.25).prepare()
     assert (tmp_path / "a" / "rings").stat().st_mode & 0o7777 == 0o3770
     assert (tmp_path / "a" / "rings" / probe.BUDGET_NAME).read_text() == "0.25"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run an application as another user")
+def test_another_user_of_the_group_leaves_a_ring_and_one_outside_it_does_not(tmp_path: Path) -> None:
+    group = next(entry for entry in grp.getgrall() if entry.gr_gid not in (0, NOBODY))
+    with tempfile.TemporaryDirectory() as name:
+        parent = Path(name)
+        parent.chmod(0o755)
+        rings = parent / "rings"
+        intake = Intake(rings, kept=tmp_path / "probe.json", budget_ratio=0.01, group=group.gr_name)
+        intake.prepare()
+
+        def run_app(groups: list[int]) -> str:
+            code = f"""
+import os
+from evenfleet_agent.probe import Probe
+
+os.setgroups({groups})
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+probe = Probe("app", directory={str(rings)!r})
+with probe.timing():
+    pass
+print(probe.recording)
+"""
+            ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+            return ran.stdout.strip()
+
+        assert run_app([]) == "False"
+        assert run_app([group.gr_gid]) == "True"
+        (ring,) = rings.glob("ring-*")
+        # The agent, itself of the group, gets at it that way: it is another user's file.
+        assert (ring.stat().st_uid, ring.stat().st_gid, ring.stat().st_mode & 0o777) == (NOBODY, group.gr_gid, 0o640)
+        assert close(intake)[0].calls == 1
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_directory_stays_the_agents_own_where_there_is_no_such_group(tmp_path: Path, is_there: bool) -> None:
+    if is_there:
+        (tmp_path / "rings").mkdir(mode=0o700)
+    Intake(tmp_path / "rings", kept=tmp_path / "kept", budget_ratio=0.01, group="no-such-group").prepare()
+    status = (tmp_path / "rings").stat()
+    assert (status.st_gid, status.st_mode & 0o7777) == (os.getegid(), 0o700 if is_there else 0o3770)
 
 
 def test_budget_is_not_written_through_a_link(rings: Path, intake: Intake, tmp_path: Path) -> None:

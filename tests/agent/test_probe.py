@@ -8,6 +8,7 @@ import contextlib
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -334,6 +335,51 @@ def test_ring_that_was_removed_is_made_anew(agent: Agent, app: Probe) -> None:
     window = agent.window()
     assert 0 < window.calls <= 2 * probe._CHECK_MASK
     assert window.dropped == 0
+
+
+def test_calls_of_a_former_ring_are_not_told_again_once_its_directory_is_back(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = agent.directory / "folder"
+    folder.mkdir()
+    app = Probe("inspection", directory=folder)
+    reading = Agent(folder, agent.directory)
+    call(10_000, app)
+    assert reading.window().calls == 10_000
+    shutil.rmtree(folder)
+    call(2 * probe._CHECK_MASK, app)
+    assert not app.recording
+    folder.mkdir()
+    monkeypatch.setattr(probe, "_RETRY_NS", 0)
+    call(700, app)
+    window = reading.window()
+    # What went into the removed file before that was seen is told by nobody.
+    assert 700 <= window.calls <= 700 + 2 * probe._CHECK_MASK
+    assert window.latency is not None
+    assert window.latency.n == 699
+    shutil.rmtree(folder)
+    call(2 * probe._CHECK_MASK, app)
+    folder.mkdir()
+    call(700, app)
+    assert reading.window().calls <= 700 + 2 * probe._CHECK_MASK
+
+
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_empty_directory_notes_nothing_and_is_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, by: str
+) -> None:
+    """Of the agent's setting, which the same variable sets, empty is nowhere too."""
+    monkeypatch.chdir(tmp_path)
+    if by == "environment":
+        monkeypatch.setenv(probe.DIRECTORY_VARIABLE, "")
+    app = Probe("inspection", directory="" if by == "argument" else None)
+    with caplog.at_level(logging.WARNING):
+        call(1000, app)
+        observe(app, [0.5, 0.5])
+    assert not app.recording
+    assert caplog.records == []
+    assert app._directory == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_full_directory_is_left_alone(agent: Agent, app: Probe, caplog: pytest.LogCaptureFixture) -> None:

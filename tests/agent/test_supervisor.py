@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 from array import array
 from collections.abc import Iterator
@@ -19,12 +20,14 @@ from evenfleet_agent.config import AgentSettings, MeasureSettings, RuntimeSettin
 from evenfleet_agent.outbox import Outbox, open_outbox
 from evenfleet_agent.post import STORE_RETRY_S
 from evenfleet_agent.rival import RIVAL_WITHIN_S
-from evenfleet_agent.runner.protocol import Failed, Measure, RunnerSpec
+from evenfleet_agent.runner.protocol import Failed, Layers, Measure, NotLayered, RunnerSpec
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
 from evenfleet_agent.stations import RESTART_MAX_S
 from evenfleet_agent.supervisor import Supervisor
-from evenfleet_shared import messages, topics
+from evenfleet_agent.supervisor import run as supervise
+from evenfleet_agent.systemd import ServiceManager
+from evenfleet_shared import layers, messages, topics
 from evenfleet_shared.errors import RunnerError
 from evenfleet_shared.messages import (
     Command,
@@ -1299,7 +1302,7 @@ def test_a_command_that_was_not_done_in_its_time_is_answered_as_expired(board: B
     ("changes", "why"),
     [
         ({"variant": "int4"}, "does not run int4; it runs float32, int8"),
-        ({"name": "layers"}, "does not know layers"),
+        ({"name": "layers", "variant": None}, "layers needs a variant; this device runs float32, int8"),
         ({"age_s": 60.0}, "60 s old"),
     ],
 )
@@ -1354,6 +1357,79 @@ def test_taking_the_release_away_answers_what_was_to_be_measured(board: Board) -
 
     (reply,) = board.sent(Reply)
     assert (reply.status, "taken away" in reply.detail) == ("failed", True)
+
+
+def test_layers_are_answered_with_what_the_runner_found_and_nothing_is_kept(board: Board) -> None:
+    board.measures()
+    board.windows(1)
+    before = board.outbox.last_seq
+    command(board, "layers")
+
+    (reply,) = board.sent(Reply)
+    assert (reply.command, reply.status, reply.seqs, reply.detail) == ("layers", "done", (), "")
+    found = layers.decode(reply.result)
+    release = small_manifest("float32", "int8")[0]
+    assert found.artifact == release.variant("int8").artifact.sha256
+    assert (found.golden, found.variant, found.runtime) == (release.golden.digest, "int8", "litert")
+    assert [layer.operator for layer in found.layers] == ["RELU"]
+    assert board.outbox.last_seq == before
+
+    # A copy gets the same, without another look; and the runner goes on.
+    command(board, "layers", age_s=3.0)
+    (again,) = board.sent(Reply)
+    assert again.result == reply.result
+    assert sum(isinstance(one, Layers) for runner in board.bench.runners for one in runner.requests) == 1
+    assert [window.runner_start for window in board.windows(1)] == [1, 1]
+
+
+def test_layers_that_a_runtime_does_not_show_are_refused_and_the_runner_goes_on(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    board.bench.on_look = lambda _: NotLayered(reason="runtime onnx does not show what its operators give")
+    command(board, "layers")
+
+    published = [one.message for one in board.link.take()]
+    assert not [one for one in published if isinstance(one, Event)]
+    (reply,) = [one for one in published if isinstance(one, Reply)]
+    assert (reply.status, reply.result) == ("refused", None)
+    assert "does not show what its operators give" in reply.detail
+    assert [window.runner_start for window in board.windows(1)] == [1, 1]
+
+
+def test_a_runner_that_dies_over_layers_is_one_that_failed_and_so_has_the_command(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    board.bench.on_look = lambda _: RunnerError("was killed by SIGSEGV")
+    command(board, "layers")
+
+    published = [one.message for one in board.link.take()]
+    (reply,) = [one for one in published if isinstance(one, Reply)]
+    assert (reply.status, reply.detail) == ("failed", "was killed by SIGSEGV")
+    assert [(one.event, one.variant) for one in published if isinstance(one, Event)] == [("runner-failed", "int8")]
+
+
+def test_a_measurement_in_answer_to_layers_is_a_runner_that_failed(board: Board) -> None:
+    board.measures()
+    board.link.take()
+    board.bench.on_look = lambda spec: measured(spec, [1.0])
+    command(board, "layers")
+
+    (reply,) = board.sent(Reply)
+    assert (reply.status, reply.detail) == ("failed", "answered Measured, which was not asked for")
+
+
+def test_layers_that_come_too_late_are_expired(board: Board) -> None:
+    board.measures()
+    board.bench.held = True
+    command(board, "layers", ttl_s=5.0)
+    board.link.take()
+    board.clock.now_s += 5.0
+    board.turn()
+    board.bench.held = False
+    board.turn()
+
+    (reply,) = board.sent(Reply)
+    assert (reply.status, reply.result) == ("expired", None)
 
 
 # what the agent takes
@@ -1502,3 +1578,194 @@ def test_a_kernel_upgrade_while_offline_is_not_forgotten(board: Board) -> None:
         elif isinstance(message, Window):
             told.append((message.incarnation.counter, kernels[message.context]))  # known before it is named
     assert sorted(set(told)) == [(1, "6.1.0"), (2, "6.6.0")]
+
+
+# what a reader of the code found could go wrong
+
+
+def test_a_release_that_vanishes_while_several_load_is_fetched_once(tmp_path: Path) -> None:
+    board = Board(tmp_path)
+    board.release = board.fetcher.add(*small_manifest("float32", "int8", "int4"))
+    three = board.desired(variants=tuple(DesiredVariant(name=name) for name in ("float32", "int8", "int4")))
+    board.measures(three)
+    board.bench.on_measure = dies_of("SIGSEGV")
+    board.windows(1)
+    slot = board.directory / "slots"
+    shutil.rmtree(slot / (slot / "current").readlink().name / "golden")
+    board.clock.now_s += RESTART_MAX_S
+    board.turn()
+    board.turn()
+
+    assert len(board.fetcher.started) == 2
+    board.outbox.close()
+
+
+@pytest.mark.parametrize("order", ["loading", "measuring"])
+def test_a_runner_that_answers_what_it_was_not_asked_has_failed(board: Board, order: str) -> None:
+    if order == "loading":
+        board.bench.on_load = lambda spec: measured(spec, [1.0])
+        board.measures()
+    else:
+        board.measures()
+
+        def wrong(spec: RunnerSpec, before: int) -> Any:
+            return loaded(spec)
+
+        board.bench.on_measure = wrong
+        board.clock.now_s += LENGTH_S
+        board.turn()
+
+    failures = [one.detail for one in board.sent(Event) if one.event == "runner-failed"]
+    assert len(failures) == 2
+    assert all("which was not asked for" in failure for failure in failures)
+
+
+def test_a_device_that_was_suspended_has_no_wall_clock_that_jumped(board: Board) -> None:
+    board.measures()
+    asleep_s = 8 * 3600.0
+    board.clock.uptime_s = lambda: board.clock.now_s + asleep_s  # type: ignore[method-assign]
+    board.clock.wall_s = lambda: 1.7e9 + board.clock.now_s + asleep_s  # type: ignore[method-assign]
+    board.clock.now_s += LENGTH_S
+    board.turn()
+
+    assert [one for one in board.sent(Event) if one.event == "clock-jumped"] == []
+
+
+def test_a_broker_that_floods_with_nonsense_is_said_once_an_hour_in_one_line(
+    board: Board, caplog: pytest.LogCaptureFixture
+) -> None:
+    board.link.connect()
+    for _ in range(200):
+        board.link.receive("x\nERROR all is lost " * 1000, b"{")
+        board.turn()
+    said = [record.getMessage() for record in caplog.records if "ignored" in record.getMessage()]
+    assert len(said) == 1
+    assert "\n" not in said[0]
+    assert len(said[0]) < 1000
+
+    board.clock.now_s += 3600.0
+    board.link.receive("nonsense", b"{")
+    board.turn()
+    assert "199 more before it" in caplog.text
+
+
+def test_what_a_command_takes_does_not_put_off_the_schedule(board: Board) -> None:
+    board.measures()
+    board.windows(1)
+
+    def costly(spec: RunnerSpec, before: int) -> Any:
+        board.machine.cpu_s += 3600.0
+        return measured(spec, [1.0])
+
+    board.bench.on_measure = costly
+    command(board, sustained_s=3600.0)
+    board.bench.on_measure = steady()
+    board.link.take()
+
+    assert {window.variant for window in board.windows(1)} == {"float32", "int8"}
+
+
+def test_a_command_that_expires_while_it_is_done_frees_the_bench(board: Board) -> None:
+    board.measures()
+    board.windows(1)
+    board.bench.held = True
+    command(board, ttl_s=5.0)
+    board.clock.now_s += 5.0
+    board.turn()
+    board.bench.held = False
+    board.turn()
+    board.link.take()
+
+    assert {window.variant for window in board.windows(1)} == {"float32", "int8"}
+
+
+def test_a_runner_that_leaks_on_command_has_answered_it_once(board: Board) -> None:
+    board.measures()
+    board.windows(1)
+    for runner in board.bench.runners:
+        if runner.spec and runner.pid:
+            board.machine.resident[runner.pid] = 40_000_000
+    board.windows(1)
+    leaking = next(runner for runner in board.bench.runners if runner.spec and "float32" in runner.spec.artifact)
+    assert leaking.pid is not None
+    board.machine.resident[leaking.pid] += 300_000_000
+    command(board, variant=None)
+
+    (reply,) = board.sent(Reply)
+    assert (reply.status, len(reply.seqs), reply.detail) == ("done", 2, "")
+
+
+def test_a_shorter_window_has_stretched_nothing(board: Board) -> None:
+    board.measures(board.desired(window_length_s=210.0))
+    board.clock.now_s += 210.0
+    board.turn()
+    board.told(board.desired(revision=2))
+    windows = board.windows(2)
+
+    assert {window.overhead.stretched_ratio for window in windows if window.overhead} == {1.0}
+    assert windows[-1].length_s == LENGTH_S
+
+
+# a fault of its own
+
+
+class Faulty:
+    """A supervisor whose turns end in a fault, some of them."""
+
+    def __init__(self, faults: list[bool]) -> None:
+        self.faults = faults
+        self.turns = self.sends = 0
+        self.stopped = False
+        self.status = "here"
+
+    def start(self) -> None:
+        pass
+
+    def turn(self) -> float:
+        self.turns += 1
+        if self.faults.pop(0):
+            raise TypeError("a fault of ours")
+        return 0.0
+
+    def send(self) -> None:
+        self.sends += 1
+
+    def waitables(self) -> list[int]:
+        return []
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+class Hurried(FakeClock):
+    """A clock on which every pause is over."""
+
+    def monotonic_s(self) -> float:
+        self.now_s += 100.0
+        return self.now_s
+
+
+def turned(faults: list[bool]) -> Faulty:
+    faulty = Faulty(faults)
+    wake, wake_up = os.pipe()
+    try:
+        supervise(faulty, wake, lambda: not faulty.faults, Hurried(), ServiceManager({}))  # type: ignore[arg-type]
+    finally:
+        os.close(wake)
+        os.close(wake_up)
+        assert faulty.stopped
+    return faulty
+
+
+def test_a_fault_of_its_own_does_not_end_the_agent_and_what_waits_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+    faulty = turned([False, True, True, False, True, False])
+
+    assert (faulty.turns, faulty.sends) == (6, 3)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"a fault of the agent's own, {count} in a row; it goes on" for count in (1, 2, 1)
+    ]
+
+
+def test_a_fault_that_does_not_pass_is_left_to_the_service_manager() -> None:
+    with pytest.raises(TypeError):
+        turned([True] * 100)

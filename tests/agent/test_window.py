@@ -180,3 +180,10 @@ def test_window_says_how_inferences_were_called():
     assert (body.mode, body.cadence_ms, body.late_starts) == ("cadence", 40.0, 3)
     assert (body.phases, body.sustained, body.throughput) == (phases, sustained, throughput)
     assert window.close(measured([1.0]), limits=(), golden=None).mode == "steady"
+
+
+def test_gpu_in_use_is_a_condition_and_one_that_is_not_there_is_none():
+    used = window.close(measured([1.0], gpu_use_ratio=0.37), limits=(), golden=None)
+    assert used.conditions is not None
+    assert used.conditions.gpu_use_ratio == 0.37
+    assert window.close(measured([1.0]), limits=(), golden=None).conditions is None

@@ -31,11 +31,13 @@ DEVICE = "press-01"
 class Agent:
     """An agent that runs, started as a service manager starts it."""
 
-    def __init__(self, directory: Path, mqtt: str, *, state_dir: Path | None = None, more: str = "") -> None:
+    def __init__(
+        self, directory: Path, mqtt: str, *, device: str = DEVICE, state_dir: Path | None = None, more: str = ""
+    ) -> None:
         self.state_dir = state_dir or directory / "agent"
         self.file = directory / "agent.toml"
         self.file.write_text(
-            f"""device = "{DEVICE}"
+            f"""device = "{device}"
 device_class = "bench"
 state_dir = "{self.state_dir}"
 [broker]
@@ -99,8 +101,10 @@ max_cpu_ratio = 64.0
 
 
 @contextmanager
-def running(directory: Path, mqtt: str, *, state_dir: Path | None = None, more: str = "") -> Iterator[Agent]:
-    agent = Agent(directory, mqtt, state_dir=state_dir, more=more)
+def running(
+    directory: Path, mqtt: str, *, device: str = DEVICE, state_dir: Path | None = None, more: str = ""
+) -> Iterator[Agent]:
+    agent = Agent(directory, mqtt, device=device, state_dir=state_dir, more=more)
     try:
         yield agent
     finally:

@@ -58,7 +58,7 @@ def link_to(address: tuple[str, int], *, directory: Path | None = None, **change
     path = (directory or Path("/nonexistent")) / "traffic.json"
     settings: dict[str, Any] = {
         "username": DEVICE,
-        "password": None,
+        "password": lambda: None,
         "keepalive_s": 60,
         "new_session": lambda: "abcdef01",
         "will": lambda session: b"will of " + session.encode(),

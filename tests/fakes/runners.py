@@ -13,15 +13,27 @@ from array import array
 from collections.abc import Callable, Collection, Sequence
 from typing import Union
 
-from evenfleet_agent.runner.protocol import Evaluation, Loaded, Measure, Measured, Refused, RunnerSpec, WorkerRequest
+from evenfleet_agent.runner.protocol import (
+    Evaluation,
+    Layered,
+    Layers,
+    Loaded,
+    Measure,
+    Measured,
+    Refused,
+    RunnerSpec,
+    WorkerRequest,
+)
 from evenfleet_agent.runner.protocol import Response as Answered
 from evenfleet_shared.errors import RunnerError
+from evenfleet_shared.layers import PROJECTIONS, LayerOutput, Summary
 from evenfleet_shared.messages import Agreement, MemoryReading
 
 Answer = Union[Answered, RunnerError]
 OnLoad = Callable[[RunnerSpec], Answer]
 # Given what was loaded and how many windows the bench has measured before.
 OnMeasure = Callable[[RunnerSpec, int], Answer]
+OnLook = Callable[[RunnerSpec], Answer]
 
 
 def loaded(spec: RunnerSpec) -> Loaded:
@@ -45,6 +57,13 @@ def loaded(spec: RunnerSpec) -> Loaded:
 
 def refused(reason: str = "operator version 99 is not known") -> Refused:
     return Refused(kind="model", reason=reason)
+
+
+def layered(spec: RunnerSpec) -> Layered:
+    """Return what a model of one operator gives, the same on every device."""
+    summary = Summary(digest="0123456789abcdef", min=0.0, max=1.0, mean=0.5, rms=0.5, projections=(1.0,) * PROJECTIONS)
+    layer = LayerOutput(index=0, operator="RELU", name="y", number=1, shape=(1, 4), dtype="float32", summary=summary)
+    return Layered(executed="xnnpack", delegated_ratio=1.0, sample=0, outputs=1, layers=(layer,))
 
 
 def measured(
@@ -116,6 +135,7 @@ class Bench:
     def __init__(self, on_measure: OnMeasure | None = None, on_load: OnLoad = loaded) -> None:
         self.on_load: OnLoad = on_load
         self.on_measure: OnMeasure = on_measure or steady()
+        self.on_look: OnLook = layered
         # While held, no answer arrives: a model is loading, or measuring.
         self.held = False
         self.measured = 0
@@ -166,8 +186,11 @@ class FakeRunner:
 
     def send(self, request: WorkerRequest) -> None:
         spec = self._require()
-        assert isinstance(request, Measure)
         self.requests.append(request)
+        if isinstance(request, Layers):
+            self._answers.append(self._bench.on_look(spec))
+            return
+        assert isinstance(request, Measure)
         self._answers.append(self._bench.on_measure(spec, self._bench.measured))
         self._bench.measured += 1
 

@@ -15,6 +15,8 @@ from evenfleet_agent.host.system import ROOT, find, read_text
 _PI_NOW: Final = 0b1111
 _PI_UNDER_VOLTAGE: Final = 0b0001
 _PI_THROTTLED: Final = "sys/devices/platform/soc/soc:firmware/get_throttled"
+_COLDEST_C: Final = -60.0
+_HOTTEST_C: Final = 250.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,8 @@ def temperatures_c(root: Path = ROOT) -> dict[str, float]:
             degrees = int(text or "") / 1000.0
         except ValueError:
             continue
-        if name:
+        # A broken sensor reads as 2147483 °C or -274 °C, and would be the hottest zone.
+        if name and _COLDEST_C <= degrees <= _HOTTEST_C:
             found[name] = max(degrees, found.get(name, degrees))
     return found
 

@@ -121,7 +121,7 @@ class MqttLink:
         address: tuple[str, int],
         *,
         username: str,
-        password: str | None,
+        password: Callable[[], str | None],
         keepalive_s: int,
         new_session: Callable[[], str],
         will: Callable[[str], bytes],
@@ -138,7 +138,7 @@ class MqttLink:
             device: Also the client id, which the broker insists on.
             address: Host and port.
             username: For the broker.
-            password: For the broker.
+            password: Returns that for the broker, at each session: its file may have been replaced.
             keepalive_s: After one and a half of it without a word either side takes the other for dead.
             new_session: Names a connection.
             will: Given that name, returns the state message that the broker shall send if it dies.
@@ -325,7 +325,7 @@ class MqttLink:
     def _begin(self, name: str, wire: Wire) -> _Session:
         client = _Client(wire, self._version, self._device)
         session = _Session(name, self._version, client, wire, self._keepalive_s, time.monotonic())
-        client.username_pw_set(self._username, self._password)
+        client.username_pw_set(self._username, self._password())
         client.will_set(topics.build(self._device, "state"), self._will(name), qos=1, retain=True)
         client.max_inflight_messages_set(MAX_IN_FLIGHT)
         # With it the client leaves the writing to this thread, whoever publishes.

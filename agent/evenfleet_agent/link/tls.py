@@ -48,7 +48,6 @@ def client_context(
             context.load_verify_locations(ca_file)
         except ssl.SSLError:
             raise ConfigError(f"broker.ca_file {ca_file} holds no certificate in PEM form") from None
-        _check_ca(context, ca_file)
     if cert_file is not None:
         try:
             context.load_cert_chain(cert_file, key_file, password=_refuse_passphrase)
@@ -115,8 +114,14 @@ def _check_readable(setting: str, file: str) -> None:
         raise ConfigError(f"cannot read broker.{setting} {file}: {error.strerror}") from None
 
 
-def _check_ca(context: ssl.SSLContext, file: str) -> None:
-    """Refuse a file whose certificates have all expired, before a broker is asked."""
+def check_expiry(context: ssl.SSLContext, file: str) -> None:
+    """Refuse a file of CAs that have all expired, by this device's clock, before a broker is asked.
+
+    For a person who looks: an agent goes on measuring, and may have a clock that is wrong.
+
+    Raises:
+        ConfigError: They have.
+    """
     ends = [str(found["notAfter"]) for found in context.get_ca_certs()]
     if ends and all(ssl.cert_time_to_seconds(end) < time.time() for end in ends):
         raise ConfigError(f"broker.ca_file {file} has expired: {max(ends, key=ssl.cert_time_to_seconds)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import re
 import resource
@@ -23,15 +25,24 @@ def reset_peak(proc: Path = _PROC) -> bool:
     return True
 
 
-def readings(after_load: MemoryReading | None, *, was_reset: bool, proc: Path = _PROC) -> tuple[MemoryReading, ...]:
+def readings(
+    after_load: MemoryReading | None,
+    gpus: nvml.Reading,
+    *,
+    was_reset: bool,
+    peak_before: MemoryReading | None = None,
+    proc: Path = _PROC,
+) -> tuple[MemoryReading, ...]:
     """Return every kind of memory that can be told at the end of a measurement.
 
     Args:
         after_load: What `after_load` found when the model was loaded.
+        gpus: What `nvml.read` returned at the measurement's end.
         was_reset: What `reset_peak` said.
+        peak_before: What `peak` said before `reset_peak` was called again, for what is no part of measuring.
         proc: This process's.
     """
-    kinds = (after_load, peak(was_reset=was_reset, proc=proc), gpu(nvml.read()))
+    kinds = (after_load, larger(peak_before, peak(was_reset=was_reset, proc=proc)), gpu(gpus))
     return tuple(reading for reading in kinds if reading is not None)
 
 
@@ -56,6 +67,26 @@ def peak(*, was_reset: bool, proc: Path = _PROC) -> MemoryReading:
     return MemoryReading(
         kind="peak_rss", bytes=usage.ru_maxrss * 1024, method="ru_maxrss of the runner, import of the runtime included"
     )
+
+
+def larger(one: MemoryReading | None, other: MemoryReading) -> MemoryReading:
+    """Return the larger of two readings, of which the first may be missing."""
+    return one if one is not None and one.bytes > other.bytes else other
+
+
+def affordable(wanted_bytes: int, meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Return how much of `wanted_bytes` may be taken for a moment: a quarter of what is available at most."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", meminfo.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return min(wanted_bytes, int(found[1]) * 1024 // 4) if found else wanted_bytes
+
+
+def give_back() -> None:
+    """Give back to the kernel what was freed, where the C library can: or it would look like a leak."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def gpu(reading: nvml.Reading, pid: int | None = None) -> MemoryReading | None:

@@ -46,7 +46,7 @@ _CHUNK_BYTES: Final = 65_536
 # Read in one go at most: a subprocess that never stops talking must not keep the loop.
 _CHUNKS: Final = 300
 # SIGKILL works at once; only a process stuck in a driver takes longer, and is then left to the kernel.
-_REAP_S: Final = 5.0
+_REAP_S: Final = 1.0
 
 
 class RunnerProcess:

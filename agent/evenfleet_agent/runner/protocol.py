@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from evenfleet_shared.errors import RunnerError
+from evenfleet_shared.layers import LayerOutput
 from evenfleet_shared.manifest import Criteria, Format, Manifest, TensorSpec
 from evenfleet_shared.messages import Agreement, MemoryReading, Phase, Sustained, Task, Throughput
 
@@ -140,6 +141,18 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     offline_s: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 0.0
 
 
+class Layers(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Run one sample with what every operator gives kept, and tell it in few numbers; the runner then goes on as before.
+
+    Attributes:
+        sample: Which of the golden set, from 0; of made-up ones where there is none.
+        lock_file: Held meanwhile.
+    """
+
+    sample: Annotated[int, Meta(ge=0)] = 0
+    lock_file: str | None = None
+
+
 class Check(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Build a real interpreter of one runtime and run something small in it, with a delegate if one is asked for."""
 
@@ -161,7 +174,14 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A sign of life between the request and its answer; the runner keeps these to itself."""
 
     stage: Literal[
-        "waiting", "loading", "warming up", "measuring", "evaluating", "under sustained load", "running batches"
+        "waiting",
+        "loading",
+        "warming up",
+        "measuring",
+        "evaluating",
+        "under sustained load",
+        "running batches",
+        "looking at layers",
     ]
 
 
@@ -234,6 +254,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         length_s: From the first sample to the last, without waiting and without evaluation.
         waited_s: For the lock.
         cpu_s: Processor time of the whole subprocess during `length_s`.
+        gpu_use_ratio: Of the busiest GPU when the samples had been taken; None where there is none.
         energy_mj: Of the counter that `energy_method` names, during `length_s`; None where there is none to be read.
         phases: What was timed beside `invoke`.
         cadence_ms: As asked for.
@@ -251,6 +272,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     length_s: float
     waited_s: float
     cpu_s: float
+    gpu_use_ratio: float | None = None
     energy_mj: float | None = None
     energy_method: str | None = None
     phases: tuple[Phase, ...] = ()
@@ -258,6 +280,23 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     late_starts: int | None = None
     sustained: Sustained | None = None
     throughput: Throughput | None = None
+
+
+class Layered(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What `Layers` asked for; the fields are those of `evenfleet_shared.layers.Layers`."""
+
+    executed: str
+    delegated_ratio: float | None
+    sample: int
+    outputs: int
+    layers: tuple[LayerOutput, ...]
+    note: str = ""
+
+
+class NotLayered(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What `Layers` asked for cannot be had here; the runner goes on as before."""
+
+    reason: str
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -278,8 +317,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reason: str
 
 
-WorkerRequest = Union[Load, Measure, Check]
-Response = Union[Loaded, Measured, Checked, Refused, Failed]
+WorkerRequest = Union[Load, Measure, Check, Layers]
+Response = Union[Loaded, Measured, Checked, Layered, NotLayered, Refused, Failed]
 Frame = Union[Response, Alive]
 
 
@@ -289,8 +328,8 @@ def encode(message: WorkerRequest | Frame) -> bytes:
     Raises:
         RunnerError: It is larger than a frame may be.
 
-    >>> encode(Check(runtime="litert"))[:4]
-    b'\x00\x00\x00\x1b'
+    >>> encode(Failed(reason="why"))[:4]
+    b'\x00\x00\x00\x18'
     """
     body = msgspec.msgpack.encode(message)
     if len(body) > MAX_FRAME_BYTES:

@@ -7,15 +7,17 @@
 
 from __future__ import annotations
 
+import errno
 import tarfile
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from evenfleet_shared.errors import ModelRefusedError
+from evenfleet_shared.errors import ModelRefusedError, ResourceError
 
 MAX_BYTES: Final = 4 * 1024**3
 MAX_FILES: Final = 10_000
 _CHUNK_BYTES: Final = 1 << 20
+_OF_THE_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES)
 
 
 def saved_model(archive: Path, directory: Path, *, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES) -> Path:
@@ -54,6 +56,9 @@ def saved_model(archive: Path, directory: Path, *, max_bytes: int = MAX_BYTES, m
         raise ModelRefusedError(f"{archive.name} is not a whole tar, which a SavedModel has to come as") from None
     # tarfile lets through what the decompressors and number fields of a damaged archive raise.
     except (tarfile.TarError, EOFError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            # The model is none the worse, and may be tried again.
+            raise ResourceError(f"{archive.name} cannot be unpacked here: {error.strerror}") from None
         raise ModelRefusedError(f"{archive.name} cannot be unpacked as a tar of a SavedModel: {error}") from None
     entries = list(directory.iterdir())
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else directory

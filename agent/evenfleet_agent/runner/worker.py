@@ -37,8 +37,8 @@ import numpy as np
 import numpy.typing as npt
 
 from evenfleet_agent import runtimes
-from evenfleet_agent.host import cpufreq, energy, thermal
-from evenfleet_agent.runner import golden, memory, scheduling, unpack
+from evenfleet_agent.host import cpufreq, energy, nvml, thermal
+from evenfleet_agent.runner import golden, layers, memory, scheduling, unpack
 from evenfleet_agent.runner.protocol import (
     MAX_SAMPLES,
     Alive,
@@ -48,10 +48,13 @@ from evenfleet_agent.runner.protocol import (
     Failed,
     Frame,
     FrameBuffer,
+    Layered,
+    Layers,
     Load,
     Loaded,
     Measure,
     Measured,
+    NotLayered,
     Refused,
     Response,
     RunnerSpec,
@@ -72,7 +75,14 @@ from evenfleet_shared.messages import MemoryReading, Phase, Sustained, Throughpu
 from evenfleet_shared.metrics import nearest_rank
 
 Stage = Literal[
-    "waiting", "loading", "warming up", "measuring", "evaluating", "under sustained load", "running batches"
+    "waiting",
+    "loading",
+    "warming up",
+    "measuring",
+    "evaluating",
+    "under sustained load",
+    "running batches",
+    "looking at layers",
 ]
 
 # How many different samples the steady loop goes round: enough for data-dependent paths, few enough for the memory.
@@ -119,6 +129,7 @@ class Voice:
 class Session:
     """One loaded model and what was learnt about it."""
 
+    spec: RunnerSpec
     model: Model
     data: golden.Golden
     init_ms: float
@@ -131,6 +142,8 @@ class Session:
     scored: bool
     labelled: bool
     correct: npt.NDArray[np.bool_] | None = None
+    # Before its operators were looked at, which took memory that measuring does not.
+    peak_before: MemoryReading | None = None
     # By the length it was asked for: a sample should mean the same in every window. It grows where the warm-up was
     # slower than what came after, for a sample that is too short is no longer what was asked for.
     inferences_per_sample: dict[float, int] = field(default_factory=dict)
@@ -156,7 +169,9 @@ def main() -> None:
                 session, answer = load(request, voice)
             elif isinstance(request, Check):
                 answer = check(request)
-            elif session is None:
+            elif session is not None and isinstance(request, Layers):
+                answer = look(session, request, voice)
+            elif session is None or isinstance(request, Layers):
                 answer = Failed(reason="asked to measure before a model was loaded")
             else:
                 answer = measure(session, request, voice)
@@ -164,7 +179,7 @@ def main() -> None:
             answer = Refused(kind="model", reason=str(error))
         except RuntimeMissingError as error:
             answer = Refused(kind="runtime", reason=str(error))
-        except (DataError, ConfigError) as error:
+        except DataError as error:
             answer = Refused(kind="data", reason=str(error))
         except EvenfleetError as error:
             answer = Failed(reason=str(error))
@@ -204,6 +219,7 @@ def load(request: Load, voice: Voice) -> tuple[Session, Loaded]:
     gc.collect()
     gc.freeze()
     session = Session(
+        spec=spec,
         model=model,
         data=data,
         init_ms=init_ms,
@@ -259,6 +275,7 @@ def measure(session: Session, request: Measure, voice: Voice) -> Measured:
             steady = _at_cadence(session, request, voice) if cadence else _steady(session, request, repeats, voice)
             length_s, cpu_s = time.monotonic() - started, time.process_time() - cpu_before
             energy_after = energy.energy() if energy_before is not None else None
+            gpus = nvml.read()
             phases = steady.phases or _phases(session, max(_PHASE_LEAST_S, _PHASE_RATIO * length_s), voice)
             sustained = _sustained(session, request.sustained_s, voice) if request.sustained_s else None
             throughput = _offline(session, request.offline_s, voice) if request.offline_s else None
@@ -272,7 +289,10 @@ def measure(session: Session, request: Measure, voice: Voice) -> Measured:
         init_ms=session.init_ms,
         first_ms=session.first_ms,
         evaluation=evaluation,
-        memory=memory.readings(session.after_load, was_reset=session.peak_was_reset),
+        memory=memory.readings(
+            session.after_load, gpus, was_reset=session.peak_was_reset, peak_before=session.peak_before
+        ),
+        gpu_use_ratio=max((gpu.use_ratio for gpu in gpus.gpus if gpu.use_ratio is not None), default=None),
         length_s=length_s,
         waited_s=waited_s,
         cpu_s=cpu_s,
@@ -284,6 +304,29 @@ def measure(session: Session, request: Measure, voice: Voice) -> Measured:
         sustained=sustained,
         throughput=throughput,
     )
+
+
+def look(session: Session, request: Layers, voice: Voice) -> Layered | NotLayered:
+    """Look at every operator once, and leave the session as it was."""
+    peak = memory.peak(was_reset=session.peak_was_reset)
+    try:
+        with _turn(request.lock_file, voice):
+            voice.alive("looking at layers", at_once=True)
+            return layers.look(
+                session.spec,
+                session.model,
+                session.data,
+                request.sample,
+                budget_bytes=memory.affordable(layers.MAX_BYTES),
+                alive=lambda: voice.alive("looking at layers"),
+            )
+    except EvenfleetError as error:
+        return NotLayered(reason=str(error))
+    finally:
+        gc.collect()
+        memory.give_back()
+        if session.peak_was_reset and memory.reset_peak():
+            session.peak_before = memory.larger(session.peak_before, peak)
 
 
 def _options(spec: RunnerSpec) -> Options:

@@ -42,7 +42,10 @@ def name_of(delegate: str) -> str:
     if delegate in DELEGATES:
         return delegate
     library = PurePosixPath(delegate).name
-    return EDGE_TPU if library.startswith("libedgetpu.so") else library
+    if library.startswith("libedgetpu.so"):
+        return EDGE_TPU
+    # It goes into messages, whose names have no blanks and brackets.
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", library).lstrip("._+-")[:64] or "delegate"
 
 
 def load(interpreter_module: Any, delegate: str, options: Mapping[str, str]) -> Any:

@@ -6,9 +6,11 @@ The two packages differ in name, age and what they refuse; `litert` and `tflite`
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
+import math
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -117,6 +119,30 @@ class Package:
         model.execution = fallen_back(model.execution, options.delegate, reason)
         return model
 
+    def open_up(
+        self, artifact: Path, content: bytes, options: Options, sample_shape: tuple[int, ...] | None
+    ) -> InterpretedModel:
+        """Return an artifact that is loaded already loaded once more, with other outputs.
+
+        Args:
+            artifact: The file.
+            content: The same with the outputs that are wanted (`flatbuffer.with_outputs`).
+            options: As it was loaded with; with a delegate that cannot be used here, the CPU runs it as it does there.
+            sample_shape: As it was loaded with.
+
+        Raises:
+            ModelRefusedError: It cannot be run so.
+        """
+        module = self._import()
+        if options.delegate is not None:
+            try:
+                delegate = delegates.load(module, options.delegate, options.delegate_options)
+            except delegates.DelegateUnusableError:
+                options = dataclasses.replace(options, delegate=None)
+            else:
+                return self._load(module, artifact, options, sample_shape, delegate, content)
+        return self._load(module, artifact, options, sample_shape, content=content)
+
     def _load(
         self,
         module: Any,
@@ -124,14 +150,15 @@ class Package:
         options: Options,
         sample_shape: tuple[int, ...] | None,
         delegate: Any = None,
+        content: bytes | None = None,
     ) -> InterpretedModel:
-        interpreter = self._build(module, artifact, options, delegate)
+        interpreter = self._build(module, artifact, options, delegate, content)
         # A delegate given by name or path has its parts by now; those of XNNPACK come with the tensors.
         given_parts = 0 if delegate is None else sum(part.name == _DELEGATE for part in _operators(interpreter) or ())
         try:
             _settle_shapes(interpreter, sample_shape)
             interpreter.allocate_tensors()
-            return InterpretedModel(interpreter, options, artifact, given_parts)
+            return InterpretedModel(interpreter, options, artifact, given_parts, content)
         except _INTERPRETER_ERRORS as error:
             raise self._refusal(artifact.name, error) from error
 
@@ -143,12 +170,13 @@ class Package:
                 f"runtime {self.name} is not installed here ({delegates.one_line(error)}): {self.install}"
             ) from None
 
-    def _build(self, module: Any, artifact: Path, options: Options, delegate: Any) -> Any:
+    def _build(self, module: Any, artifact: Path, options: Options, delegate: Any, content: bytes | None) -> Any:
         resolver = module.OpResolverType
         kernels = resolver.AUTO if options.xnnpack else resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         try:
             return module.Interpreter(
-                model_path=str(artifact),
+                model_path=str(artifact) if content is None else None,
+                model_content=content,
                 num_threads=options.threads,
                 experimental_op_resolver_type=kernels,
                 experimental_delegates=None if delegate is None else [delegate],
@@ -171,8 +199,12 @@ class InterpretedModel:
 
     max_batch: Final = 1
 
-    def __init__(self, interpreter: Any, options: Options, artifact: Path, given_parts: int) -> None:
+    def __init__(
+        self, interpreter: Any, options: Options, artifact: Path, given_parts: int, content: bytes | None = None
+    ) -> None:
         self._interpreter = interpreter
+        # Not every interpreter keeps alive what it reads from.
+        self._content = content
         self._artifact = artifact
         inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
         self._input_indexes = [int(tensor["index"]) for tensor in inputs]
@@ -210,6 +242,22 @@ class InterpretedModel:
             tensors.to_real(self._interpreter.get_tensor(index), spec)
             for index, spec in zip(self._output_indexes, self.outputs, strict=True)
         ]
+
+    def stored(self, place: int) -> npt.NDArray[Any]:
+        """Return one output of the last `invoke` as it is stored, a copy."""
+        found: npt.NDArray[Any] = self._interpreter.get_tensor(self._output_indexes[place])
+        return found
+
+    def sizes(self) -> dict[int, int]:
+        """Return how many bytes each tensor takes whose shape is settled, by its number, whether it is kept or not."""
+        import numpy as np
+
+        found = {}
+        for tensor in self._interpreter.get_tensor_details():
+            with contextlib.suppress(TypeError):
+                item_bytes = np.dtype(tensor["dtype"]).itemsize
+                found[int(tensor["index"])] = math.prod(int(size) for size in tensor["shape"]) * item_bytes
+        return found
 
 
 def run_smallest(runtime: Runtime, options: Options, smallest: bytes = _SMALLEST_MODEL) -> Execution:

@@ -87,6 +87,11 @@ def measure(
     It is asked again and again until it answers. On failure one line says why.
     """
     with Collector(url) as collector:
+        # Of one variant alone it takes so long, and it is ended when its time is over.
+        if sustained + offline >= ttl_s:
+            raise ConfigError(
+                f"--ttl-s is {ttl_s:g}, --sustained and --offline take {sustained + offline:g} s of each variant; expected more"
+            )
         row = _ordered(
             collector, device_id, "measure", variant, ttl_s, wait=wait, sustained_s=sustained, offline_s=offline
         )
@@ -178,6 +183,21 @@ def _code(row: CommandRow) -> int:
     return {"waiting": 0, "done": 0, "refused": EXIT_REFUSED}.get(row.state, EXIT_FAILED)
 
 
+def outcome(row: CommandRow) -> EvenfleetError | None:
+    """Return why a command was not done, None where it was, or is still waited for."""
+    why = _why(row)
+    if row.state == "refused":
+        return RefusedError(f"{row.device} refused {row.command}{why}")
+    if row.state == "failed":
+        return EvenfleetError(f"{row.device} failed at {row.command}{why}")
+    if row.state == "expired":
+        return EvenfleetError(
+            f"{row.device} did not do {row.command} within {row.ttl_s:g} s{why}; 'evenfleet device show {row.device}' "
+            "says whether it is online"
+        )
+    return None
+
+
 def _tell(row: CommandRow) -> None:
     """Say what became of a command.
 
@@ -185,24 +205,20 @@ def _tell(row: CommandRow) -> None:
         RefusedError: Its device refused it.
         EvenfleetError: It failed, or was not answered in time.
     """
-    detail = row.reply.detail if row.reply else ""
-    why = f": {detail}" if detail else ""
+    error = outcome(row)
+    if error is not None:
+        raise error
     if row.state == "waiting":
         show(
             f"{row.command} is sent to {row.device} until it answers, for {row.ttl_s:g} s at most; its answer will be at "
             f"/api/v1/devices/{row.device}/commands/{row.correlation_id}"
         )
-    elif row.state == "done":
-        show(f"{row.device} has done {row.command}{why}")
-    elif row.state == "refused":
-        raise RefusedError(f"{row.device} refused {row.command}{why}")
-    elif row.state == "failed":
-        raise EvenfleetError(f"{row.device} failed at {row.command}{why}")
     else:
-        raise EvenfleetError(
-            f"{row.device} did not do {row.command} within {row.ttl_s:g} s{why}; 'evenfleet device show {row.device}' "
-            "says whether it is online"
-        )
+        show(f"{row.device} has done {row.command}{_why(row)}")
+
+
+def _why(row: CommandRow) -> str:
+    return f": {row.reply.detail}" if row.reply and row.reply.detail else ""
 
 
 def _table(rows: Sequence[WindowRow]) -> Table:

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 from rich.box import SIMPLE
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from evenfleet_collector.commands.asking import url_option
+from evenfleet_collector.commands.device_diff import diff_devices
 from evenfleet_collector.commands.printing import CONTEXT, print_json, show
-from evenfleet_shared.errors import EXIT_OUTSIDE
+from evenfleet_shared.errors import EXIT_OUTSIDE, ConfigError
 
 if TYPE_CHECKING:
     from evenfleet_collector.optimize.layers import DiffReport, LayerReport
@@ -37,16 +40,18 @@ Example:
   evenfleet diff release:float32 release:int8
   evenfleet diff float.tflite int8.tflite --data data.npz
   evenfleet diff model.tflite model.tflite --data data.npz --runtime-b litert-xnnpack
+  evenfleet diff --device press-07 --device press-08 --variant int8
 
 \b
-Exit codes: 0 no operator exceeds its bound; 1 failed: a file cannot be run, or the two are not of one graph;
-2 bad arguments or data; 4 an operator exceeds its bound.
+Exit codes: 0 no operator exceeds its bound; 1 failed: a file cannot be run, the two are not of one graph, or a
+device does not answer in time; 2 bad arguments or data; 3 refused by the collector or a device;
+4 an operator exceeds its bound.
 """
 
 
 @click.command(epilog=_EPILOG, context_settings=CONTEXT)
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", required=False)
+@click.argument("b", required=False)
 @click.option(
     "--data",
     help="Labelled samples, as `evenfleet optimize` takes them; its test part is used.  [default: the release's golden set]",
@@ -57,13 +62,30 @@ Exit codes: 0 no operator exceeds its bound; 1 failed: a file cannot be run, or 
 @click.option("--runtime-b", type=click.Choice(RUNTIMES), default="litert", show_default=True, help="What runs B.")
 @click.option("--label-column", metavar="NAME", help="Of a CSV; else label, class or target, or the last column.")
 @click.option("--preprocessing", multiple=True, metavar="KEY=VALUE", help="What becomes of images; may be repeated.")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="DEVICE",
+    help="In place of A and B, given twice: hold two devices side by side.",
+)
+@click.option("--variant", metavar="NAME", help="What both devices run.")
+@click.option(
+    "--ttl-s",
+    type=float,
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Given up when a device has not answered within so long.",
+)
+@url_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def diff(
     ctx: click.Context,
     *,
-    a: str,
-    b: str,
+    a: str | None,
+    b: str | None,
     data: str | None,
     samples: int,
     seed: int,
@@ -71,6 +93,10 @@ def diff(
     runtime_b: str,
     label_column: str | None,
     preprocessing: tuple[str, ...],
+    devices: tuple[str, ...],
+    variant: str | None,
+    ttl_s: float,
+    url: str,
     as_json: bool,
 ) -> None:
     """Walk A and B operator by operator, and name the first of B whose error exceeds its bound.
@@ -83,8 +109,18 @@ def diff(
     inputs. How much it may introduce follows from the types of its output and its weights (docs/diff.md). Beside that
     stands its sensitivity: how far A's output moves with this operator alone as B has it.
 
+    With --device twice, the first operator is named at which the two devices' runs of one variant part by more than rounding
+    accounts for. Both are asked for it, on the release's first golden sample, and tell their tensors in few numbers.
+
     On failure nothing is printed but one line.
     """
+    if devices or variant is not None:
+        _check_alone(ctx)
+        ctx.exit(diff_devices(devices, variant, ttl_s=ttl_s, url=url, as_json=as_json))
+    if a is None or b is None:
+        raise ConfigError(
+            "A and B are missing: two .tflite files, or RELEASE_DIR:VARIANT; or give --device twice and --variant"
+        )
     from evenfleet_collector.optimize import diff as walking
     from evenfleet_collector.optimize.datasets import DataOptions, declared
     from evenfleet_collector.optimize.datasets.declared import ImageSettings
@@ -108,6 +144,16 @@ def diff(
     else:
         show(*_rendered(report))
     ctx.exit(EXIT_OUTSIDE if report.first is not None else 0)
+
+
+def _check_alone(ctx: click.Context) -> None:
+    """Refuse what goes with files beside devices, instead of passing it over."""
+    of_devices = ("devices", "variant", "ttl_s", "url", "as_json")
+    for parameter in ctx.command.params:
+        given = ctx.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and parameter.name not in of_devices and ctx.params[parameter.name or ""] is not None:
+            name = parameter.opts[-1].upper() if isinstance(parameter, click.Argument) else parameter.opts[0]
+            raise ConfigError(f"{name} goes with files, not with --device and --variant; leave it away")
 
 
 @contextlib.contextmanager

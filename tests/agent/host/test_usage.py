@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from evenfleet_agent.host import oom, usage
+from evenfleet_agent.host import oom, thermal, usage
 from evenfleet_agent.host.usage import Usage
 from evenfleet_agent.machine import SystemMachine
 
@@ -55,3 +55,11 @@ def test_the_time_of_children_counts_once_while_they_live_and_after() -> None:
     assert alive.cpu_s - before.cpu_s >= 0.25
     assert 0.0 <= ended.cpu_s - alive.cpu_s < 0.25
     assert ended.supervisor_rss_bytes > 1_000_000
+
+
+def test_a_broken_sensor_is_not_the_hottest_zone(tmp_path: Path) -> None:
+    for number, (kind, text) in enumerate((("cpu", "48250"), ("gone", "2147483647"), ("off", "-274000"))):
+        write(tmp_path / f"sys/class/thermal/thermal_zone{number}/type", kind)
+        write(tmp_path / f"sys/class/thermal/thermal_zone{number}/temp", text)
+
+    assert thermal.temperatures_c(tmp_path) == {"cpu": 48.25}

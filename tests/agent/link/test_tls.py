@@ -68,8 +68,12 @@ def test_bytes_that_are_counted_are_those_of_the_socket_records_and_handshake_in
         ends.until(Connected)
         ends.until_taken("window", b"x" * 1000)
         broker.until(lambda: len(broker.sent) == 1)
+        received_bytes = broker.received_bytes
+        # The broker may have a message before it is counted as sent: when it has the next one, it is.
+        ends.until_taken("window", b"y")
+        broker.until(lambda: len(broker.sent) == 2)
         said = ends.link.network()
-    assert said.sent_bytes > broker.received_bytes + 250  # the hello of TLS 1.3 has 250 at least
+    assert said.sent_bytes > received_bytes + 250  # the hello of TLS 1.3 has 250 at least
     assert said.received_bytes > 700  # the broker's certificate
 
 
@@ -85,7 +89,8 @@ def test_small_messages_over_tls_use_the_whole_of_the_budget_and_no_more(authori
     ):
         ends.until(Connected)
         told: list[LinkEvent] = []
-        while not any(isinstance(event, Disconnected) for event in told):
+        # On a busy machine a session may be lost before, which is not the end of the day.
+        while not any(isinstance(event, Disconnected) and event.asleep_s is not None for event in told):
             ends.link.publish("window", b"x" * 100)
             while (session := ends.link._session) and session.pending:
                 ends.woken.wait(0.001)  # one after the other, as it is on a link that costs money
@@ -217,8 +222,13 @@ def test_certificate_and_key_may_stand_in_one_file(authority: Authority, tmp_pat
 
 
 def test_ca_that_has_expired_is_told_before_a_broker_is_asked(authority: Authority) -> None:
+    old = authority.issue("old", expired=True, is_ca=True).cert
+    settings = AgentSettings(device="press-01", broker=BrokerSettings(url="mqtts://b", ca_file=old))
+
     with pytest.raises(ConfigError, match=r"broker\.ca_file .* has expired: Jan  2 "):
-        client_context(ca_file=authority.issue("old", expired=True, is_ca=True).cert)
+        service.check(settings, by_clock=True)
+    # But an agent on a board whose clock is wrong starts, and measures.
+    service.check(settings)
 
 
 def test_named_ca_is_the_only_one_that_is_trusted(authority: Authority) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from evenfleet_agent.host import nvml
 from evenfleet_agent.runner import memory
 
 
@@ -29,9 +30,12 @@ def test_kernel_without_proc_gives_the_peak_of_the_life_and_says_so(tmp_path):
     assert reading.method.startswith("ru_maxrss")
 
 
+NO_GPU = nvml.Reading(gpus=(), reason="no GPU here")
+
+
 def test_kind_that_could_not_be_read_is_left_out_of_the_readings():
-    assert [reading.kind for reading in memory.readings(None, was_reset=True)] == ["peak_rss"]
-    assert [reading.kind for reading in memory.readings(memory.after_load(), was_reset=True)] == [
+    assert [reading.kind for reading in memory.readings(None, NO_GPU, was_reset=True)] == ["peak_rss"]
+    assert [reading.kind for reading in memory.readings(memory.after_load(), NO_GPU, was_reset=True)] == [
         "after_load",
         "peak_rss",
     ]

@@ -175,9 +175,11 @@ class Recorder:
 def recorded(inputs=3):
     model = Recorder()
     samples = [[np.full((1, 4), number, dtype=np.float32)] for number in range(inputs)]
+    spec = RunnerSpec(runtime="litert", artifact="m", format="tflite")
     return worker.Session(
+        spec=spec,
         model=model,
-        data=golden.load(RunnerSpec(runtime="litert", artifact="m", format="tflite")),
+        data=golden.load(spec),
         init_ms=1.0,
         first_ms=1.0,
         inference_ms=0.1,
@@ -186,6 +188,7 @@ def recorded(inputs=3):
         peak_was_reset=True,
         after_load=None,
         scored=False,
+        labelled=False,
     )
 
 

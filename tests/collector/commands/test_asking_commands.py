@@ -385,6 +385,17 @@ class TestOrders:
         (row,) = store.command_rows
         assert (row.command, row.variant, row.ttl_s) == (command, "int8", 60.0)
 
+    def test_load_that_is_asked_for_has_to_fit_into_the_time(self, evenfleet: Run, store: FakeStore) -> None:
+        outcome = evenfleet("device", "measure", "press-07", "--sustained", "120", "--offline", "10")
+        assert outcome.code == 0
+        (row,) = store.command_rows
+        assert (row.sustained_s, row.offline_s) == (120.0, 10.0)
+
+        refused = evenfleet("device", "measure", "press-07", "--sustained", "300")
+        assert refused.code == 2
+        assert "--ttl-s is 300, --sustained and --offline take 300 s of each variant" in refused.err
+        assert len(store.command_rows) == 1
+
     def test_with_wait_it_shows_the_windows_that_were_made_and_no_others(
         self, evenfleet: Run, store: FakeStore
     ) -> None:
