@@ -7,7 +7,6 @@ asked for. What is not there is told in one line, with the command that installs
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,10 @@ from typing import Final, Union
 
 from evenfleet_agent import runtimes
 from evenfleet_agent.host import accelerators, cpufreq, energy, nvml, oom, pressure, processor, system, thermal
+from evenfleet_agent.runner.answers import next_answer
 from evenfleet_agent.runner.process import RunnerProcess
 from evenfleet_agent.runner.protocol import Check, Checked, Failed, Refused, Response
 from evenfleet_shared.errors import RunnerError
-
-_POLL_S: Final = 0.2
-
 
 Told = Union[int, float, str, Mapping[str, float], None]
 
@@ -145,7 +142,7 @@ def _try(runtime: str, delegate: str | None, python: str | None) -> Tried:
     try:
         runner.spawn(python, what=f"check of {runtime}" + ("" if delegate is None else f" with {delegate}"))
         runner.send(Check(runtime=runtime, delegate=delegate))
-        answer = _await_answer(runner)
+        answer: Response = next_answer(runner)
     except RunnerError as error:
         answer = Failed(reason=str(error))
     finally:
@@ -171,14 +168,6 @@ def _try(runtime: str, delegate: str | None, python: str | None) -> Tried:
         executed=answer.accelerator_executed,
         reason=answer.fallback_reason,
     )
-
-
-def _await_answer(runner: RunnerProcess) -> Response:
-    while True:
-        select.select([runner], [], [], _POLL_S)
-        answers = runner.receive()
-        if answers:
-            return answers[0]
 
 
 def _gpu_line(gpu: nvml.Gpu) -> str:

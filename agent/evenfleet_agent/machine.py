@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from evenfleet_agent import host
@@ -47,6 +48,40 @@ class Machine(Protocol):
         """Return what a measurement depends on beside the model, as it is now."""
 
 
+def run_context(
+    loaded: Loaded,
+    *,
+    runtime: str,
+    threads: int,
+    device_class: str = "unclassified",
+    attributes: Mapping[str, str] = MappingProxyType({}),
+    root: Path = system.ROOT,
+) -> RunContext:
+    """Return what a measurement depends on beside the model.
+
+    Args:
+        loaded: What the runner said of it.
+        runtime: The one that it was asked for.
+        threads: As it was asked for.
+        device_class: From the configuration, like `attributes`.
+        attributes: The operator's own, to look for causes in.
+        root: Of the file system.
+    """
+    return host.run_context(
+        device_class=device_class,
+        runtime=runtime,
+        runtime_version=loaded.runtime_version,
+        python=loaded.python,
+        accelerator_requested=loaded.accelerator_requested,
+        accelerator_executed=loaded.accelerator_executed,
+        delegated_ratio=loaded.delegated_ratio,
+        fallback_reason=loaded.fallback_reason,
+        threads=threads,
+        attributes=attributes,
+        root=root,
+    )
+
+
 class SystemMachine:
     """The real one."""
 
@@ -77,16 +112,11 @@ class SystemMachine:
         return oom.kills(self._root)
 
     def run_context(self, settings: AgentSettings, loaded: Loaded) -> RunContext:
-        return host.run_context(
-            device_class=settings.device_class,
+        return run_context(
+            loaded,
             runtime=settings.runtime.name,
-            runtime_version=loaded.runtime_version,
-            python=loaded.python,
-            accelerator_requested=loaded.accelerator_requested,
-            accelerator_executed=loaded.accelerator_executed,
-            delegated_ratio=loaded.delegated_ratio,
-            fallback_reason=loaded.fallback_reason,
             threads=settings.runtime.threads,
+            device_class=settings.device_class,
             attributes=settings.attributes,
             root=self._root,
         )

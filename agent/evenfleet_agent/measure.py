@@ -8,7 +8,6 @@ the supervisor uses too, so that both give the same figures.
 from __future__ import annotations
 
 import contextlib
-import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +15,14 @@ from typing import Final
 
 import msgspec
 
-from evenfleet_agent import host, predict, rounds, window
+from evenfleet_agent import machine, predict, rounds, window
 from evenfleet_agent.host import conditions
 from evenfleet_agent.host.conditions import Look
 from evenfleet_agent.rounds import Spread
 from evenfleet_agent.runner import Runner
+from evenfleet_agent.runner.answers import next_answer
 from evenfleet_agent.runner.protocol import (
+    Counted,
     Evaluation,
     Failed,
     Loaded,
@@ -48,7 +49,6 @@ from evenfleet_shared.messages import (
     Latency,
     MemoryReading,
     Phase,
-    RunContext,
     Sustained,
     Task,
     Throughput,
@@ -57,9 +57,6 @@ from evenfleet_shared.metrics import ClassCounts, wilson_interval
 
 OFFLINE_S: Final = 10.0
 QUANTILES: Final = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99}
-# What a class has no accuracy of, since nobody counts what is rightly not there.
-_COUNTED: Final[dict[Task, str]] = {"detection": "objects", "segmentation": "pixels"}
-_POLL_S: Final = 0.2
 
 Progress = Callable[[str, str], None]
 
@@ -68,11 +65,12 @@ Progress = Callable[[str, str], None]
 class Accuracy:
     """Outcome of one pass over samples that were right or wrong by their task's criterion; `interval` is Wilson's, 95 %.
 
-    `metric`, `score` and `details` are those of `Evaluation`. The ratios by class are of tasks that have such; a class
+    `counted`, `metric`, `score` and `details` are those of `Evaluation`. The ratios by class are of tasks that have such; a class
     accuracy only of those whose counts are of samples, since nobody counts the boxes that are rightly not there.
     """
 
     task: Task
+    counted: Counted
     n: int
     errors: int
     accuracy_ratio: float
@@ -155,12 +153,16 @@ def measure(target: Target, request: Measure, runner: Runner, progress: Progress
         runner: Not started.
         progress: Is told the target and the stage, some times a second.
     """
+
+    def waiting() -> None:
+        progress(target.name, getattr(runner, "stage", ""))
+
     refused: Refused | None = None
     for name in target.runtimes:
         spec = msgspec.structs.replace(target.spec, runtime=name)
         try:
             runner.start(spec)
-            loaded = _await_answer(runner, target.name, progress)
+            loaded = next_answer(runner, waiting)
             if isinstance(loaded, Refused):
                 # The first runtime is the preferred one: its pip command is the one to show.
                 refused = refused or loaded
@@ -171,7 +173,7 @@ def measure(target: Target, request: Measure, runner: Runner, progress: Progress
                 raise _unexpected(loaded)
             before = conditions.look()
             runner.send(request)
-            measured = _await_answer(runner, target.name, progress)
+            measured = next_answer(runner, waiting)
             if isinstance(measured, Refused):
                 return _failure(target, measured)
             if not isinstance(measured, Measured):
@@ -265,15 +267,6 @@ def _failure(target: Target, refused: Refused) -> Failure:
     )
 
 
-def _await_answer(runner: Runner, name: str, progress: Progress) -> Response:
-    while True:
-        select.select([runner], [], [], _POLL_S)
-        answers = runner.receive()
-        if answers:
-            return answers[0]
-        progress(name, getattr(runner, "stage", ""))
-
-
 def _unexpected(answer: Response) -> RunnerError:
     if isinstance(answer, Failed):
         return RunnerError(answer.reason)
@@ -281,7 +274,7 @@ def _unexpected(answer: Response) -> RunnerError:
 
 
 def _result(target: Target, spec: RunnerSpec, loaded: Loaded, measured: Measured, before: Look, after: Look) -> Result:
-    run = _run_context(spec, loaded)
+    run = machine.run_context(loaded, runtime=spec.runtime, threads=spec.threads)
     try:
         body = window.close(
             measured,
@@ -341,21 +334,6 @@ def _interval(latency: Latency, q: float) -> tuple[float, float] | None:
     return None if claim.low_ms is None or claim.high_ms is None else (claim.low_ms, claim.high_ms)
 
 
-def _run_context(spec: RunnerSpec, loaded: Loaded) -> RunContext:
-    return host.run_context(
-        device_class="unclassified",
-        runtime=spec.runtime,
-        runtime_version=loaded.runtime_version,
-        python=loaded.python,
-        accelerator_requested=loaded.accelerator_requested,
-        accelerator_executed=loaded.accelerator_executed,
-        delegated_ratio=loaded.delegated_ratio,
-        fallback_reason=loaded.fallback_reason,
-        threads=spec.threads,
-        attributes={},
-    )
-
-
 def _over_processes(results: Sequence[Result]) -> Result:
     if len(results) == 1:
         return results[0]
@@ -373,20 +351,20 @@ def _over_processes(results: Sequence[Result]) -> Result:
 
 
 def _foretold(result: Result, results: Sequence[Result]) -> Result:
-    if result.size_bytes is None:
-        return result
-    others = [
-        predict.Known(size_bytes=other.size_bytes, macs=other.cost.macs, p50_ms=other.latency.p50_ms)
-        for other in results
-        if other is not result
-        and other.size_bytes is not None
-        and (other.comparability, other.format) == (result.comparability, result.format)
-    ]
-    prediction = predict.predict(result.size_bytes, result.cost.macs, others)
+    prediction = predict.among(_run(result), [_run(other) for other in results if other is not result])
     if prediction is None:
         return result
     cost = replace(result.cost, predicted_ms=prediction.predicted_ms, predicted_error_ratio=prediction.error_ratio)
     return replace(result, cost=cost)
+
+
+def _run(result: Result) -> predict.Run:
+    return predict.Run(
+        size_bytes=result.size_bytes,
+        macs=result.cost.macs,
+        p50_ms=result.latency.p50_ms,
+        alike=(result.format, result.comparability),
+    )
 
 
 def _accuracy(evaluation: Evaluation) -> Accuracy | None:
@@ -396,6 +374,7 @@ def _accuracy(evaluation: Evaluation) -> Accuracy | None:
     right = evaluation.n - evaluation.errors
     return Accuracy(
         task=evaluation.task,
+        counted=evaluation.counted,
         n=evaluation.n,
         errors=evaluation.errors,
         accuracy_ratio=right / evaluation.n,
@@ -403,7 +382,7 @@ def _accuracy(evaluation: Evaluation) -> Accuracy | None:
         metric=evaluation.metric,
         score=evaluation.score,
         details=evaluation.details,
-        class_accuracy_ratios=() if evaluation.task in _COUNTED else counts.class_accuracy_ratios,
+        class_accuracy_ratios=() if evaluation.counted != "samples" else counts.class_accuracy_ratios,
         class_recall_ratios=counts.class_recall_ratios,
         counts=counts,
     )

@@ -6,13 +6,13 @@ measured, with how far such a forecast is off, so that a reader sees what size a
 
 * A model never has a part in its own forecast, nor in the error that is told with it.
 * Errors count relatively: a model of 10 µs weighs as much as one of 100 ms.
-* Only models that were run alike tell anything of each other: the caller passes those of one runtime, accelerator and
-  number of threads.
+* Only models that were run alike tell anything of each other: of one runtime, accelerator and number of threads. What
+  that is, the caller says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
@@ -28,6 +28,19 @@ class Known:
     size_bytes: int
     macs: int | None
     p50_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A model of this device, measured (`p50_ms`) or not yet; those with the same `alike` were run in the same way.
+
+    `size_bytes` is None where nobody said.
+    """
+
+    size_bytes: int | None
+    macs: int | None
+    p50_ms: float | None
+    alike: Hashable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +61,25 @@ class Rates:
     def foretell_ms(self, size_bytes: int, macs: int | None) -> float:
         """Return the time of a model."""
         return self.ms_per_byte * size_bytes + self.ms_per_mac * (macs or 0)
+
+
+def among(run: Run, others: Sequence[Run]) -> Prediction | None:
+    """Return the forecast of one of a device's models by those of its others that were run alike.
+
+    >>> others = [Run(size_bytes=size, macs=None, p50_ms=size / 1e6, alike="cpu") for size in (100_000, 400_000)]
+    >>> round(among(Run(size_bytes=200_000, macs=None, p50_ms=None, alike="cpu"), others).predicted_ms, 6)
+    0.2
+    >>> among(Run(size_bytes=200_000, macs=None, p50_ms=None, alike="gpu"), others) is None
+    True
+    """
+    if run.size_bytes is None:
+        return None
+    known = [
+        Known(size_bytes=other.size_bytes, macs=other.macs, p50_ms=other.p50_ms)
+        for other in others
+        if other.size_bytes is not None and other.p50_ms and other.alike == run.alike
+    ]
+    return predict(run.size_bytes, run.macs, known)
 
 
 def predict(size_bytes: int, macs: int | None, others: Sequence[Known]) -> Prediction | None:

@@ -453,12 +453,7 @@ class Stations:
 
     def _predicted(self, station: _Station) -> predict.Prediction | None:
         """Return what the device's other models let expect of this one."""
-        others = [
-            predict.Known(size_bytes=one.variant.artifact.size_bytes, macs=one.variant.macs, p50_ms=one.p50_ms)
-            for one in self._all()
-            if one is not station and one.p50_ms and one.alike == station.alike
-        ]
-        return predict.predict(station.variant.artifact.size_bytes, station.variant.macs, others)
+        return predict.among(_run(station), [_run(one) for one in self._all() if one is not station])
 
     def _watch_growth(self, station: _Station) -> None:
         """End a runner that has grown by more than it may; one that stays small has not failed."""
@@ -529,3 +524,10 @@ class Stations:
             sustained_s=turn.sustained_s,
             offline_s=turn.offline_s,
         )
+
+
+def _run(station: _Station) -> predict.Run:
+    variant = station.variant
+    return predict.Run(
+        size_bytes=variant.artifact.size_bytes, macs=variant.macs, p50_ms=station.p50_ms, alike=station.alike
+    )

@@ -6,17 +6,13 @@ Decides which figures stand where. Leaves how a figure is told to `wording`, and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from evenfleet_agent import wording
 from evenfleet_agent.measure import QUANTILES, Accuracy, Failure, Result
 from evenfleet_agent.rounds import Spread
 from evenfleet_shared.manifest import TensorSpec
-from evenfleet_shared.messages import Agreement, Task
+from evenfleet_shared.messages import Agreement
 from evenfleet_shared.metrics import runs_needed
-
-# What a task's counts are of, and what a class's share of them is called.
-_COUNTED: Final[dict[Task, str]] = {"detection": "objects", "segmentation": "pixels"}
 
 
 def table(outcomes: Sequence[Result | Failure]) -> str:
@@ -95,7 +91,7 @@ def _by_class(accuracy: Accuracy) -> str:
         return _aligned([("class", "samples", "accuracy", "recall"), *rows])
     false = map(str, counts.fp)
     rows = [(*first, recall, wrong) for first, recall, wrong in zip(told, recalls, false, strict=True)]
-    return _aligned([("class", _COUNTED.get(accuracy.task, "samples"), "recall", "false"), *rows])
+    return _aligned([("class", accuracy.counted, "recall", "false"), *rows])
 
 
 def _side_by_side(results: Sequence[Result]) -> str:

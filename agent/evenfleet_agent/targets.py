@@ -129,7 +129,7 @@ def held_to(target: Target, *, tolerance: float | None, threshold: float | None)
     if spec.reference_correct is not None:
         raise ConfigError(f"--tolerance and --threshold go with --data; {target.data} says itself what is right")
     if tolerance is not None:
-        if spec.task not in {"regression", "agreement"}:
+        if not tasks.by_name(spec.task).has_tolerance:
             raise ConfigError(f"--tolerance is {tolerance}, task {spec.task} has none; leave it away")
         changes["tolerance"] = tolerance
     if threshold is not None:

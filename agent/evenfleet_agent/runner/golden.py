@@ -149,8 +149,7 @@ def why_not_scored(
     if golden.inputs is None or (golden.labels is None and golden.outputs is not None):
         return None
     if golden.labels is None:
-        needed = {"agreement": "no outputs of a reference", "embedding": "neither labels nor outputs of a reference"}
-        return f"no accuracy: the data has {needed.get(golden.task.name, 'no labels')}"
+        return f"no accuracy: the data has {golden.task.lacking}"
     return golden.task.why_not_scored(golden.exam(tensors), outputs)
 
 
@@ -217,6 +216,7 @@ class Pass:
         return (
             Evaluation(
                 task=self._golden.task.name,
+                counted=self._golden.task.counted,
                 n=self._done,
                 errors=None if correct is None else int(np.count_nonzero(~correct)),
                 tp=score.tp,

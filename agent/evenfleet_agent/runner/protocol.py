@@ -26,6 +26,7 @@ _LENGTH: Final = struct.Struct(">I")
 
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[float, Meta(ge=0.0)]
+Counted = Literal["samples", "objects", "pixels"]
 
 
 class RunnerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,6 +215,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """One pass over the golden set.
 
     Attributes:
+        counted: What the task counts by class.
         errors: Samples that are wrong by the task's criterion; None where they were held against nothing.
         tp: Counts per class, like `fp` and `fn`, of what the task counts; empty without labels or classes.
         metric: The task's headline by its usual name, where that is not the share of right samples; `score` is its value,
@@ -227,6 +229,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     task: Task = "classification"
+    counted: Counted = "samples"
     n: Positive
     errors: int | None
     tp: tuple[int, ...] = ()

@@ -236,11 +236,9 @@ def _settle_shapes(
 
     for number, tensor in enumerate(inputs):
         shape = outline.tensors[int(tensor["index"])].shape_signature
-        settled = tensors.settle(shape, sample_shape if len(inputs) == 1 else None)
-        # A size of 0 is an open one too, in files of old converters.
-        settled = tuple(size or 1 for size in settled)
-        if shape and settled != tuple(tensor["shape"]):
-            compiled.resize_input_tensor(number, settled, strict=False)
+        wanted = tensors.resized(shape, tuple(tensor["shape"]), sample_shape if len(inputs) == 1 else None)
+        if wanted is not None:
+            compiled.resize_input_tensor(number, wanted, strict=False)
 
 
 def _in_order(details: dict[str, Any], names: Sequence[str]) -> list[Any]:

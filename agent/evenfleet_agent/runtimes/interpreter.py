@@ -260,8 +260,13 @@ class InterpretedModel:
         return found
 
 
-def run_smallest(runtime: Runtime, options: Options) -> Execution:
-    """Run the smallest model there is and return who ran it: a `Runtime.check` of .tflite files.
+def run_smallest(runtime: Runtime, options: Options, smallest: bytes = _SMALLEST_MODEL) -> Execution:
+    """Run a runtime's smallest model and return who ran it: what a `Runtime.check` does.
+
+    Args:
+        runtime: Which has to load it.
+        options: For its interpreter.
+        smallest: The file's content, a .tflite file's by default.
 
     Raises:
         RuntimeMissingError: It cannot be run.
@@ -270,7 +275,7 @@ def run_smallest(runtime: Runtime, options: Options) -> Execution:
 
     with tempfile.TemporaryDirectory(prefix="evenfleet-check-") as directory:
         artifact = Path(directory) / "the built-in test model"
-        artifact.write_bytes(_SMALLEST_MODEL)
+        artifact.write_bytes(smallest)
         try:
             model = runtime.load(artifact, options, None)
             model.feed(model.prepare([tensors.zeros(spec) for spec in model.inputs]))
@@ -344,11 +349,9 @@ def _settle_shapes(interpreter: Any, sample_shape: tuple[int, ...] | None) -> No
     inputs = interpreter.get_input_details()
     for tensor in inputs:
         shape = tuple(int(size) for size in tensor["shape_signature"])
-        settled = tensors.settle(shape, sample_shape if len(inputs) == 1 else None)
-        # A size of 0 is an open one too, in files of old converters.
-        settled = tuple(size or 1 for size in settled)
-        if shape and settled != tuple(tensor["shape"]):
-            interpreter.resize_tensor_input(tensor["index"], settled)
+        wanted = tensors.resized(shape, tuple(tensor["shape"]), sample_shape if len(inputs) == 1 else None)
+        if wanted is not None:
+            interpreter.resize_tensor_input(tensor["index"], wanted)
 
 
 def _spec(tensor: dict[str, Any]) -> TensorSpec:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import importlib
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from evenfleet_agent import engines
 from evenfleet_agent.runtimes import delegates
 from evenfleet_agent.runtimes.interface import Execution, Options, Runtime
-from evenfleet_agent.runtimes.interpreter import fallen_back
+from evenfleet_agent.runtimes.interpreter import fallen_back, run_smallest
 from evenfleet_shared.errors import ModelRefusedError, RuntimeMissingError
 from evenfleet_shared.manifest import TensorSpec
 
@@ -70,18 +69,7 @@ class OnnxRuntime:
 
     def check(self, options: Options) -> Execution:
         """See `Runtime`."""
-        from evenfleet_agent.runtimes import tensors
-
-        with tempfile.TemporaryDirectory(prefix="evenfleet-check-") as directory:
-            artifact = Path(directory) / "the built-in test model"
-            artifact.write_bytes(_SMALLEST_MODEL)
-            try:
-                model = self.load(artifact, options, None)
-                model.feed(model.prepare([tensors.zeros(spec) for spec in model.inputs]))
-                model.invoke()
-            except ModelRefusedError as error:
-                raise RuntimeMissingError(f"{error}: {self.install}") from None
-        return model.execution
+        return run_smallest(self, options, _SMALLEST_MODEL)
 
     def load(self, artifact: Path, options: Options, sample_shape: tuple[int, ...] | None) -> SessionModel:
         """See `Runtime`."""
@@ -209,10 +197,7 @@ def _execution(session: Any, delegate: str) -> Execution:
 def _input_shape(tensor: Any, sample_shape: tuple[int, ...] | None) -> tuple[int, ...]:
     from evenfleet_agent.runtimes import tensors
 
-    sizes = _sizes(tensor.shape)
-    settled = tensors.settle(sizes, sample_shape)
-    batched = sizes[:1] == (-1,) and (sample_shape is None or len(sample_shape) + 1 == len(sizes) or settled[0] == 1)
-    return (-1, *settled[1:]) if batched else settled
+    return tensors.with_batch(_sizes(tensor.shape), sample_shape)
 
 
 def _sizes(shape: Sequence[Any]) -> tuple[int, ...]:

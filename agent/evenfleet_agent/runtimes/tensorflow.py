@@ -231,10 +231,7 @@ def _input_shape(shape: Any, sample_shape: tuple[int, ...] | None, name: str) ->
         raise ModelRefusedError(
             f"{name} has an input of any number of dimensions; save it with a signature of one shape"
         )
-    sizes = _sizes(shape)
-    settled = tensors.settle(sizes, sample_shape)
-    batched = sizes[:1] == (-1,) and (sample_shape is None or len(sample_shape) + 1 == len(sizes) or settled[0] == 1)
-    return (-1, *settled[1:]) if batched else settled
+    return tensors.with_batch(_sizes(shape), sample_shape)
 
 
 def _sizes(shape: Any) -> tuple[int, ...]:

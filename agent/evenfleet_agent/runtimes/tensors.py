@@ -106,6 +106,38 @@ def fit(values: npt.NDArray[Any], shape: tuple[int, ...], name: str) -> npt.NDAr
         ) from None
 
 
+def resized(
+    shape: tuple[int, ...], now: tuple[int, ...], sample_shape: tuple[int, ...] | None
+) -> tuple[int, ...] | None:
+    """Return the shape that an input has to be given for one sample; None where it has it, or may not be given any.
+
+    Args:
+        shape: As the model says; -1 is open, and so is 0, in files of old converters. Empty allows of no other.
+        now: As the interpreter has it.
+        sample_shape: As for `settle`.
+
+    >>> resized((-1, 0), (1, 0), None), resized((1, 4), (1, 4), (4,)), resized((), (1,), (4,))
+    ((1, 1), None, None)
+    """
+    settled = tuple(size or 1 for size in settle(shape, sample_shape))
+    return settled if shape and settled != now else None
+
+
+def with_batch(sizes: tuple[int, ...], sample_shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return the shape of an input with nothing left open but the batch, where the first size is one.
+
+    Args:
+        sizes: As the model says; -1 is open.
+        sample_shape: As for `settle`.
+
+    >>> with_batch((-1, -1, 3), (32, 3)), with_batch((-1,), (16000,)), with_batch((1, 8), None)
+    ((-1, 32, 3), (16000,), (1, 8))
+    """
+    settled = settle(sizes, sample_shape)
+    batched = sizes[:1] == (-1,) and (sample_shape is None or len(sample_shape) + 1 == len(sizes) or settled[0] == 1)
+    return (-1, *settled[1:]) if batched else settled
+
+
 def settle(shape: tuple[int, ...], sample_shape: tuple[int, ...] | None) -> tuple[int, ...]:
     """Return an input's shape for one sample, with nothing left open.
 

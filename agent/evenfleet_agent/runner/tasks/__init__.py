@@ -1,4 +1,4 @@
-"""What is right about a model's answers: one task per file, one Protocol (`interface`), one visible tuple.
+"""What is right about a model's answers: one task per file, one type (`interface.Task`), one visible tuple.
 
 A task says which labels it takes, when a sample is right, what its headline metric is called, and which decisions its
 digest is made over; `docs/tasks.md` has all of it for users. A new task is a file here, a line in `TASKS`, and its name

@@ -18,28 +18,19 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from evenfleet_agent.runner.tasks.interface import Batch, Exam, Score, Scorer, Task, Threshold, entries, rows
+from evenfleet_agent.runner.tasks.interface import Batch, Exam, Score, Task, entries, rows
 from evenfleet_agent.runner.tasks.tally import Tally, is_number, reference_rows
 from evenfleet_shared.errors import DataError
-from evenfleet_shared.messages import Task as TaskName
 
 _TOLERANCE: Final = 0.1
 
 
-class UnlabelledAgreement:
-    """See the module."""
+def _labels(given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
+    raise DataError("there are labels, which task agreement does not look at; leave them away or name their --task")
 
-    name: TaskName = "agreement"
-    threshold: Threshold | None = None
 
-    def labels(self, given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
-        raise DataError("there are labels, which task agreement does not look at; leave them away or name their --task")
-
-    def why_not_scored(self, exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
-        return None
-
-    def scorer(self, exam: Exam) -> Scorer:
-        return _Pass(exam)
+def _why_not_scored(exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
+    return None
 
 
 class _Pass:
@@ -77,13 +68,10 @@ class _Pass:
     def result(self) -> Score:
         assert self._tally is not None  # there is no set without samples
         known = self._size > 0 and not self._unusable
-        return Score(
-            correct=self._tally.correct,
+        return self._tally.score(
             metric="relative-error",
             score=math.sqrt(self._difference / self._size) if known else None,
             details={"samples-not-finite": self._unusable} if self._unusable else {},
-            prediction_digest=self._tally.prediction_digest,
-            agreement=self._tally.agreement,
         )
 
 
@@ -107,4 +95,11 @@ def _decide(
     return np.concatenate(decisions, axis=1).astype("<i4"), np.concatenate(same, axis=1)
 
 
-AGREEMENT: Final[Task] = UnlabelledAgreement()
+AGREEMENT: Final = Task(
+    name="agreement",
+    labels=_labels,
+    why_not_scored=_why_not_scored,
+    scorer=_Pass,
+    has_tolerance=True,
+    lacking="no outputs of a reference",
+)

@@ -14,64 +14,53 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from evenfleet_agent.runner.tasks.interface import Batch, Exam, Score, Scorer, Task, Threshold, rows
+from evenfleet_agent.runner.tasks.interface import Batch, Exam, Score, Task, rows
 from evenfleet_agent.runner.tasks.tally import Tally, is_number, reference_rows
 from evenfleet_shared.errors import DataError
-from evenfleet_shared.messages import Task as TaskName
 
 # No model has as many classes, and every number up to here is one in every type.
 _MAX_LABEL: Final = 2**24
 
 
-class Classification:
-    """See the module."""
-
-    name: TaskName = "classification"
-    threshold: Threshold | None = "score_threshold"
-
-    def labels(self, given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
-        """Return class numbers, shape ``(n,)``, int64, from such, a column of such, or one-hot rows."""
-        labels = given
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        if labels.ndim == 2 and labels.dtype.kind in "iufb":
-            if not ((labels == 0) | (labels == 1)).all() or not (labels.sum(axis=1) == 1).all():
-                raise DataError(
-                    f"labels of shape {list(labels.shape)} are not one-hot; expected one class each, or another --task"
-                )
-            labels = labels.argmax(axis=1)
-        if labels.ndim != 1 or labels.dtype.kind not in "iufb" or not (labels == np.rint(labels)).all():
+def _labels(given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
+    """Return class numbers, shape ``(n,)``, int64, from such, a column of such, or one-hot rows."""
+    labels = given
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2 and labels.dtype.kind in "iufb":
+        if not ((labels == 0) | (labels == 1)).all() or not (labels.sum(axis=1) == 1).all():
             raise DataError(
-                f"labels must be whole numbers, one per sample, found {labels.dtype} of shape {list(labels.shape)}; "
-                "or of another --task than classification"
+                f"labels of shape {list(labels.shape)} are not one-hot; expected one class each, or another --task"
             )
-        if len(labels) != samples:
-            raise DataError(f"there are {samples} samples and {len(labels)} labels; expected one label per sample")
-        if not samples or labels.min() < 0 or labels.max() > _MAX_LABEL:
-            found = f"{labels.min():.0f} to {labels.max():.0f}" if samples else "none"
-            raise DataError(f"labels must be from 0 to {_MAX_LABEL}, found {found}")
-        return labels.astype(np.int64)
+        labels = labels.argmax(axis=1)
+    if labels.ndim != 1 or labels.dtype.kind not in "iufb" or not (labels == np.rint(labels)).all():
+        raise DataError(
+            f"labels must be whole numbers, one per sample, found {labels.dtype} of shape {list(labels.shape)}; "
+            "or of another --task than classification"
+        )
+    if len(labels) != samples:
+        raise DataError(f"there are {samples} samples and {len(labels)} labels; expected one label per sample")
+    if not samples or labels.min() < 0 or labels.max() > _MAX_LABEL:
+        found = f"{labels.min():.0f} to {labels.max():.0f}" if samples else "none"
+        raise DataError(f"labels must be from 0 to {_MAX_LABEL}, found {found}")
+    return labels.astype(np.int64)
 
-    def why_not_scored(self, exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
-        assert exam.labels is not None
-        output = exam.tensors[0]
-        if sum(size != 1 for size in output.shape[1:]) > 1:
-            return (
-                f"no accuracy: the model gives numbers of shape {list(output.shape[1:])} per sample, not one per class"
-            )
-        width, highest = outputs[0].size, int(exam.labels.max())
-        if width == 1 and highest > 1:
-            return f"no accuracy: the model gives one number per sample, which tells two classes apart, labels go up to {highest}"
-        classes = max(width, 2)
-        if highest >= classes:
-            why = f"labels go up to {highest}, the model knows {classes} classes (0 to {classes - 1})"
-            if exam.reference is None:
-                raise DataError(f"{why}; the data do not fit the model")
-            return f"no accuracy: {why}"
-        return None
 
-    def scorer(self, exam: Exam) -> Scorer:
-        return _Pass(exam)
+def _why_not_scored(exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
+    assert exam.labels is not None
+    output = exam.tensors[0]
+    if sum(size != 1 for size in output.shape[1:]) > 1:
+        return f"no accuracy: the model gives numbers of shape {list(output.shape[1:])} per sample, not one per class"
+    width, highest = outputs[0].size, int(exam.labels.max())
+    if width == 1 and highest > 1:
+        return f"no accuracy: the model gives one number per sample, which tells two classes apart, labels go up to {highest}"
+    classes = max(width, 2)
+    if highest >= classes:
+        why = f"labels go up to {highest}, the model knows {classes} classes (0 to {classes - 1})"
+        if exam.reference is None:
+            raise DataError(f"{why}; the data do not fit the model")
+        return f"no accuracy: {why}"
+    return None
 
 
 class _Pass:
@@ -93,16 +82,7 @@ class _Pass:
             self._tally.compare(expected, scores, self._decide(expected) == predictions)
 
     def result(self) -> Score:
-        tally = self._tally
-        tp, fp, fn = ((), (), ()) if self._counts is None else self._counts.tolist()
-        return Score(
-            correct=tally.correct,
-            tp=tuple(tp),
-            fp=tuple(fp),
-            fn=tuple(fn),
-            prediction_digest=tally.prediction_digest,
-            agreement=tally.agreement,
-        )
+        return self._tally.score(counts=((), (), ()) if self._counts is None else self._counts.tolist())
 
     def _decide(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
         wide = scores.shape[1] > 1
@@ -123,4 +103,10 @@ class _Pass:
         self._counts = counts if self._counts is None else self._counts + counts
 
 
-CLASSIFICATION: Final[Task] = Classification()
+CLASSIFICATION: Final = Task(
+    name="classification",
+    labels=_labels,
+    why_not_scored=_why_not_scored,
+    scorer=_Pass,
+    threshold="score_threshold",
+)

@@ -30,9 +30,7 @@ from evenfleet_agent.runner.tasks.interface import (
     Batch,
     Exam,
     Score,
-    Scorer,
     Task,
-    Threshold,
     check_count,
     check_finite,
     rows,
@@ -40,7 +38,6 @@ from evenfleet_agent.runner.tasks.interface import (
 from evenfleet_agent.runner.tasks.tally import Tally, reference_rows
 from evenfleet_shared.errors import DataError
 from evenfleet_shared.manifest import Criteria, DetectionPart, TensorSpec
-from evenfleet_shared.messages import Task as TaskName
 
 # Made as pycocotools makes them: 0.55 is not 0.5 + 0.05.
 _IOUS: Final = np.linspace(0.5, 0.95, 10)
@@ -57,43 +54,35 @@ _WORDS: Final[dict[DetectionPart, tuple[str, ...]]] = {
 _IN_ORDER: Final[tuple[DetectionPart, ...]] = ("boxes", "classes", "scores", "count")
 
 
-class Detection:
-    """See the module."""
+def _labels(given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
+    """Return the objects, shape ``(n, objects, 5)``, float32: two corners and the class, -1 for no object."""
+    check_count(given, samples)
+    if given.ndim != 3 or given.shape[2] != 5:
+        raise DataError(
+            f"labels must be of shape [{samples}, objects, 5] (two corners and the class, which is -1 for no object), "
+            f"found {list(given.shape)}"
+        )
+    check_finite(given, "labels")
+    labels = given.astype(np.float32)
+    objects = labels[labels[..., 4] != -1]
+    classes = objects[:, 4]
+    if not ((classes == np.rint(classes)) & (classes >= 0) & (classes < _MAX_CLASSES)).all():
+        raise DataError(
+            f"classes of labelled objects must be whole numbers from 0 to {_MAX_CLASSES - 1}, or -1 for no object; "
+            f"found {classes.min():g} to {classes.max():g}"
+        )
+    if not (objects[:, 2:4] > objects[:, :2]).all():
+        wrong = objects[(objects[:, 2:4] <= objects[:, :2]).any(axis=1)][0]
+        raise DataError(
+            f"labelled boxes must have a size: the second corner is above the first in both coordinates; found "
+            f"{[round(float(number), 4) for number in wrong[:4]]}"
+        )
+    return labels
 
-    name: TaskName = "detection"
-    threshold: Threshold | None = "score_threshold"
 
-    def labels(self, given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
-        """Return the objects, shape ``(n, objects, 5)``, float32: two corners and the class, -1 for no object."""
-        check_count(given, samples)
-        if given.ndim != 3 or given.shape[2] != 5:
-            raise DataError(
-                f"labels must be of shape [{samples}, objects, 5] (two corners and the class, which is -1 for no object), "
-                f"found {list(given.shape)}"
-            )
-        check_finite(given, "labels")
-        labels = given.astype(np.float32)
-        objects = labels[labels[..., 4] != -1]
-        classes = objects[:, 4]
-        if not ((classes == np.rint(classes)) & (classes >= 0) & (classes < _MAX_CLASSES)).all():
-            raise DataError(
-                f"classes of labelled objects must be whole numbers from 0 to {_MAX_CLASSES - 1}, or -1 for no object; "
-                f"found {classes.min():g} to {classes.max():g}"
-            )
-        if not (objects[:, 2:4] > objects[:, :2]).all():
-            wrong = objects[(objects[:, 2:4] <= objects[:, :2]).any(axis=1)][0]
-            raise DataError(
-                f"labelled boxes must have a size: the second corner is above the first in both coordinates; found "
-                f"{[round(float(number), 4) for number in wrong[:4]]}"
-            )
-        return labels
-
-    def why_not_scored(self, exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
-        _Reader(exam.tensors, exam.criteria).read(outputs, 1)
-        return None
-
-    def scorer(self, exam: Exam) -> Scorer:
-        return _Pass(exam)
+def _why_not_scored(exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
+    _Reader(exam.tensors, exam.criteria).read(outputs, 1)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,18 +189,13 @@ class _Pass:
             [self._precision(number) for number in np.flatnonzero(self._objects).tolist()], dtype=np.float64
         ).reshape(-1, len(_IOUS))
         labelled = self._exam.labels is not None
-        return Score(
-            correct=self._tally.correct,
-            tp=tuple(self._counts[0].tolist()),
-            fp=tuple(self._counts[1].tolist()),
-            fn=tuple(self._counts[2].tolist()),
+        return self._tally.score(
+            counts=self._counts.tolist(),
             metric="mAP" if labelled else None,
             score=float(precisions.mean()) if precisions.size else None,
             details={"mAP50": float(precisions[:, 0].mean()), "mAP75": float(precisions[:, 5].mean())}
             if precisions.size
             else {},
-            prediction_digest=self._tally.prediction_digest,
-            agreement=self._tally.agreement,
         )
 
     def _rank(self, found: _Found, objects: npt.NDArray[np.float64]) -> None:
@@ -358,4 +342,11 @@ def _decision(claimed: _Found, matched: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.concatenate([[len(ordered)], ordered.ravel()]).astype("<i4")
 
 
-DETECTION: Final[Task] = Detection()
+DETECTION: Final = Task(
+    name="detection",
+    labels=_labels,
+    why_not_scored=_why_not_scored,
+    scorer=_Pass,
+    threshold="score_threshold",
+    counted="objects",
+)

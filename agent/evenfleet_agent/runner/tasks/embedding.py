@@ -19,47 +19,36 @@ from evenfleet_agent.runner.tasks.interface import (
     Batch,
     Exam,
     Score,
-    Scorer,
     Task,
-    Threshold,
     check_count,
     check_finite,
     rows,
 )
 from evenfleet_agent.runner.tasks.tally import Tally, reference_rows
 from evenfleet_shared.errors import DataError
-from evenfleet_shared.messages import Task as TaskName
 
 # A vector's cosine with itself comes out this near to 1.
 _ROUNDING: Final = 1e-9
 
 
-class Embedding:
-    """See the module."""
+def _labels(given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
+    """Return the embeddings that the samples should have, shape ``(n, dimensions)``."""
+    check_count(given, samples)
+    check_finite(given, "labels")
+    if given.size == samples:
+        raise DataError(
+            f"labels of shape {list(given.shape)} have one number per sample; expected the embedding of each"
+        )
+    return given.reshape(samples, -1)
 
-    name: TaskName = "embedding"
-    threshold: Threshold | None = "cosine_threshold"
 
-    def labels(self, given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
-        """Return the embeddings that the samples should have, shape ``(n, dimensions)``."""
-        check_count(given, samples)
-        check_finite(given, "labels")
-        if given.size == samples:
-            raise DataError(
-                f"labels of shape {list(given.shape)} have one number per sample; expected the embedding of each"
-            )
-        return given.reshape(samples, -1)
-
-    def why_not_scored(self, exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
-        if exam.labels is not None and outputs[0].size != exam.labels.shape[1]:
-            raise DataError(
-                f"the model's embeddings have {outputs[0].size} dimensions, the labels' {exam.labels.shape[1]}; "
-                "expected as many"
-            )
-        return None
-
-    def scorer(self, exam: Exam) -> Scorer:
-        return _Pass(exam)
+def _why_not_scored(exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
+    if exam.labels is not None and outputs[0].size != exam.labels.shape[1]:
+        raise DataError(
+            f"the model's embeddings have {outputs[0].size} dimensions, the labels' {exam.labels.shape[1]}; "
+            "expected as many"
+        )
+    return None
 
 
 class _Pass:
@@ -81,13 +70,10 @@ class _Pass:
 
     def result(self) -> Score:
         cosines = np.concatenate(self._cosines)
-        return Score(
-            correct=self._tally.correct,
+        return self._tally.score(
             metric="mean-cosine",
             score=float(cosines.mean()),
             details={"lowest-cosine": float(cosines.min())},
-            prediction_digest=self._tally.prediction_digest,
-            agreement=self._tally.agreement,
         )
 
     def _compare(
@@ -106,4 +92,11 @@ def _directions(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return directions
 
 
-EMBEDDING: Final[Task] = Embedding()
+EMBEDDING: Final = Task(
+    name="embedding",
+    labels=_labels,
+    why_not_scored=_why_not_scored,
+    scorer=_Pass,
+    threshold="cosine_threshold",
+    lacking="neither labels nor outputs of a reference",
+)

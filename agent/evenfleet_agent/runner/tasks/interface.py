@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from evenfleet_agent.runner.protocol import Counted
 from evenfleet_shared.errors import DataError
 from evenfleet_shared.manifest import Criteria, TensorSpec
 from evenfleet_shared.messages import Agreement
@@ -93,32 +94,32 @@ class Scorer(Protocol):
         """Return what all that was added comes to."""
 
 
-class Task(Protocol):
-    """One kind of answer that a model gives, and what is right about it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One kind of answer that a model gives, and what is right about it: all that the agent knows of a task.
 
-    @property
-    def name(self) -> TaskName: ...
+    Attributes:
+        name: As messages and manifests have it.
+        labels: Returns labels in the one form that the task scores by, from any that users have them in, for so many
+            samples. A `DataError` where they are of no such form, or not as many; its message is whole, but for the file.
+        why_not_scored: Returns why these labels and a model that gave such outputs for one sample do not go together, None
+            if they do. A `DataError` where they are clearly not of each other, and nothing else can be said by these data.
+        scorer: Begins a pass.
+        threshold: The field of `Criteria` that a user means by the task's threshold, None where it has none.
+        has_tolerance: Whether `Criteria.tolerance` means something to it.
+        counted: What its counts are of. Of samples alone there is an accuracy by class, since nobody counts what is
+            rightly not there.
+        lacking: What data do not have that it can't be scored on.
+    """
 
-    @property
-    def threshold(self) -> Threshold | None:
-        """Return the field of `Criteria` that a user means by the task's threshold, None where it has none."""
-
-    def labels(self, given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
-        """Return labels in the one form that the task scores by, from any that users have them in.
-
-        Raises:
-            DataError: They are of no such form, or not as many as the samples. The message is whole, but for the file.
-        """
-
-    def why_not_scored(self, exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
-        """Return why these labels and a model that gave `outputs` for one sample do not go together, None if they do.
-
-        Raises:
-            DataError: They are clearly not of each other, and nothing else can be said of the model by these data.
-        """
-
-    def scorer(self, exam: Exam) -> Scorer:
-        """Begin a pass."""
+    name: TaskName
+    labels: Callable[[npt.NDArray[Any], int], npt.NDArray[Any]]
+    why_not_scored: Callable[[Exam, Sequence[npt.NDArray[np.float32]]], str | None]
+    scorer: Callable[[Exam], Scorer]
+    threshold: Threshold | None = None
+    has_tolerance: bool = False
+    counted: Counted = "samples"
+    lacking: str = "no labels"
 
 
 def rows(output: npt.NDArray[np.float32], samples: int) -> npt.NDArray[np.float32]:

@@ -14,40 +14,31 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from evenfleet_agent.runner.tasks.interface import Batch, Exam, Score, Scorer, Task, Threshold, check_count, rows
+from evenfleet_agent.runner.tasks.interface import Batch, Exam, Score, Task, check_count, rows
 from evenfleet_agent.runner.tasks.tally import Tally, is_number, reference_rows
 from evenfleet_shared.errors import DataError
-from evenfleet_shared.messages import Task as TaskName
 
 
-class MultiLabel:
-    """See the module."""
+def _labels(given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
+    """Return 0 or 1 per label, shape ``(n, labels)``, bool."""
+    check_count(given, samples)
+    if given.ndim != 2 or not ((given == 0) | (given == 1)).all():
+        raise DataError(
+            f"labels must be 0 or 1, one row per sample and one column per label, found {given.dtype} of shape "
+            f"{list(given.shape)}"
+        )
+    claimed: npt.NDArray[np.bool_] = np.not_equal(given, 0)
+    return claimed
 
-    name: TaskName = "multi-label"
-    threshold: Threshold | None = "score_threshold"
 
-    def labels(self, given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
-        """Return 0 or 1 per label, shape ``(n, labels)``, bool."""
-        check_count(given, samples)
-        if given.ndim != 2 or not ((given == 0) | (given == 1)).all():
-            raise DataError(
-                f"labels must be 0 or 1, one row per sample and one column per label, found {given.dtype} of shape "
-                f"{list(given.shape)}"
-            )
-        claimed: npt.NDArray[np.bool_] = np.not_equal(given, 0)
-        return claimed
-
-    def why_not_scored(self, exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
-        assert exam.labels is not None
-        if outputs[0].size != exam.labels.shape[1]:
-            raise DataError(
-                f"the model gives {outputs[0].size} numbers per sample, the data have {exam.labels.shape[1]} labels; "
-                "expected as many"
-            )
-        return None
-
-    def scorer(self, exam: Exam) -> Scorer:
-        return _Pass(exam)
+def _why_not_scored(exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
+    assert exam.labels is not None
+    if outputs[0].size != exam.labels.shape[1]:
+        raise DataError(
+            f"the model gives {outputs[0].size} numbers per sample, the data have {exam.labels.shape[1]} labels; "
+            "expected as many"
+        )
+    return None
 
 
 class _Pass:
@@ -79,16 +70,11 @@ class _Pass:
         tp, fp, fn = self._counts.tolist()
         together = 2 * sum(tp) + sum(fp) + sum(fn)
         decided = self._samples * len(tp)
-        return Score(
-            correct=self._tally.correct,
-            tp=tuple(tp),
-            fp=tuple(fp),
-            fn=tuple(fn),
+        return self._tally.score(
+            counts=(tp, fp, fn),
             metric="micro-F1" if decided else None,
             score=2 * sum(tp) / together if together else None,
             details={"hamming-loss": (sum(fp) + sum(fn)) / decided} if decided else {},
-            prediction_digest=self._tally.prediction_digest,
-            agreement=self._tally.agreement,
         )
 
     def _decide(self, scores: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -96,4 +82,10 @@ class _Pass:
         return np.isfinite(scores) & (scores > self._threshold), is_number(scores)
 
 
-MULTI_LABEL: Final[Task] = MultiLabel()
+MULTI_LABEL: Final = Task(
+    name="multi-label",
+    labels=_labels,
+    why_not_scored=_why_not_scored,
+    scorer=_Pass,
+    threshold="score_threshold",
+)

@@ -21,45 +21,34 @@ from evenfleet_agent.runner.tasks.interface import (
     Batch,
     Exam,
     Score,
-    Scorer,
     Task,
-    Threshold,
     check_count,
     check_finite,
     rows,
 )
 from evenfleet_agent.runner.tasks.tally import Tally, reference_rows
 from evenfleet_shared.errors import DataError
-from evenfleet_shared.messages import Task as TaskName
 
 _LARGEST_STEP: Final = 2.0**62
 
 
-class Regression:
-    """See the module."""
+def _labels(given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
+    """Return the true numbers, shape ``(n, numbers)``, float64."""
+    check_count(given, samples)
+    check_finite(given, "labels")
+    return given.reshape(samples, -1).astype(np.float64)
 
-    name: TaskName = "regression"
-    threshold: Threshold | None = None
 
-    def labels(self, given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
-        """Return the true numbers, shape ``(n, numbers)``, float64."""
-        check_count(given, samples)
-        check_finite(given, "labels")
-        return given.reshape(samples, -1).astype(np.float64)
-
-    def why_not_scored(self, exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
-        assert exam.labels is not None
-        if exam.criteria.tolerance is None:
-            raise DataError("a regression needs to know what is near enough: give --tolerance, in the labels' unit")
-        if outputs[0].size != exam.labels.shape[1]:
-            raise DataError(
-                f"the model gives {outputs[0].size} numbers per sample, the labels have {exam.labels.shape[1]}; "
-                "expected as many"
-            )
-        return None
-
-    def scorer(self, exam: Exam) -> Scorer:
-        return _Pass(exam)
+def _why_not_scored(exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
+    assert exam.labels is not None
+    if exam.criteria.tolerance is None:
+        raise DataError("a regression needs to know what is near enough: give --tolerance, in the labels' unit")
+    if outputs[0].size != exam.labels.shape[1]:
+        raise DataError(
+            f"the model gives {outputs[0].size} numbers per sample, the labels have {exam.labels.shape[1]}; "
+            "expected as many"
+        )
+    return None
 
 
 class _Pass:
@@ -102,13 +91,10 @@ class _Pass:
             total = ((self._labels - self._labels.mean(axis=0)) ** 2).sum(axis=0)
             if (total > 0).all():
                 details["R2"] = float(np.mean(1.0 - self._squares / total))
-        return Score(
-            correct=self._tally.correct,
+        return self._tally.score(
             metric=None if self._labels is None else "RMSE",
             score=score,
             details=details,
-            prediction_digest=self._tally.prediction_digest,
-            agreement=self._tally.agreement,
         )
 
     def _steps(self, outputs: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
@@ -122,4 +108,10 @@ class _Pass:
         return numbers
 
 
-REGRESSION: Final[Task] = Regression()
+REGRESSION: Final = Task(
+    name="regression",
+    labels=_labels,
+    why_not_scored=_why_not_scored,
+    scorer=_Pass,
+    has_tolerance=True,
+)

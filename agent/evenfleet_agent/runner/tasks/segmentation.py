@@ -23,9 +23,7 @@ from evenfleet_agent.runner.tasks.interface import (
     Batch,
     Exam,
     Score,
-    Scorer,
     Task,
-    Threshold,
     check_count,
     entries,
     rows,
@@ -33,49 +31,40 @@ from evenfleet_agent.runner.tasks.interface import (
 from evenfleet_agent.runner.tasks.tally import Tally, is_number, reference_rows
 from evenfleet_shared.errors import DataError
 from evenfleet_shared.manifest import TensorSpec
-from evenfleet_shared.messages import Task as TaskName
 
 _VOID: Final = 255
 _MAX_CLASSES: Final = 1001  # as many as a window has room to count
 
 
-class Segmentation:
-    """See the module."""
-
-    name: TaskName = "segmentation"
-    threshold: Threshold | None = "iou_threshold"
-
-    def labels(self, given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
-        """Return the class of each pixel, shape ``(n, height, width)``, whole numbers of whatever size they come in."""
-        check_count(given, samples)
-        labels = given[..., 0] if given.ndim == 4 and given.shape[-1] == 1 else given
-        if labels.ndim != 3 or labels.dtype.kind not in "iub":
+def _labels(given: npt.NDArray[Any], samples: int) -> npt.NDArray[Any]:
+    """Return the class of each pixel, shape ``(n, height, width)``, whole numbers of whatever size they come in."""
+    check_count(given, samples)
+    labels = given[..., 0] if given.ndim == 4 and given.shape[-1] == 1 else given
+    if labels.ndim != 3 or labels.dtype.kind not in "iub":
+        raise DataError(
+            f"labels must be whole numbers, one class per pixel, of shape [{samples}, height, width]; found "
+            f"{given.dtype} of shape {list(given.shape)}"
+        )
+    for number, label in enumerate(labels):
+        if label.max() >= _MAX_CLASSES or not ((label >= 0) & (label != _VOID)).any():
             raise DataError(
-                f"labels must be whole numbers, one class per pixel, of shape [{samples}, height, width]; found "
-                f"{given.dtype} of shape {list(given.shape)}"
+                f"sample {number}: labels are from {label.min()} to {label.max()}; expected classes from 0 to "
+                f"{_MAX_CLASSES - 1}, {_VOID} or below 0 for pixels of no class, and one pixel of a class at least"
             )
-        for number, label in enumerate(labels):
-            if label.max() >= _MAX_CLASSES or not ((label >= 0) & (label != _VOID)).any():
-                raise DataError(
-                    f"sample {number}: labels are from {label.min()} to {label.max()}; expected classes from 0 to "
-                    f"{_MAX_CLASSES - 1}, {_VOID} or below 0 for pixels of no class, and one pixel of a class at least"
-                )
-        return labels.astype(np.uint8) if labels.dtype.kind == "b" else labels
+    return labels.astype(np.uint8) if labels.dtype.kind == "b" else labels
 
-    def why_not_scored(self, exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
-        assert exam.labels is not None
-        scores = _by_class(entries(outputs[0], 1), exam.labels.shape[1:])
-        classes = _classes(exam, scores)
-        highest = max(int(_counted(label, classes).max()) for label in exam.labels)
-        if highest >= classes:
-            raise DataError(
-                f"labels go up to {highest}, the model knows {classes} classes (0 to {classes - 1}); the data do not fit "
-                "the model"
-            )
-        return None
 
-    def scorer(self, exam: Exam) -> Scorer:
-        return _Pass(exam)
+def _why_not_scored(exam: Exam, outputs: Sequence[npt.NDArray[np.float32]]) -> str | None:
+    assert exam.labels is not None
+    scores = _by_class(entries(outputs[0], 1), exam.labels.shape[1:])
+    classes = _classes(exam, scores)
+    highest = max(int(_counted(label, classes).max()) for label in exam.labels)
+    if highest >= classes:
+        raise DataError(
+            f"labels go up to {highest}, the model knows {classes} classes (0 to {classes - 1}); the data do not fit "
+            "the model"
+        )
+    return None
 
 
 class _Pass:
@@ -110,20 +99,16 @@ class _Pass:
 
     def result(self) -> Score:
         metric, score, details = None, None, {}
-        tp, fp, fn = counts = np.zeros((3, 0), dtype=np.int64) if self._counts is None else self._counts
+        counts = np.zeros((3, 0), dtype=np.int64) if self._counts is None else self._counts
         if counts.size:
             metric, score = "mIoU", _mean_iou(counts)
-            details["pixel-accuracy"] = float(tp.sum() / (tp.sum() + fn.sum()))
-        return Score(
-            correct=self._tally.correct,
-            tp=tuple(tp.tolist()),
-            fp=tuple(fp.tolist()),
-            fn=tuple(fn.tolist()),
+            right, _, missed = counts.sum(axis=1)
+            details["pixel-accuracy"] = float(right / (right + missed))
+        return self._tally.score(
+            counts=counts.tolist(),
             metric=metric,
             score=score,
             details=details,
-            prediction_digest=self._tally.prediction_digest,
-            agreement=self._tally.agreement,
         )
 
     def _decide(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
@@ -193,4 +178,11 @@ def _mean_iou(counts: npt.NDArray[np.int64]) -> float:
     return float(np.mean(tp[union > 0] / union[union > 0]))
 
 
-SEGMENTATION: Final[Task] = Segmentation()
+SEGMENTATION: Final = Task(
+    name="segmentation",
+    labels=_labels,
+    why_not_scored=_why_not_scored,
+    scorer=_Pass,
+    threshold="iou_threshold",
+    counted="pixels",
+)

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evenfleet_agent.runner.tasks.interface import Exam, rows
+from evenfleet_agent.runner.tasks.interface import Exam, Score, rows
 from evenfleet_shared import agreement
 from evenfleet_shared.errors import DataError
 from evenfleet_shared.manifest import TensorSpec
-from evenfleet_shared.messages import Agreement
 
 
 class Tally:
@@ -47,20 +46,34 @@ class Tally:
         """Take how the next samples' outputs, in rows, are beside the reference's, and which decisions are the same."""
         self._comparison.add(reference, outputs, same)
 
-    @property
-    def correct(self) -> npt.NDArray[np.bool_] | None:
-        """Return which samples were right, None where none were held against anything."""
-        return np.concatenate(self._correct) if self._correct else None
+    def score(
+        self,
+        *,
+        counts: Sequence[Sequence[int]] = ((), (), ()),
+        metric: str | None = None,
+        score: float | None = None,
+        details: dict[str, float] | None = None,
+    ) -> Score:
+        """Return what the pass came to.
 
-    @property
-    def prediction_digest(self) -> str:
-        """Return the name of all decisions in their order."""
-        return self._decisions.hexdigest()
-
-    @property
-    def agreement(self) -> Agreement | None:
-        """Return the agreement with the reference, None without one."""
-        return self._comparison.result() if self._compares else None
+        Args:
+            counts: True positives, false positives and false negatives by class.
+            metric: As `Score` has it, like `score` and `details`.
+            score: Of that metric.
+            details: Beside it.
+        """
+        tp, fp, fn = map(tuple, counts)
+        return Score(
+            correct=np.concatenate(self._correct) if self._correct else None,
+            tp=tp,
+            fp=fp,
+            fn=fn,
+            metric=metric,
+            score=score,
+            details=details or {},
+            prediction_digest=self._decisions.hexdigest(),
+            agreement=self._comparison.result() if self._compares else None,
+        )
 
 
 def reference_rows(reference: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
