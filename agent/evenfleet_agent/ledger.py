@@ -5,14 +5,17 @@ Stands in the outbox's database and in its transactions; the caller begins and c
 * A number stands here once, or is counted in `told_losses` under its reason.
 * Ranges that touch and were given up for the same reason are one row, so that it stays small.
 * What nobody has been told of stays, number by number; of what was told only the newest does.
+* A row that the disk has damaged is passed over, until `give_up_damaged` takes it out.
 """
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
+from evenfleet_agent import held
 from evenfleet_shared.messages import Incarnation, Loss
 
 # Losses that the collector was told of, one by one; older ones are only counted.
@@ -33,7 +36,13 @@ _INSERT: Final = (
     "INSERT INTO ledger (counter, random, first, last, reason, told, noted_uptime_s, noted_wall_s)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_SAME: Final = "counter = ? AND random = ? AND reason = ? AND told = ?"
+_WHOLE: Final = (
+    f"{held.WHOLE_LIFE} AND {held.WHOLE_REASON} AND typeof(first) = 'integer' AND first >= 1"
+    f" AND typeof(last) = 'integer' AND last BETWEEN first AND {held.MAX_SEQ}"
+)
+_WHOLE_TOLD: Final = "typeof(told) = 'integer' AND told IN (0, 1)"
+_WHOLE_TOTAL: Final = f"{held.WHOLE_REASON} AND typeof(messages) = 'integer' AND messages BETWEEN 0 AND {held.MAX_SEQ}"
+_SAME: Final = f"{_WHOLE} AND counter = ? AND random = ? AND reason = ? AND told = ?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +76,8 @@ class Ledger:
     def untold(self) -> list[Loss]:
         """Return the oldest of what the collector has not been told of, as much as one event holds."""
         rows = self._db.execute(
-            "SELECT counter, random, first, last, reason FROM ledger WHERE told = 0 ORDER BY id LIMIT ?", (MAX_LOSSES,)
+            f"SELECT counter, random, first, last, reason FROM ledger WHERE {_WHOLE} AND told = 0 ORDER BY id LIMIT ?",
+            (MAX_LOSSES,),
         ).fetchall()
         return [_loss(*row) for row in rows]
 
@@ -92,15 +102,26 @@ class Ledger:
     def count_old(self) -> None:
         """Keep of the losses that were told only the newest one by one, so that the ledger does not grow for years."""
         old = self._db.execute(
-            "SELECT id, reason, last - first + 1 FROM ledger WHERE told = 1 ORDER BY id DESC LIMIT -1 OFFSET ?",
+            f"SELECT id, reason, last - first + 1 FROM ledger WHERE {_WHOLE} AND told = 1 ORDER BY id DESC LIMIT -1 OFFSET ?",
             (MAX_TOLD,),
         ).fetchall()
         for row, reason, count in old:
-            self._db.execute(
-                "INSERT INTO told_losses VALUES (?, ?) ON CONFLICT (reason) DO UPDATE SET messages = messages + ?",
-                (reason, count, count),
-            )
+            self.count(reason, count)
             self._db.execute("DELETE FROM ledger WHERE id = ?", (row,))
+
+    def count(self, reason: str, messages: int) -> None:
+        """Count messages that no row names."""
+        self._db.execute(
+            "INSERT INTO told_losses VALUES (?, ?) ON CONFLICT (reason) DO UPDATE SET messages = messages + ?",
+            (reason, messages, messages),
+        )
+
+    def give_up_damaged(self) -> bool:
+        """Take out rows that say no numbers any more; return whether there were any."""
+        self._db.execute(f"UPDATE ledger SET told = 0 WHERE ({_WHOLE_TOLD}) IS NOT 1")
+        gone = self._db.execute(f"DELETE FROM ledger WHERE ({_WHOLE}) IS NOT 1").rowcount
+        gone += self._db.execute(f"DELETE FROM told_losses WHERE ({_WHOLE_TOTAL}) IS NOT 1").rowcount
+        return gone > 0
 
 
 def drops(db: sqlite3.Connection) -> tuple[dict[str, int], tuple[Drop, ...]]:
@@ -112,8 +133,9 @@ def drops(db: sqlite3.Connection) -> tuple[dict[str, int], tuple[Drop, ...]]:
     noted = "noted_uptime_s, noted_wall_s" if "noted_wall_s" in columns else "NULL, NULL"
     # In one statement, or the agent might move a row from one table to the other in between.
     rows = db.execute(
-        f"SELECT id, counter, random, first, last, reason, {noted} FROM ledger"
-        " UNION ALL SELECT NULL, NULL, NULL, 1, messages, reason, NULL, NULL FROM told_losses ORDER BY 1"
+        f"SELECT id, counter, random, first, last, reason, {noted} FROM ledger WHERE {_WHOLE}"
+        " UNION ALL SELECT NULL, NULL, NULL, 1, messages, reason, NULL, NULL FROM told_losses"
+        f" WHERE {_WHOLE_TOTAL} ORDER BY 1"
     ).fetchall()
     given_up: dict[str, int] = {}
     found = []
@@ -121,9 +143,13 @@ def drops(db: sqlite3.Connection) -> tuple[dict[str, int], tuple[Drop, ...]]:
         given_up[reason] = given_up.get(reason, 0) + last - first + 1
         if row is not None:
             loss = _loss(counter, random, first, last, reason)
-            found.append(Drop(loss=loss, noted_uptime_s=uptime_s, noted_wall_s=wall_s))
+            found.append(Drop(loss=loss, noted_uptime_s=_clock_s(uptime_s), noted_wall_s=_clock_s(wall_s)))
     return given_up, tuple(found)
 
 
 def _loss(counter: int, random: str, first: int, last: int, reason: str) -> Loss:
     return Loss(incarnation=Incarnation(counter, random), first_seq=first, last_seq=last, reason=reason)
+
+
+def _clock_s(cell: object) -> float | None:
+    return cell if isinstance(cell, float) and math.isfinite(cell) else None

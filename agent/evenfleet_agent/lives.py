@@ -1,6 +1,7 @@
 """Keep the counter that tells this device's lives apart in a file of its own, and count time that no power cut undoes.
 
 * A counter is on disk before a life with it begins; a lost outbox does not begin an old life again.
+* A life whose row the disk has damaged is not gone on with: the next number is not known, and none is used twice.
 * Age is uptime: the wall clock of a board may jump by fifty years, and time without power is time that nobody knows of.
 """
 
@@ -10,13 +11,73 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from evenfleet_agent import held
 from evenfleet_shared.disk import write_whole
 from evenfleet_shared.errors import StoreError
+from evenfleet_shared.messages import Incarnation
 
 COUNTER_NAME: Final = "incarnation"
 
 # What a message may name; nobody gets there by rebooting.
 MAX_COUNTER: Final = 2**31
+# Half of what a message may name; nobody gets there by measuring.
+MAX_NEXT_SEQ: Final = held.MAX_SEQ // 2
+
+LIFE: Final = "counter, random, next_seq, boot, stretch, settled, before_s, age_s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Life:
+    """The life that an outbox is in, as its file has it.
+
+    Attributes:
+        incarnation: Which it is.
+        next_seq: The number to give out next.
+        boot: Names the boot that it began in; empty where that is not known.
+        stretch: Where the present stretch without a session began; 0 for none.
+        settled: Everything up to this number is settled.
+        before_s: The age of the outbox when the boot began; None where it is not known.
+        age_s: Its age at the last write; None where it is not known.
+    """
+
+    incarnation: Incarnation
+    next_seq: int
+    boot: str
+    stretch: int
+    settled: int
+    before_s: float | None
+    age_s: float | None
+
+
+def read_life(row: tuple[object, ...] | None) -> Life | None:
+    """Return a life from its row's `LIFE`, None where it is damaged beyond going on with it.
+
+    >>> read_life((3, "aaaaaaaa", 7, "boot-1", None, "x", 1.0, -4)).stretch
+    0
+    >>> read_life((3, "aaaaaaaa", "seven", "boot-1", 0, 0, 1.0, 2.0)) is None
+    True
+    """
+    if row is None:
+        return None
+    counter, random, next_seq, boot, stretch, settled, before_s, age_s = row
+    incarnation = held.life(counter, random)
+    if incarnation is None or incarnation.counter >= MAX_COUNTER:
+        return None
+    if not isinstance(next_seq, int) or not 1 <= next_seq <= MAX_NEXT_SEQ:
+        return None
+    return Life(
+        incarnation=incarnation,
+        next_seq=next_seq,
+        boot=boot if isinstance(boot, str) else "",
+        stretch=stretch if isinstance(stretch, int) and 0 < stretch < next_seq else 0,
+        settled=settled if isinstance(settled, int) and 0 < settled < next_seq else 0,
+        before_s=_age_s(before_s),
+        age_s=_age_s(age_s),
+    )
+
+
+def _age_s(cell: object) -> float | None:
+    return cell if isinstance(cell, float) and 0.0 <= cell <= held.MAX_AGE_S else None
 
 
 class CounterFile:

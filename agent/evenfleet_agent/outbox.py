@@ -1,8 +1,7 @@
 """Keep everything sent up on disk until the collector has receipted it, and a ledger of what was given up.
 
-Decides which messages are due to be sent, what a receipt settles, and what gives way when the disk's share is full.
-Leaves to `sending` when a message goes again, to `summary` what becomes of windows that are merged, to `link` how
-messages travel.
+Decides which messages are due to be sent and what a receipt settles. Leaves to `room` what gives way when the disk's
+share is full, to `sending` when a message goes again, to `held` what is whole, to `link` how messages travel.
 
 * A message has its number when it is on disk, and keeps it: numbers are never used twice within an incarnation.
 * A message leaves the outbox only when a receipt settles it, or when the ledger says why.
@@ -10,6 +9,7 @@ messages travel.
   incarnations apart lies in a file of its own, so that a lost outbox does not begin an old life again.
 * What may have been published is never merged. A window written while a session stands counts as published at once; one
   written without counts from when a mark, on disk before it goes out, has passed it.
+* A cell that turns out damaged costs its message, or what the cell said, and never more than a `StoreError`.
 * A file that turns out damaged is set aside whenever that is, what can be read of it is taken over, and the loss told.
 """
 
@@ -23,41 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from evenfleet_agent import ledger, rescue, summary
-from evenfleet_agent.ledger import MAX_TOLD, Drop, Ledger
-from evenfleet_agent.lives import COUNTER_NAME, MAX_COUNTER, AgeClock, CounterFile
-from evenfleet_agent.sending import (
-    GAP_PATIENCE_S,
-    GAP_WAITS_S,
-    MAX_GAP_RESENDS,
-    MAX_UNDER_WAY,
-    Key,
-    Rate,
-    Ways,
-)
+from evenfleet_agent import held, ledger, rescue, summary
+from evenfleet_agent.ledger import Drop, Ledger
+from evenfleet_agent.lives import COUNTER_NAME, LIFE, MAX_COUNTER, AgeClock, CounterFile, Life, read_life
+from evenfleet_agent.room import AGE_CHECK_S, INDEX_LIES, INSERT, ORDER, Room, tell_damage
+from evenfleet_agent.sending import MAX_UNDER_WAY, Key, Rate, Ways
 from evenfleet_shared import messages
 from evenfleet_shared.disk import sync_folder
-from evenfleet_shared.errors import MessageError, StoreError
-from evenfleet_shared.messages import Incarnation, IncarnationReceipt, Loss, Numbered, Receipt, Summary, Window
-
-__all__ = [
-    "COUNTER_NAME",
-    "FILE_NAME",
-    "GAP_PATIENCE_S",
-    "GAP_WAITS_S",
-    "MAX_COUNTER",
-    "MAX_GAP_RESENDS",
-    "MAX_TOLD",
-    "MAX_UNDER_WAY",
-    "CounterFile",
-    "Entry",
-    "Holding",
-    "Key",
-    "Outbox",
-    "OutboxDamagedError",
-    "look",
-    "open_outbox",
-]
+from evenfleet_shared.errors import StoreError
+from evenfleet_shared.messages import AppWindow, Incarnation, IncarnationReceipt, Loss, Numbered, Receipt, Window
 
 FILE_NAME: Final = "outbox.sqlite"
 # One damaged file is kept, for a person to look at; the next one takes its place.
@@ -66,15 +40,16 @@ DAMAGED_NAME: Final = f"{FILE_NAME}.damaged"
 DEFAULT_MAX_AGE_S: Final = 30 * 86_400.0
 DEFAULT_BACKFILL_PER_S: Final = 10.0
 
-# How many parts make one summary where there are so many: an hour of five-minute windows, half a day of those.
-FAN_IN: Final = 12
 # How far ahead backfill is marked as published: a mark is a write and a sync, so it is not made for each message.
 MARK_AHEAD: Final = 100
-# What is too old is looked for no more often than this.
-AGE_CHECK_S: Final = 3600.0
 # A loss takes the room of more messages when it is told: so while there is no room it is told as seldom as this.
 TELL_WHEN_FULL_S: Final = 600.0
 _ROOM_TO_TELL: Final = 0.9
+# How long a write waits for whoever holds the file. The device's one loop waits with it, and tries again later anyway.
+BUSY_WAIT_S: Final = 0.2
+
+_LIFE_LOST: Final = "the next number was damaged: a new incarnation was begun, and nothing that was held is lost"
+_DETAIL_LOST: Final = "what was said here of a damaged outbox is damaged itself"
 
 # Between the keys of the messages and before all of them.
 _BEFORE_ALL: Final[Key] = (0, "", 0)
@@ -105,12 +80,7 @@ _INDEXES: Final = """
 CREATE INDEX IF NOT EXISTS sending ON messages (late, counter, random, seq);
 CREATE INDEX IF NOT EXISTS merging ON messages (level, alike, counter, random, seq) WHERE alike IS NOT NULL;
 """
-_INSERT: Final = (
-    "INSERT INTO messages (counter, random, seq, kind, late, level, alike, age_s, payload)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
 _KEY: Final = "counter = ? AND random = ? AND seq = ?"
-_ORDER: Final = "ORDER BY counter, random, seq"
 
 
 class OutboxDamagedError(StoreError):
@@ -216,16 +186,19 @@ def look(directory: Path) -> Holding:
     """
     try:
         with closing(sqlite3.connect(f"file:{directory / FILE_NAME}?mode=ro", uri=True)) as db:
-            life = db.execute("SELECT counter, random, next_seq - 1 FROM life").fetchone()
-            held = db.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM messages").fetchone()
+            db.text_factory = held.text
+            # Of what every version of the file has.
+            row = db.execute("SELECT counter, random, next_seq FROM life WHERE one = 1").fetchone()
+            life = read_life((*row, "", 0, 0, 0.0, 0.0)) if row else None
+            count, size = db.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM messages").fetchone()
             given_up, drops = ledger.drops(db)
     except sqlite3.Error as error:
         raise StoreError(str(error)) from None
     return Holding(
-        incarnation=Incarnation(life[0], life[1]) if life else None,
-        last_seq=life[2] if life else 0,
-        messages=held[0],
-        bytes=held[1],
+        incarnation=life.incarnation if life else None,
+        last_seq=life.next_seq - 1 if life else 0,
+        messages=count,
+        bytes=size,
         given_up=given_up,
         drops=drops,
     )
@@ -292,6 +265,7 @@ class Outbox:
         # What the file said last, in case that it can't be asked any more.
         self._last_known = 0
         self._settled_known = 0
+        self._age_check_s = -1.0
         # Set while the file that was damaged has not been replaced yet, by what is known of it.
         self._lost: _Lost | None = None
         try:
@@ -337,17 +311,19 @@ class Outbox:
         unsynced = self._unsynced_s is not None and now_s >= self._unsynced_s + (self._fsync_interval_s or 0.0)
         if unsynced or self._age_s() >= self._age_check_s:
             with self._transaction(durable=unsynced) as db:
-                db.execute("UPDATE life SET age_s = ?", (self._age_s(),))
-                freed = self._give_up_old(db, None)
-            self._bytes -= freed
+                db.execute("UPDATE life SET age_s = ? WHERE one = 1", (self._age_s(),))
+                room = self._room(db)
+                self._give_up_old(room, None)
+                held_bytes = self._held_bytes(db, room)
+            self._bytes = held_bytes
 
     def floor(self, incarnation: Incarnation | None = None) -> int:
         """Return the lowest number still held of an incarnation (the present one by default), or the next to come."""
         life = incarnation or self.incarnation
         with self._reported("read") as db:
-            row = db.execute("SELECT min(seq) FROM messages WHERE counter = ? AND random = ?", life).fetchone()
-        if row[0] is not None:
-            return int(row[0])
+            lowest = _floor(db, life)
+        if lowest is not None:
+            return lowest
         if life == self.incarnation:
             return self.last_seq + 1
         raise ValueError(f"nothing is held of incarnation {life}")
@@ -356,7 +332,8 @@ class Outbox:
     def last_seq(self) -> int:
         """Return the last number given out in this incarnation; 0 at its start."""
         with self._reported("read") as db:
-            return int(db.execute("SELECT next_seq FROM life").fetchone()[0]) - 1
+            life = self._life(db)
+        return life.next_seq - 1 if life else self._last_known
 
     @property
     def size_bytes(self) -> int:
@@ -386,40 +363,26 @@ class Outbox:
         self._held_back = False
         if limit <= 0:
             return []
-        keys = self._next_keys(False, waiting, limit)
+        places = self._next(False, waiting, limit)
         self._late = frozenset()
-        room = limit - len(keys)
+        room = limit - len(places)
         if room > 0:
-            late = self._next_keys(True, waiting, room)
+            late = self._next(True, waiting, room)
             allowed = self._rate.allows(now_s)
             self._held_back = len(late) > allowed
             late = late[:allowed]
             if late:
                 try:
-                    self._mark_published(late[-1])
+                    self._mark_published(late[-1].key)
+                except OutboxDamagedError:
+                    raise  # there is another file now, and what is due was read from the old one
                 except StoreError:
-                    if not keys:
+                    if not places:
                         raise
                 else:
-                    keys += late
-                    self._late = frozenset(late)
-        entries = []
-        damaged: list[Key] = []
-        with self._reported("read") as db:
-            for key in keys:
-                kind, payload = db.execute(f"SELECT kind, payload FROM messages WHERE {_KEY}", key).fetchone()
-                floor = self.floor(Incarnation(key[0], key[1]))
-                try:
-                    entries.append(Entry(key, kind, messages.with_floor(payload, floor)))
-                except MessageError:
-                    damaged.append(key)
-        if damaged:
-            with self._transaction() as db:
-                for key in damaged:
-                    self._give_up(db, key, "damaged")
-                held_bytes = _count_bytes(db)
-            self._bytes = held_bytes
-        return entries
+                    places += late
+                    self._late = frozenset(place.key for place in late)
+        return self._entries(places)
 
     def next_due_s(self, now_s: float) -> float | None:
         """Return when `due` has more to give that only waited for its rate; None where nothing did the last time."""
@@ -452,11 +415,12 @@ class Outbox:
             StoreError: It could not be written; nothing was let go of, or no new incarnation began.
         """
         with self._transaction() as db:
+            room = self._room(db)
             for part in receipt.incarnations:
-                self._settle_life(db, part, now_s)
+                self._settle_life(db, room, part, now_s)
             if any(part.refused for part in receipt.incarnations):
                 Ledger(db).count_old()
-            held_bytes = _count_bytes(db)
+            held_bytes = self._held_bytes(db, room)
         self._bytes = held_bytes
         strangers = (part.incarnation.counter for part in receipt.incarnations if self._is_later(part.incarnation))
         latest = max((*strangers, receipt.last_counter))
@@ -491,13 +455,13 @@ class Outbox:
     def damages(self) -> list[str]:
         """Return what became of damaged files, one line each, that the collector has not been told of."""
         with self._reported("read") as db:
-            return [detail for (detail,) in db.execute("SELECT detail FROM damages ORDER BY id").fetchall()]
+            return [detail for _, detail in _damages(db)]
 
     def damages_told(self, details: list[str]) -> None:
         """Note that events with these lines are in the outbox."""
         with self._transaction() as db:
-            for detail in details:
-                db.execute("DELETE FROM damages WHERE detail = ?", (detail,))
+            told = [(row,) for row, detail in _damages(db) if detail in details]
+            db.executemany("DELETE FROM damages WHERE id = ?", told)
 
     def close(self) -> None:
         """Close the file; what waits to be brought to disk is."""
@@ -505,7 +469,7 @@ class Outbox:
             return
         if self._unsynced_s is not None:
             with suppress(StoreError), self._transaction(durable=True) as db:
-                db.execute("UPDATE life SET age_s = ?", (self._age_s(),))
+                db.execute("UPDATE life SET age_s = ? WHERE one = 1", (self._age_s(),))
         if self._open is not None:
             self._open.close()
 
@@ -523,6 +487,7 @@ class Outbox:
         """Open the file, and go on with the life that is in it or begin one."""
         db = self._connect()
         try:
+            db.text_factory = held.text
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             db.execute("PRAGMA cache_size=-256")
@@ -535,24 +500,43 @@ class Outbox:
             self._full = True
             self._unsynced_s: float | None = None
             self._synced_s = self._uptime_s()
-            row = db.execute("SELECT counter, random, boot, before_s, age_s, next_seq, settled FROM life").fetchone()
-            self._clock = AgeClock((row[3] if row[2] == self._boot else row[4]) if row else 0.0)
-            if row is None or row[2] != self._boot:
-                self._begin_life(db, after=max(self._counters.read(), row[0] if row else 0))
-            else:
-                self.incarnation = Incarnation(row[0], row[1])
-                self._last_known, self._settled_known = row[5] - 1, row[6]
+            self._go_on(db)
             if self._lost is not None:
                 self._take_over(db, self._lost)
-            mark = db.execute("SELECT counter, random, seq FROM marks").fetchone()
-            self._mark: Key = mark or _BEFORE_ALL
+            mark = db.execute("SELECT counter, random, seq FROM marks WHERE one = 1").fetchone()
+            # One that is damaged may have been anywhere: all that there is may have been published.
+            self._mark = (held.key(*mark) or (*self.incarnation, self._last_known)) if mark else _BEFORE_ALL
             self._bytes = _count_bytes(db)
-            self._age_check_s = -1.0
+            self._age_check_s = -1.0  # at once
+            # Whoever holds the file now is waited for shortly; to open it, as long as `connect` has it.
+            db.execute(f"PRAGMA busy_timeout={round(BUSY_WAIT_S * 1000)}")
         except BaseException:
             db.close()
             raise
         self._open = db
         self._lost = None
+
+    def _go_on(self, db: sqlite3.Connection) -> None:
+        """Go on with the life that the file is in, or begin another: after a boot, or where it is damaged."""
+        row = db.execute(f"SELECT {LIFE} FROM life WHERE one = 1").fetchone()
+        life = read_life(row)
+        is_damaged = row is not None and (life is None or _is_used(db, life))
+        age_s = (life.before_s if life.boot == self._boot else life.age_s) if life else None
+        self._clock = AgeClock(_newest_age_s(db) if age_s is None else age_s)
+        if life is None or life.boot != self._boot or is_damaged:
+            self._begin_life(db, after=max(self._counters.read(), life.incarnation.counter if life else 0))
+        else:
+            self.incarnation = life.incarnation
+            self._last_known, self._settled_known = life.next_seq - 1, life.settled
+        if is_damaged:
+            tell_damage(db, _LIFE_LOST)
+
+    def _life(self, db: sqlite3.Connection) -> Life | None:
+        """Return the life as the file has it; None where it is not ours, or would give a number out twice."""
+        life = read_life(db.execute(f"SELECT {LIFE} FROM life WHERE one = 1").fetchone())
+        if life is None or life.incarnation != self.incarnation or life.next_seq <= self._last_known:
+            return None
+        return life
 
     def _begin_life(self, db: sqlite3.Connection, *, after: int) -> None:
         incarnation = Incarnation(after + 1, self._new_random())
@@ -582,6 +566,7 @@ class Outbox:
         db.execute("BEGIN IMMEDIATE")
         try:
             kept = set()
+            room = self._room(db)
             for row in rescue.rows(lost.path):
                 late = row.kind == "backfill"
                 # Whether it was published is not known any more: it is never merged.
@@ -596,7 +581,7 @@ class Outbox:
                 following = lost.left.settled + 1
                 for seq in (*sorted(seq for of, seq in kept if of == life), lost.left.last_seq + 1):
                     if following < seq:
-                        self._note(db, life, following, seq - 1, "outbox-damaged")
+                        room.note(life, following, seq - 1, "outbox-damaged")
                         missing += seq - following
                     following = max(following, seq + 1)
                 said = f"{missing} messages of incarnation {life.counter} up to number {lost.left.last_seq} may be lost"
@@ -661,23 +646,32 @@ class Outbox:
 
     def _append(self, kind: str, make: Callable[[Incarnation, int, int], Numbered]) -> int:
         with self._transaction() as db:
-            seq, stretch = db.execute("SELECT next_seq, stretch FROM life").fetchone()
+            life = self._life(db)
+            if life is None or _is_taken(db, life):
+                self._begin_life(db, after=max(self._counters.read(), self.incarnation.counter))
+                tell_damage(db, _LIFE_LOST)
+            seq, stretch = (
+                (1, 0) if life is None or life.incarnation != self.incarnation else (life.next_seq, life.stretch)
+            )
             message = make(self.incarnation, seq, seq)
             payload = messages.encode(message, compact=self._packed, packed=self._packed)
-            late = isinstance(message, Window) and not self._online
+            late = isinstance(message, Window | AppWindow) and not self._online
             # Numbers of one stretch have nothing between them that was measured while a session stood.
             stretch = 0 if self._online else stretch or seq
             alike = f"{stretch}:{summary.likeness(message)}" if late and isinstance(message, Window) else None
             age_s = self._age_s()
             key = (*self.incarnation, seq)
-            db.execute(_INSERT, (*key, "backfill" if late else kind, late, 0, alike, age_s, payload))
-            db.execute("UPDATE life SET next_seq = ?, stretch = ?, age_s = ?", (seq + 1, stretch, age_s))
-            freed = self._give_up_old(db, key)
-            freed += self._make_room(db, key, self._bytes + len(payload) - freed - self._max_bytes)
-            last = int(db.execute("SELECT next_seq FROM life").fetchone()[0]) - 1
-        self._bytes += len(payload) - freed
-        self._last_known = last
-        return int(seq)
+            db.execute(INSERT, (*key, "backfill" if late else kind, late, 0, alike, age_s, payload))
+            db.execute("UPDATE life SET next_seq = ?, stretch = ?, age_s = ? WHERE one = 1", (seq + 1, stretch, age_s))
+            room = self._room(db)
+            self._give_up_old(room, key)
+            excess_bytes = self._held_bytes(db, room, len(payload)) - self._max_bytes
+            room.make(excess_bytes, key, published=self._mark, age_s=age_s, packed=self._packed)
+            held_bytes = self._held_bytes(db, room, len(payload))
+            (following,) = db.execute("SELECT next_seq FROM life WHERE one = 1").fetchone()
+        self._bytes = held_bytes
+        self._last_known = following - 1
+        return seq
 
     def _is_later(self, other: Incarnation) -> bool:
         return other.counter > self.incarnation.counter or (
@@ -687,14 +681,51 @@ class Outbox:
 
     # what goes out
 
-    def _next_keys(self, late: bool, waiting: set[Key], limit: int) -> list[Key]:
+    def _next(self, late: bool, waiting: set[Key], limit: int) -> list[_Place]:
         # So many hold as many as are asked for, whichever are waiting: a long queue is not listed each time.
+        most = len(waiting) + limit
         with self._reported("read") as db:
-            keys: list[Key] = db.execute(
-                f"SELECT counter, random, seq FROM messages WHERE late = ? {_ORDER} LIMIT ?",
-                (late, len(waiting) + limit),
-            ).fetchall()
-        return [key for key in keys if key not in waiting][:limit]
+            places = _places(db, late, most)
+        if None in places:
+            with self._transaction() as db:
+                room = self._room(db)
+                room.give_up_damaged(self._age_s())
+                places = _places(db, late, most)
+                if None in places:
+                    raise sqlite3.DatabaseError(INDEX_LIES)
+                held_bytes = self._held_bytes(db, room)
+            self._bytes = held_bytes
+        return [place for place in places if place and place.key not in waiting][:limit]
+
+    def _entries(self, places: list[_Place]) -> list[Entry]:
+        """Return messages as they go out; what is not whole is given up, or it would keep the rest from being sent."""
+        entries = []
+        damaged = []
+        with self._reported("read") as db:
+            for place in places:
+                found = db.execute(
+                    "SELECT counter, random, seq, kind, payload, coalesce(length(payload), 0) FROM messages"
+                    " WHERE rowid = ?",
+                    (place.row,),
+                ).fetchone()
+                if found is None:
+                    raise sqlite3.DatabaseError(INDEX_LIES)
+                *number, kind, payload, size = found
+                floor = _floor(db, Incarnation(place.key[0], place.key[1])) or place.key[2]
+                is_itself = tuple(number) == place.key
+                sendable = held.sendable(place.key, kind, payload, floor) if is_itself else None
+                if sendable is None:
+                    damaged.append((place, size))
+                else:
+                    entries.append(Entry(place.key, kind, sendable))
+        if damaged:
+            with self._transaction() as db:
+                room = self._room(db)
+                for place, size in damaged:
+                    room.give_up_row(place.row, place.key, size, "damaged")
+                held_bytes = self._held_bytes(db, room)
+            self._bytes = held_bytes
+        return entries
 
     def _mark_published(self, key: Key) -> None:
         """See that the mark on disk has passed a message before it goes out; it goes ahead, to be written seldom."""
@@ -702,7 +733,7 @@ class Outbox:
             return
         with self._transaction(durable=True) as db:
             ahead: list[Key] = db.execute(
-                f"SELECT counter, random, seq FROM messages WHERE late AND (counter, random, seq) >= (?, ?, ?) {_ORDER}"
+                f"SELECT counter, random, seq FROM messages WHERE late AND (counter, random, seq) >= (?, ?, ?) {ORDER}"
                 " LIMIT ?",
                 (*key, MARK_AHEAD),
             ).fetchall()
@@ -712,117 +743,45 @@ class Outbox:
 
     # what goes
 
-    def _settle_life(self, db: sqlite3.Connection, part: IncarnationReceipt, now_s: float) -> None:
+    def _room(self, db: sqlite3.Connection) -> Room:
+        return Room(db, self._ways, uptime_s=self._uptime_s(), wall_s=self._wall_s())
+
+    def _settle_life(self, db: sqlite3.Connection, room: Room, part: IncarnationReceipt, now_s: float) -> None:
         life = part.incarnation
         for refusal in part.refused:
             if db.execute(f"SELECT 1 FROM messages WHERE {_KEY}", (*life, refusal.seq)).fetchone():
-                self._give_up(db, (*life, refusal.seq), f"refused-{refusal.reason}", told=True)
-        self._drop(db, life, 1, part.contiguous)
+                room.give_up((*life, refusal.seq), f"refused-{refusal.reason}", told=True)
+        room.let_go(life, 1, part.contiguous)
         settled_from = part.contiguous + 1
         for first, last in part.gaps:
-            self._drop(db, life, settled_from, first - 1)
+            room.let_go(life, settled_from, first - 1)
             settled_from = last + 1
             for key in self._ways.show_gap(life, first, last, now_s):
-                self._give_up(db, key, "never-taken")
+                room.give_up(key, "never-taken")
         if life == self.incarnation and part.contiguous > self._settled_known:
             self._settled_known = part.contiguous
-            db.execute("UPDATE life SET settled = ?", (part.contiguous,))
+            db.execute("UPDATE life SET settled = ? WHERE one = 1", (part.contiguous,))
 
-    def _drop(self, db: sqlite3.Connection, life: Incarnation, first: int, last: int) -> None:
-        db.execute(
-            "DELETE FROM messages WHERE counter = ? AND random = ? AND seq BETWEEN ? AND ?", (*life, first, last)
-        )
-        self._ways.forget(life, first, last)
-
-    def _give_up(self, db: sqlite3.Connection, key: Key, reason: str, *, told: bool = False) -> None:
-        life = Incarnation(key[0], key[1])
-        self._drop(db, life, key[2], key[2])
-        self._note(db, life, key[2], key[2], reason, told=told)
-
-    def _note(
-        self, db: sqlite3.Connection, life: Incarnation, first: int, last: int, reason: str, *, told: bool = False
-    ) -> None:
-        uptime_s, wall_s = self._uptime_s(), self._wall_s()
-        Ledger(db).note(life, first, last, reason, told=told, uptime_s=uptime_s, wall_s=wall_s)
-
-    def _give_up_old(self, db: sqlite3.Connection, newest: Key | None) -> int:
-        """Give up what is too old, and return how many bytes that freed."""
+    def _give_up_old(self, room: Room, newest: Key | None) -> None:
+        """Give up what is too old, and what the disk has damaged, where it is time to look."""
         age_s = self._age_s()
         if age_s < self._age_check_s:
-            return 0
+            return
         self._age_check_s = age_s + min(AGE_CHECK_S, self._max_age_s / 10)
-        freed = 0
-        for *key, size in db.execute(
-            f"SELECT counter, random, seq, length(payload) FROM messages WHERE age_s < ? {_ORDER}",
-            (age_s - self._max_age_s,),
-        ).fetchall():
-            if tuple(key) != newest:
-                self._give_up(db, (key[0], key[1], key[2]), "too-old")
-                freed += size
-        return freed
+        room.give_up_damaged(age_s)
+        room.give_up_old(age_s - self._max_age_s, newest)
 
-    def _make_room(self, db: sqlite3.Connection, newest: Key, excess: int) -> int:
-        """Merge and give up until so many bytes more are free; the newest message always stays."""
-        freed = 0
-        while freed < excess:
-            step = self._summarise(db, newest) or self._give_up_oldest(db, newest)
-            if not step:
-                break
-            freed += step
-        return freed
+    def _held_bytes(self, db: sqlite3.Connection, room: Room, added: int = 0) -> int:
+        """Return what is held after a transaction's work; it is counted anew only where what was counted is damaged."""
+        return _count_bytes(db) if room.found_damage else self._bytes + added - room.freed_bytes
 
-    def _summarise(self, db: sqlite3.Connection, newest: Key) -> int:
-        """Make one summary of windows, or of summaries, that were never published; return how many bytes that freed.
 
-        The oldest go first, and twelve at a time wherever there are so many, so that what is recent stays apart longest.
-        """
-        found = db.execute(
-            "SELECT level, alike FROM messages WHERE alike IS NOT NULL AND (counter, random, seq) > (?, ?, ?)"
-            " AND (counter, random, seq) <> (?, ?, ?) GROUP BY level, alike HAVING count(*) > 1"
-            " ORDER BY min(count(*), ?) DESC, level, min(counter), min(seq) LIMIT 1",
-            (*self._mark, *newest, FAN_IN),
-        ).fetchone()
-        if found is None:
-            return 0
-        level, alike = found
-        rows = db.execute(
-            "SELECT counter, random, seq, age_s, payload FROM messages WHERE level = ? AND alike = ?"
-            f" AND (counter, random, seq) > (?, ?, ?) AND (counter, random, seq) <> (?, ?, ?) {_ORDER} LIMIT ?",
-            (level, alike, *self._mark, *newest, FAN_IN),
-        ).fetchall()
-        parts = [_merged_part(row[4]) for row in rows]
-        damaged = [row for row, part in zip(rows, parts, strict=True) if part is None]
-        for row in damaged:
-            self._give_up(db, (row[0], row[1], row[2]), "damaged")
-        if damaged:
-            return sum(len(row[4]) for row in damaged)
-        (number,) = db.execute("SELECT next_seq FROM life").fetchone()
-        merged = summary.merge([part for part in parts if part], self.incarnation, number, number)
-        made = messages.encode(merged, compact=self._packed, packed=self._packed)
-        freed = sum(len(row[4]) for row in rows) - len(made)
-        if freed <= 0:
-            return 0
-        for row in rows:
-            self._give_up(db, (row[0], row[1], row[2]), "summarised")
-        db.execute("UPDATE life SET next_seq = ?", (number + 1,))
-        # Summaries that were made before and after something was published have that between them.
-        under = alike if level else f"{alike}@{self._mark[0]}.{self._mark[2]}"
-        age_s = max(row[3] for row in rows)
-        db.execute(_INSERT, (*self.incarnation, number, "backfill", True, level + 1, under, age_s, made))
-        return freed
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a message lies."""
 
-    def _give_up_oldest(self, db: sqlite3.Connection, newest: Key) -> int:
-        """Give up the oldest message, contexts and summaries last; return how many bytes that freed."""
-        for others in ("level = 0 AND kind <> 'context'", "1"):
-            row = db.execute(
-                f"SELECT counter, random, seq, length(payload) FROM messages WHERE {others}"
-                f" AND (counter, random, seq) <> (?, ?, ?) {_ORDER} LIMIT 1",
-                newest,
-            ).fetchone()
-            if row is not None:
-                self._give_up(db, (row[0], row[1], row[2]), "outbox-full")
-                return int(row[3])
-        return 0
+    row: int
+    key: Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -833,13 +792,49 @@ class _Lost:
     left: rescue.Left | None
 
 
-def _merged_part(payload: bytes) -> Window | Summary | None:
-    """Return a window or a summary as it was written, None where the disk has damaged it."""
-    try:
-        part: Window | Summary = messages.decode("backfill", payload)
-    except MessageError:
-        return None
-    return part
+def _places(db: sqlite3.Connection, late: bool, limit: int) -> list[_Place | None]:
+    """Return where the next messages lie, None for one whose number is damaged."""
+    rows = db.execute(
+        f"SELECT rowid, counter, random, seq FROM messages WHERE late = ? {ORDER} LIMIT ?", (late, limit)
+    ).fetchall()
+    keys = ((row, held.key(*number)) for row, *number in rows)
+    return [_Place(row, key) if key else None for row, key in keys]
+
+
+def _floor(db: sqlite3.Connection, life: Incarnation) -> int | None:
+    row = db.execute(
+        f"SELECT min(seq) FROM messages WHERE counter = ? AND random = ? AND {held.WHOLE_SEQ}", life
+    ).fetchone()
+    return None if row[0] is None else int(row[0])
+
+
+def _is_taken(db: sqlite3.Connection, life: Life) -> bool:
+    """Return whether a number that is to be given out next or later lies in the file already."""
+    return bool(
+        db.execute(
+            f"SELECT 1 FROM messages WHERE counter = ? AND random = ? AND seq >= ? AND {held.WHOLE_SEQ} LIMIT 1",
+            (*life.incarnation, life.next_seq),
+        ).fetchone()
+    )
+
+
+def _is_used(db: sqlite3.Connection, life: Life) -> bool:
+    """Return whether a number that is to be given out next or later was given out before, by all that the file says."""
+    given_up = db.execute(
+        "SELECT 1 FROM ledger WHERE counter = ? AND random = ? AND last >= ? AND typeof(last) = 'integer' LIMIT 1",
+        (*life.incarnation, life.next_seq),
+    ).fetchone()
+    return bool(given_up) or _is_taken(db, life)
+
+
+def _newest_age_s(db: sqlite3.Connection) -> float:
+    row = db.execute(f"SELECT max(age_s) FROM messages WHERE {held.WHOLE_AGE}").fetchone()
+    return float(row[0] or 0.0)
+
+
+def _damages(db: sqlite3.Connection) -> list[tuple[int, str]]:
+    rows = db.execute("SELECT id, detail FROM damages ORDER BY id").fetchall()
+    return [(row, detail if isinstance(detail, str) else _DETAIL_LOST) for row, detail in rows]
 
 
 def _count_bytes(db: sqlite3.Connection) -> int:

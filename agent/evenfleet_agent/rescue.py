@@ -15,8 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from evenfleet_shared import messages
-from evenfleet_shared.errors import MessageError
+from evenfleet_agent import held
 from evenfleet_shared.messages import Count, Incarnation, Seq
 
 _CHUNK: Final = 64
@@ -91,10 +90,5 @@ def _chunk(db: sqlite3.Connection, first: int, last: int) -> list[tuple[Any, ...
 
 def _whole(found: tuple[Any, ...]) -> Row | None:
     counter, random, seq, kind, payload = found
-    try:
-        header = messages.decode(kind, payload)
-    except (MessageError, TypeError, KeyError):
-        return None
-    if (header.incarnation, header.seq) != ((counter, random), seq):
-        return None
-    return Row(header.incarnation, header.seq, kind, payload)
+    message = held.whole((counter, random, seq), kind, payload)
+    return Row(message.incarnation, message.seq, kind, payload) if message else None

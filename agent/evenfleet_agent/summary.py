@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -129,6 +129,34 @@ def merge(parts: Sequence[Window | Summary], incarnation: Incarnation, seq: int,
         exceedances=_exceedances([exceedance for one in each for exceedance in one.exceedances]),
         accuracy=_accuracy(accuracies) if accuracies else None,
         memory=_memory([reading for one in each for reading in one.memory]),
+    )
+
+
+def unlike(parts: Sequence[Window | Summary]) -> list[int]:
+    """Return the places of parts that differ from most in what all of them should share; none where there are no most.
+
+    Only alike ones are ever put together, so these have been damaged since.
+    """
+    shared = [_shared(of(part) if isinstance(part, Window) else part) for part in parts]
+    most, times = Counter(shared).most_common(1)[0]
+    return [place for place, one in enumerate(shared) if one != most] if 2 * times > len(shared) else []
+
+
+def _shared(one: Summary) -> Hashable:
+    latency, accuracy = one.latency, one.accuracy
+    return (
+        one.device,
+        one.summarised,
+        one.release,
+        one.variant,
+        one.artifact,
+        one.context,
+        one.comparability,
+        one.mode,
+        one.cadence_ms,
+        (latency.inferences_per_sample, latency.sketch.relative_accuracy) if latency else None,
+        frozenset((limit.metric, limit.limit_ms, limit.limit_revision) for limit in one.exceedances),
+        (accuracy.last.golden, accuracy.last.task, len(accuracy.last.tp)) if accuracy else None,
     )
 
 

@@ -20,7 +20,7 @@ from evenfleet_collector.detect import betting
 from evenfleet_collector.detect.betting import JudgedWindow
 from evenfleet_collector.store import JudgeRows
 from evenfleet_collector.store.rows import FlagRow
-from evenfleet_collector.tolerance import Policy, differing_keys, with_room_for
+from evenfleet_collector.tolerance import Policy, Setup, differing_keys, with_room_for
 from evenfleet_shared.manifest import Manifest
 from evenfleet_shared.messages import RunContext, Window, comparability
 
@@ -108,18 +108,18 @@ def _advance_class(tx: JudgeRows, cell: Cell, baseline: ClassBaseline | None, po
     if baseline is None:
         needed = policy.burn_in_windows
         if cells.ready([cell.burn_in for cell in members], expected, needed):
-            runs = _first_runs(tx, members)
-            if not runs:
+            setups = _first_setups(tx, members)
+            if not setups:
                 return  # every device of the class has become unfit to make a baseline since its windows were counted
-            run = cells.reference_run(runs)
-            windows = _class_windows(tx, members, needed, _comparable_with(tx, run))
-            opened = cells.open_baseline(windows, run, policy, revision=1)
+            setup = cells.reference_setup(setups)
+            windows = _class_windows(tx, members, needed, _comparable_with(tx, setup))
+            opened = cells.open_baseline(windows, setup, policy, revision=1)
             tx.put_class_baseline(key, opened)
             log.info("class %s, %s: limits from %d devices", key.device_class, key.variant, opened.devices)
     else:
         needed = policy.calibration_windows
         if cells.ready([cell.calibration for cell in members], expected, cells.calibrated_at(baseline, policy)):
-            calibrating, comparable = baseline, _comparable_with(tx, baseline.run)
+            calibrating, comparable = baseline, _comparable_with(tx, baseline.setup)
 
             def takes_part(window: Window) -> bool:
                 return cells.counted(window, calibrating) is not None and comparable(window)
@@ -129,7 +129,7 @@ def _advance_class(tx: JudgeRows, cell: Cell, baseline: ClassBaseline | None, po
             if frozen is None:
                 revision = baseline.revision + 1
                 log.info("class %s, %s is not steady: reference no. %d", key.device_class, key.variant, revision)
-                frozen = cells.open_baseline(windows, baseline.run, policy, revision=revision)
+                frozen = cells.open_baseline(windows, baseline.setup, policy, revision=revision)
             else:
                 log.info("class %s, %s: judged from now on", key.device_class, key.variant)
             tx.put_class_baseline(key, frozen)
@@ -161,21 +161,21 @@ def _windows_of_release(tx: JudgeRows, cell: Cell) -> Iterator[Window]:
             yield row.window
 
 
-def _first_runs(tx: JudgeRows, members: Sequence[Cell]) -> list[RunContext]:
+def _first_setups(tx: JudgeRows, members: Sequence[Cell]) -> list[Setup]:
     """Return what each device's first window was measured under, by device."""
     found = _class_windows(tx, members, 1, lambda window: tx.context(window.context) is not None)
-    return [run for windows in found.values() if (run := tx.context(windows[0].context))]
+    return [cells.setup_of(windows[0], run) for windows in found.values() if (run := tx.context(windows[0].context))]
 
 
-def _comparable_with(tx: JudgeRows, reference: RunContext) -> Callable[[Window], bool]:
-    """Return whether a window may be compared with a run, as a function of it."""
-    known: dict[str, bool] = {}
+def _comparable_with(tx: JudgeRows, reference: Setup) -> Callable[[Window], bool]:
+    """Return whether a window may be compared with a setup, as a function of it."""
+    known: dict[str, RunContext | None] = {}
 
     def comparable(window: Window) -> bool:
         if window.context not in known:
-            run = tx.context(window.context)
-            known[window.context] = run is not None and not differing_keys(reference, run)
-        return known[window.context]
+            known[window.context] = tx.context(window.context)
+        run = known[window.context]
+        return run is not None and not differing_keys(reference, cells.setup_of(window, run))
 
     return comparable
 
@@ -226,5 +226,5 @@ def _judged(tx: JudgeRows, change: FlagChange, cell: Cell, baseline: ClassBaseli
     for window in _windows_of_release(tx, cell):
         run = tx.context(window.context)
         counts = cells.exceedance(change.metric, window, baseline)
-        if counts and run and not differing_keys(baseline.run, run):
+        if counts and run and not differing_keys(baseline.setup, cells.setup_of(window, run)):
             yield JudgedWindow(incarnation=window.incarnation.counter, seq=window.seq, exceed=counts[0], n=counts[1])

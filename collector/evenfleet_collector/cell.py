@@ -10,7 +10,7 @@ windows make the next reference, and calibration begins anew. From then on the c
 device that comes later is held to its class at once. Accuracy has its reference in the release and is judged from the
 first window.
 
-* A window enters a bet only if it was counted against the limit in force, by a run that the baseline may be compared with.
+* A window enters a bet only if it was counted against the limit in force, in a setup that is the baseline's.
 * A window of another file than the release names, or of another golden set, is compared with nothing.
 * A metric whose flag is open is `outside` until the flag is closed, whatever the window does not say of it.
 * Windows of a device that is throttled, or outside in accuracy, make no baseline.
@@ -28,10 +28,10 @@ from evenfleet_collector.detect import baseline as baselines
 from evenfleet_collector.detect import betting, fixed_set
 from evenfleet_collector.detect.betting import BetState
 from evenfleet_collector.detect.fixed_set import FixedSetState, FixedSetWhy
-from evenfleet_collector.tolerance import ExceedanceTolerance, Policy, Verdict, differing_keys, log_a
+from evenfleet_collector.tolerance import ExceedanceTolerance, Policy, Setup, Verdict, differing_keys, log_a
 from evenfleet_shared import sketch
 from evenfleet_shared.manifest import Manifest, Variant
-from evenfleet_shared.messages import Accuracy, Exceedance, Limit, RunContext, Window, comparability_key
+from evenfleet_shared.messages import Accuracy, Exceedance, Limit, RunContext, Window
 
 Metric = Literal["accuracy", "latency", "memory"]
 Phase = Literal["burn-in", "calibrating", "judged"]
@@ -71,16 +71,24 @@ class MetricBaseline:
 class ClassBaseline:
     """The baseline of a class, frozen when calibration has ended.
 
-    `revision` is what devices name when they count against the latency limit; `run` is a run context that most devices
-    were comparable with, and all must be.
+    `revision` is what devices name when they count against the latency limit; `run`, `mode` and `cadence_ms` are a setup
+    that most devices were comparable with, and all must be.
     """
 
     revision: int
     run: RunContext
+    # Baselines of before there were cadences do not say it, and are of steady windows.
+    mode: Literal["steady", "cadence"] = "steady"
+    cadence_ms: float | None = None
     latency: MetricBaseline | None
     memory: MetricBaseline | None
     devices: int
     frozen: bool = False
+
+    @property
+    def setup(self) -> Setup:
+        """Return what windows must share to be held to it."""
+        return Setup(run=self.run, mode=self.mode, cadence_ms=self.cadence_ms)
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -296,28 +304,33 @@ def ready(counts: Sequence[int], expected: int, needed: int) -> bool:
     return bool(counts) and (enough >= expected or max(counts) >= PATIENCE * needed)
 
 
-def reference_run(runs: Sequence[RunContext]) -> RunContext:
-    """Return the run context that a class is held to: one that as many of its devices as possible are comparable with.
+def setup_of(window: Window, run: RunContext) -> Setup:
+    """Return what a window's figures depend on beside its file."""
+    return Setup(run=run, mode=window.mode, cadence_ms=window.cadence_ms)
+
+
+def reference_setup(setups: Sequence[Setup]) -> Setup:
+    """Return the setup that a class is held to: one that as many of its devices as possible are comparable with.
 
     Args:
-        runs: One per device, in any fixed order; of equally common ones the first is taken.
+        setups: One per device, in any fixed order; of equally common ones the first is taken.
 
     Raises:
         ValueError: There are none.
     """
-    keys = [tuple(comparability_key(run).values()) for run in runs]
+    keys = [tuple(setup.values.values()) for setup in setups]
     ((commonest, _),) = Counter(keys).most_common(1)
-    return runs[keys.index(commonest)]
+    return setups[keys.index(commonest)]
 
 
 def open_baseline(
-    windows: Mapping[str, Sequence[Window]], run: RunContext, policy: Policy, *, revision: int
+    windows: Mapping[str, Sequence[Window]], setup: Setup, policy: Policy, *, revision: int
 ) -> ClassBaseline:
     """Return a class's baseline after burn-in.
 
     Args:
-        windows: Each device's burn-in windows, comparable with `run`; at least one device has one.
-        run: The run context that others must be comparable with.
+        windows: Each device's burn-in windows, comparable with `setup`; at least one device has one.
+        setup: What others must be comparable with.
         policy: Which quantiles, and what margin.
         revision: Names the limits.
     """
@@ -333,7 +346,9 @@ def open_baseline(
     ]
     return ClassBaseline(
         revision=revision,
-        run=run,
+        run=setup.run,
+        mode=setup.mode,
+        cadence_ms=setup.cadence_ms,
         latency=_metric_baseline(latencies, policy.latency),
         memory=_metric_baseline(peaks, policy.memory),
         devices=len(windows),
@@ -399,10 +414,13 @@ def _incomparable(window: Window, run: RunContext, variant: Variant, baseline: C
             f"not comparable: measured with the file {window.artifact[:12]}…, "
             f"the release's is {variant.artifact.sha256[:12]}…"
         )
-    keys = differing_keys(baseline.run, run) if baseline else ()
-    if not keys or baseline is None:
+    if baseline is None:
         return None
-    named = ", ".join(f"{key} ({getattr(run, key)} here, {getattr(baseline.run, key)} in its class)" for key in keys)
+    here, there = setup_of(window, run), baseline.setup
+    keys = differing_keys(there, here)
+    if not keys:
+        return None
+    named = ", ".join(f"{key} ({here.values[key]} here, {there.values[key]} in its class)" for key in keys)
     return f"not comparable with its class: {named}"
 
 

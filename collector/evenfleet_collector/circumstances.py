@@ -1,4 +1,4 @@
-"""Word what a window was measured under beside its figures: the machine, the agent's own share, the network, leak and cost.
+"""Word what a window says beside its figures: how it was called, the machine, the agent's own share, the network, leak and cost.
 
 Pure. One line for each of them that the device told of; what it did not tell is left out, for absent is not zero.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from evenfleet_collector import figures
 from evenfleet_collector.store.rows import Circumstances
-from evenfleet_shared.messages import Conditions, Cost, Leak, Network, Overhead
+from evenfleet_shared.messages import Conditions, Cost, Leak, Network, Overhead, Phase, Sustained, Throughput
 
 
 def lines(told: Circumstances | None) -> tuple[str, ...]:
@@ -26,6 +26,10 @@ def lines(told: Circumstances | None) -> tuple[str, ...]:
         ("network", _network(told.network) if told.network else []),
         ("leak", _leak(told.leak) if told.leak else []),
         ("cost", _cost(told.cost) if told.cost else []),
+        ("cadence", _cadence(told.cadence_ms, told.late_starts)),
+        ("phases", [_phase(phase) for phase in told.phases]),
+        ("sustained", _sustained(told.sustained) if told.sustained else []),
+        ("throughput", [_throughput(told.throughput)] if told.throughput else []),
     )
     return tuple(f"{kind}: {', '.join(parts)}" for kind, parts in worded if parts)
 
@@ -89,6 +93,31 @@ def _cost(cost: Cost) -> list[str]:
         error = cost.predicted_error_ratio
         parts.append(f"predicted {figures.latency(cost.predicted_ms)}" + (f" ± {_percent(error)}" if error else ""))
     return [f"{', '.join(parts)} per inference"] if parts else []
+
+
+def _cadence(cadence_ms: float | None, late_starts: int | None) -> list[str]:
+    parts = [] if cadence_ms is None else [f"one inference every {figures.latency(cadence_ms)}"]
+    if late_starts is not None:
+        parts.append(f"{figures.count(late_starts)} due while the one before still ran")
+    return parts
+
+
+def _phase(phase: Phase) -> str:
+    return f"{phase.name} p50 {figures.latency(phase.p50_ms)} p95 {figures.latency(phase.p95_ms)}"
+
+
+def _sustained(sustained: Sustained) -> list[str]:
+    p50s = f"p50 {figures.latency(sustained.first_p50_ms)} to {figures.latency(sustained.last_p50_ms)}"
+    parts = [f"{sustained.slowdown_ratio:.3g} times as slow after {sustained.duration_s:.4g} s ({p50s})"]
+    if sustained.first_temperature_c is not None and sustained.last_temperature_c is not None:
+        parts.append(f"{sustained.first_temperature_c:.1f} to {sustained.last_temperature_c:.1f} °C")
+    if sustained.first_frequency_mhz is not None and sustained.last_frequency_mhz is not None:
+        parts.append(f"{sustained.first_frequency_mhz:.0f} to {sustained.last_frequency_mhz:.0f} MHz")
+    return parts
+
+
+def _throughput(throughput: Throughput) -> str:
+    return f"{throughput.per_s:.4g} inferences/s, {throughput.batch} at a time"
 
 
 def _percent(ratio: float) -> str:

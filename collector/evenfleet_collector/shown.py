@@ -113,6 +113,11 @@ def _circumstances(window: Window) -> Circumstances | None:
         network=window.network,
         leak=window.leak,
         cost=window.cost,
+        cadence_ms=window.cadence_ms,
+        late_starts=window.late_starts,
+        phases=window.phases,
+        sustained=window.sustained,
+        throughput=window.throughput,
     )
     return None if told == Circumstances() else told
 

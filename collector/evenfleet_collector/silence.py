@@ -6,7 +6,7 @@ A step of the judge. Silence is a cell's, not a device's: a device that goes on 
   is retired: its flags are closed, and it starts without evidence should it come back.
 * Silence neither opens nor closes a flag.
 * It counts only while the collector itself could hear.
-* Who stretches its windows is missed later: `Policy.silent_after` says how much.
+* Who stretches its windows, or has said that it sleeps, is missed later: `Policy.silent_after` says how much.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def note(tx: JudgeRows, policy: Policy, now_s: float, connected_since_s: float, 
     for one in quiet:
         row = one.row
         with contained.part(tx, f"silence of {row.device}, {row.variant}"):
-            _note(tx, one, now_s, policy.silent_after(one.length_s))
+            _note(tx, one, now_s, policy.silent_after(one.length_s, slept=one.slept))
         tx.set_aside(row.device, row.release, row.variant)
     return len(quiet) == BATCH
 
@@ -73,6 +73,8 @@ def _retire(tx: JudgeRows, quiet: QuietCell, desired: Desired, now_s: float) -> 
 
 
 def _reason(quiet: QuietCell, heard_before_s: float, after_s: float) -> str:
+    if quiet.slept:
+        return f"no window of this variant came for more than {after_s:g} s, of which the device may have slept a day"
     if quiet.device_heard_s is None or quiet.device_heard_s < heard_before_s:
         return f"nothing heard of the device for more than {after_s:g} s"
     return f"the device is heard of, but no window of this variant came for more than {after_s:g} s"

@@ -3,7 +3,7 @@
 Leaves to `detect` how a metric's verdict comes about, and to `judge` where policies and reference runs are stored.
 
 * A policy is immutable; a change is a new revision, which starts all evidence anew and touches no baseline.
-* Runs that differ in a key of `COMPARABILITY_KEYS` are never compared: the answer names the keys.
+* Windows of one file whose `Setup` differs are never compared: the answer names the keys.
 * A cell is `within` only if every metric of it is; no metric at all is `undetermined`.
 """
 
@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from evenfleet_shared.messages import COMPARABILITY_KEYS, RunContext
+from evenfleet_shared.messages import RunContext, comparability_key
 
 Verdict = Literal["within", "outside", "undetermined", "incomparable", "silent"]
 
@@ -26,6 +26,8 @@ SEVERITY: Final[tuple[Verdict, ...]] = ("outside", "incomparable", "silent", "un
 
 MONTH_S: Final = 30 * 24 * 3600
 LONGEST_WINDOW_S: Final = 86_400.0
+# A device that has used its day's bytes is back when the next day begins.
+SLEEP_S: Final = 86_400.0
 
 # Below this a flag would take so little evidence that a healthy stream raises one every twenty windows.
 _LEAST_A: Final = 20.0
@@ -107,17 +109,20 @@ class Policy:
         """Return after how long without a window a device is silent that keeps to the policy's windows."""
         return self.silence_windows * self.window_length_s
 
-    def silent_after(self, length_s: float | None) -> float:
+    def silent_after(self, length_s: float | None, *, slept: bool = False) -> float:
         """Return after how many seconds without a window a cell is silent whose last window was so long.
 
         A device may stretch its windows, to save a metered link or the processor; up to a day, so that none can say of
-        itself that it will never be missed.
+        itself that it will never be missed. One that has said since that it sleeps is waited for a day longer.
 
         >>> policy = Policy(window_length_s=300.0, silence_windows=3)
         >>> [policy.silent_after(length_s) for length_s in (None, 60.0, 3600.0, 1e9)]
         [900.0, 900.0, 10800.0, 259200.0]
+        >>> policy.silent_after(300.0, slept=True)
+        87300.0
         """
-        return max(self.silent_after_s, self.silence_windows * min(length_s or 0.0, LONGEST_WINDOW_S))
+        awake_s = max(self.silent_after_s, self.silence_windows * min(length_s or 0.0, LONGEST_WINDOW_S))
+        return awake_s + SLEEP_S if slept else awake_s
 
 
 def log_a(policy: Policy) -> float:
@@ -155,9 +160,33 @@ def combine(verdicts: Iterable[Verdict]) -> Verdict:
     return min(verdicts, key=SEVERITY.index, default="undetermined")
 
 
-def differing_keys(a: RunContext, b: RunContext) -> tuple[str, ...]:
-    """Return the names of the keys that forbid comparing two runs; none if they may be compared."""
-    return tuple(key for key in COMPARABILITY_KEYS if getattr(a, key) != getattr(b, key))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What the figures of a window depend on beside its file: the run, and how inferences were called."""
+
+    run: RunContext
+    mode: Literal["steady", "cadence"] = "steady"
+    cadence_ms: float | None = None
+
+    @property
+    def values(self) -> dict[str, str | int | float | None]:
+        """Return what must be equal for windows of one file to be compared; unknown equals only another unknown.
+
+        The delegated share is here and not in `COMPARABILITY_KEYS`: of one file another share is another execution, but
+        two files have each their own, and a device holds its models against each other.
+        """
+        return {
+            **comparability_key(self.run),
+            "delegated_ratio": self.run.delegated_ratio,
+            "mode": self.mode,
+            "cadence_ms": self.cadence_ms,
+        }
+
+
+def differing_keys(a: Setup, b: Setup) -> tuple[str, ...]:
+    """Return the names of the keys that forbid comparing two windows of one file; none if they may be compared."""
+    here, there = a.values, b.values
+    return tuple(key for key in here if here[key] != there[key])
 
 
 def _power_of_two(streams: int) -> int:

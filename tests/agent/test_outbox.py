@@ -15,27 +15,31 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from evenfleet_agent.ledger import MAX_TOLD
+from evenfleet_agent.lives import COUNTER_NAME, MAX_COUNTER, CounterFile
 from evenfleet_agent.outbox import (
-    COUNTER_NAME,
     DAMAGED_NAME,
-    FAN_IN,
     FILE_NAME,
-    GAP_PATIENCE_S,
-    GAP_WAITS_S,
-    MAX_COUNTER,
-    MAX_GAP_RESENDS,
-    MAX_TOLD,
-    MAX_UNDER_WAY,
     TELL_WHEN_FULL_S,
-    CounterFile,
-    Key,
     Outbox,
     look,
     open_outbox,
 )
+from evenfleet_agent.room import FAN_IN
+from evenfleet_agent.sending import GAP_PATIENCE_S, GAP_WAITS_S, MAX_GAP_RESENDS, MAX_UNDER_WAY, Key
 from evenfleet_shared import messages
 from evenfleet_shared.errors import StoreError
-from evenfleet_shared.messages import Context, Event, Incarnation, IncarnationReceipt, Receipt, Refusal, Summary, Window
+from evenfleet_shared.messages import (
+    AppWindow,
+    Context,
+    Event,
+    Incarnation,
+    IncarnationReceipt,
+    Receipt,
+    Refusal,
+    Summary,
+    Window,
+)
 from fakes import uplink
 
 DEVICE = "press-01"
@@ -537,6 +541,31 @@ def test_what_is_measured_without_a_session_is_backfill_and_stays_that(tmp_path:
     again.reconnected()
 
     assert kinds(again, 0.0) == [("window", 2), ("backfill", 1), ("backfill", 3)]
+
+
+def reported(incarnation: Incarnation, seq: int, floor: int) -> AppWindow:
+    return uplink.app_window(seq, incarnation=incarnation, floor=floor)
+
+
+def test_an_applications_windows_without_a_session_are_backfill_at_its_rate(tmp_path: Path) -> None:
+    outbox = opened(tmp_path, backfill_per_s=2.0)
+    for _ in range(3):
+        outbox.append("window", reported)
+    outbox.reconnected()
+    outbox.append("window", reported)
+
+    assert kinds(outbox, 0.0) == [("window", 4), ("backfill", 1), ("backfill", 2)]
+    assert kinds(outbox, 0.5) == [("backfill", 3)]
+
+
+def test_an_applications_windows_have_no_summary_and_give_way_as_the_oldest(tmp_path: Path) -> None:
+    outbox = opened(tmp_path, max_bytes=10_000)
+    for _ in range(30):
+        outbox.append("window", reported)
+
+    assert summaries(outbox) == []
+    assert losses(outbox) == [(1, 30 - len(outbox), "outbox-full")]
+    assert outbox.size_bytes <= 10_000
 
 
 def test_events_and_contexts_do_not_wait_behind_a_week_of_windows(outbox: Outbox) -> None:

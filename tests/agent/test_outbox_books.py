@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from evenfleet_agent.outbox import FILE_NAME, Entry, Key, Outbox, open_outbox
+from evenfleet_agent.outbox import FILE_NAME, Entry, Outbox, open_outbox
+from evenfleet_agent.sending import Key
 from evenfleet_shared import messages
 from evenfleet_shared.messages import Incarnation, IncarnationReceipt, Numbered, Receipt, Summary, Window
 from fakes import uplink

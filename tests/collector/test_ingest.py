@@ -111,6 +111,12 @@ def test_an_applications_window_is_kept_apart_from_the_log_and_settled_like_any_
     assert collector.part().gaps == ()
 
 
+def test_an_applications_window_that_was_reported_offline_is_taken_as_backfill(collector: Collector) -> None:
+    collector.save(Arrival(topics.build(DEVICE, "backfill"), messages.encode(app_window(1))))
+
+    assert [(row.window.seq, row.backfill) for row in collector.reader.app_windows(DEVICE)] == [(1, True)]
+
+
 def test_an_applications_window_that_contradicts_itself_is_refused_by_its_number(collector: Collector) -> None:
     fields = msgspec.json.decode(messages.encode(app_window(1)))
     collector.save(Arrival(topics.build(DEVICE, "window"), msgspec.json.encode({**fields, "calls": 1})))

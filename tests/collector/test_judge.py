@@ -531,6 +531,78 @@ def test_a_run_that_may_not_be_compared_is_incomparable_and_the_keys_are_named(f
     assert not fleet.flags()
 
 
+@pytest.mark.parametrize(
+    ("odd", "named"),
+    [
+        (
+            {"mode": "cadence", "cadence_ms": 40.0},
+            "mode (cadence here, steady in its class), cadence_ms (40.0 here, None in its class)",
+        ),
+        ({"run": replace(RUN, delegated_ratio=0.1)}, "delegated_ratio (0.1 here, 1.0 in its class)"),
+    ],
+)
+def test_a_window_that_was_executed_in_another_way_is_incomparable(
+    fleet: Fleet, odd: dict[str, Any], named: str
+) -> None:
+    fleet.calibrated()
+    fleet.born(run=odd.get("run", RUN))
+    fleet.reports(8, SLOW, **odd)
+
+    assert fleet.cell().verdict == "incomparable"
+    assert named in fleet.metric("latency").reason
+    assert not fleet.flags()
+
+    fleet.reports(1)
+    assert fleet.cell().verdict == "undetermined"
+
+
+def test_windows_of_another_cadence_than_most_make_no_baseline(fleet: Fleet) -> None:
+    """Neither burn-in's nor calibration's, though they come from the same run context."""
+    often = {"mode": "cadence", "cadence_ms": 40.0}
+    seldom = {"mode": "cadence", "cadence_ms": 1000.0}
+    fleet.born("a-odd-one", "b", "c")
+    for _ in range(7):
+        fleet.reports(1, device="c", **often)
+        fleet.reports(1, device="b", **often)
+        fleet.reports(1, SLOW, device="a-odd-one", **seldom)
+
+    assert {row.device: row.verdict for row in fleet.reader.cells()} == {
+        "a-odd-one": "incomparable",
+        "b": "undetermined",
+        "c": "undetermined",
+    }
+    assert "cadence_ms (1000.0 here, 40.0 in its class)" in fleet.cell("a-odd-one").reason
+    (limit,) = fleet.limits()
+    assert limit.limit_ms == pytest.approx(1.1, rel=0.02)
+    with fleet.writer.transaction() as tx:
+        baseline = tx.class_baseline(ClassKey(RELEASE, "float32", RUN.device_class))
+    assert baseline is not None
+    assert (baseline.mode, baseline.cadence_ms, baseline.devices) == ("cadence", 40.0, 2)
+
+
+def test_a_device_that_changes_its_cadence_in_burn_in_gives_its_first_ones_windows_alone(fleet: Fleet) -> None:
+    fleet.born()
+    fleet.reports(1)
+    fleet.reports(2, SLOW, mode="cadence", cadence_ms=40.0)
+
+    (limit,) = fleet.limits()
+    assert limit.limit_ms == pytest.approx(1.1, rel=0.02)
+
+
+def test_windows_of_another_cadence_are_not_in_the_evidence(fleet: Fleet) -> None:
+    """They were never counted: an explanation that holds them would not add up."""
+    fleet.calibrated()
+    fleet.reports(3, SLOW)
+    odd = fleet.measured(SLOW, mode="cadence", cadence_ms=40.0)
+    fleet.take(odd)
+    fleet.reports(3, SLOW)
+
+    (flag,) = fleet.flags()
+    evidence = json.loads(flag.evidence_json)
+    assert odd.seq not in [window["seq"] for window in evidence["windows"]]
+    assert evidence["stat_nats"] >= evidence["threshold_nats"]
+
+
 def test_the_odd_one_of_a_class_does_not_become_what_the_others_are_held_to(fleet: Fleet) -> None:
     """Not even where it is the last to finish, and slower."""
     odd = replace(RUN, threads=4)
@@ -819,6 +891,21 @@ def test_a_window_before_its_context_is_undetermined_whatever_comparability_it_n
     assert "comparability-differs" not in fleet.reader.stats().passed_over
 
 
+def test_how_the_latest_windows_inferences_were_called_is_in_the_row(fleet: Fleet) -> None:
+    told: dict[str, Any] = {
+        "cadence_ms": 40.0,
+        "late_starts": 3,
+        "phases": (messages.Phase(name="queue", n=20, p50_ms=0.1, p95_ms=0.2),),
+        "sustained": messages.Sustained(
+            duration_s=600.0, span_s=60.0, inferences=9, first_p50_ms=4.0, last_p50_ms=5.0, slowdown_ratio=1.25
+        ),
+        "throughput": messages.Throughput(batch=8, inferences=80, duration_s=1.0, per_s=80.0),
+    }
+    fleet.born()
+    fleet.reports(1, mode="cadence", **told)
+    assert fleet.cell().circumstances == Circumstances(**told)
+
+
 def test_what_the_latest_window_was_measured_under_is_in_the_row_and_goes_with_the_next(fleet: Fleet) -> None:
     fleet.born()
     conditions = messages.Conditions(steal_ratio=0.25)
@@ -881,6 +968,53 @@ def test_a_stretched_window_is_waited_for_from_when_the_collector_could_hear(fle
     assert fleet.cell().verdict != "silent"
 
     fleet.step(connected_since_s=fleet.now_s - 3 * 3600 - 1)
+    assert fleet.cell().verdict == "silent"
+
+
+@pytest.mark.parametrize(("length_s", "awake_s"), [(300.0, 900), (3600.0, 3 * 3600)])
+def test_a_device_that_sleeps_is_silent_a_day_later_than_others(fleet: Fleet, length_s: float, awake_s: float) -> None:
+    fleet.born()
+    fleet.take(fleet.measured(length_s=length_s))
+    fleet.now_s += 60
+    fleet.take(state(status="sleeping"))
+    fleet.now_s += 86_400 + awake_s - 60
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert fleet.cell().verdict == "undetermined"
+
+    fleet.now_s += 1
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert fleet.cell().verdict == "silent"
+    told = (
+        f"no window of this variant came for more than {86_400 + awake_s:g} s, of which the device may have slept a day"
+    )
+    assert fleet.cell().reason == told
+
+
+def test_a_device_that_woke_has_time_to_send_what_waited(fleet: Fleet) -> None:
+    fleet.born()
+    fleet.reports(1)
+    fleet.take(state(status="sleeping"))
+    fleet.now_s += 86_400
+    fleet.take(state(session="00000001"))
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert fleet.cell().verdict == "undetermined"
+
+    fleet.reports(1)
+    fleet.now_s += 901
+    fleet.step(connected_since_s=NOW_S - 1e6)
+    assert fleet.cell().verdict == "silent"
+    assert fleet.cell().reason == "nothing heard of the device for more than 900 s"
+
+
+def test_a_device_that_falls_asleep_over_and_over_without_a_window_is_silent_all_the_same(fleet: Fleet) -> None:
+    fleet.born()
+    fleet.reports(1)
+    for hour in range(25):
+        fleet.take(state(session=f"{hour:08x}"), state(status="sleeping", session=f"{hour:08x}"))
+        fleet.step(connected_since_s=NOW_S - 1e6)
+        assert fleet.cell().verdict == "undetermined"
+        fleet.now_s += 3600
+    fleet.step(connected_since_s=NOW_S - 1e6)
     assert fleet.cell().verdict == "silent"
 
 

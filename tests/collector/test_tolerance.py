@@ -13,6 +13,7 @@ from evenfleet_collector.tolerance import (
     SEVERITY,
     ExceedanceTolerance,
     Policy,
+    Setup,
     combine,
     differing_keys,
     log_a,
@@ -99,8 +100,25 @@ def test_cell_without_metrics_is_not_within() -> None:
 def test_runs_that_differ_in_other_things_may_be_compared() -> None:
     other = dataclasses.replace(RUN, kernel="6.6", accelerator_requested="gpu", attributes={"rack": "7"})
 
-    assert differing_keys(RUN, other) == ()
+    assert differing_keys(Setup(run=RUN), Setup(run=other)) == ()
     assert comparability_key(RUN) == comparability_key(other)
+
+
+@pytest.mark.parametrize("ratio", [0.1, None])
+def test_another_share_delegated_forbids_comparing_runs_of_one_file_alone(ratio: float | None) -> None:
+    other = dataclasses.replace(RUN, delegated_ratio=ratio)
+
+    assert differing_keys(Setup(run=RUN), Setup(run=other)) == ("delegated_ratio",)
+    assert comparability_key(RUN) == comparability_key(other)
+
+
+def test_windows_that_were_called_in_another_way_may_not_be_compared() -> None:
+    steady = Setup(run=RUN)
+    slow, fast = (Setup(run=RUN, mode="cadence", cadence_ms=ms) for ms in (100.0, 40.0))
+
+    assert differing_keys(steady, slow) == ("mode", "cadence_ms")
+    assert differing_keys(slow, fast) == ("cadence_ms",)
+    assert differing_keys(slow, dataclasses.replace(slow)) == ()
 
 
 @given(keys=st.sets(st.sampled_from(COMPARABILITY_KEYS)))
@@ -108,5 +126,5 @@ def test_differing_keys_are_named(keys: set[str]) -> None:
     changes = {key: 7 if key == "threads" else "other" for key in keys}
     other = dataclasses.replace(RUN, **changes)  # type: ignore[arg-type]
 
-    assert set(differing_keys(RUN, other)) == keys
+    assert set(differing_keys(Setup(run=RUN), Setup(run=other))) == keys
     assert (comparability_key(RUN) == comparability_key(other)) == (not keys)

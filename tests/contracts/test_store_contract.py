@@ -28,7 +28,7 @@ from evenfleet_collector.store.sqlite import (
     open_reader,
     open_writer,
 )
-from evenfleet_collector.tolerance import Policy
+from evenfleet_collector.tolerance import SLEEP_S, Policy
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import MessageError, StoreError
 from evenfleet_shared.messages import Desired, Incarnation, Limit, Refusal
@@ -691,6 +691,25 @@ def test_a_cell_is_quiet_after_as_long_as_the_policy_says_for_its_last_window(st
         assert not tx.quiet(POLICY, NOW_S + after_s, 0.0, 10)
         (one,) = tx.quiet(POLICY, NOW_S + after_s + 1, 0.0, 10)
         assert one.length_s == length_s
+
+
+@pytest.mark.parametrize("status", ["gone", "lost", "sleeping"])
+def test_only_a_device_whose_own_session_said_so_has_slept(store: Store, status: str) -> None:
+    def quiet_after(more_s: float) -> list[tuple[str, bool]]:
+        looked_s = NOW_S + POLICY.silent_after_s + more_s
+        return [(one.row.device, one.slept) for one in tx.quiet(POLICY, looked_s, 0.0, 10)]
+
+    with store.writer.transaction() as tx:
+        for device, session in ((DEVICE, "00000001"), ("older-session", "00000002")):
+            tx.put_row(cell_row(device, "float32", RELEASE))
+            tx.put_state(state(device=device, session="00000001"), NOW_S)
+            tx.put_state(state(device=device, session=session, status=status), NOW_S + 1)
+        asleep = status == "sleeping"
+        assert quiet_after(1) == [("older-session", False)] + [(DEVICE, False)] * (not asleep)
+        assert quiet_after(SLEEP_S + 1)[-1] == (DEVICE, asleep)
+
+    assert store.reader.asleep(NOW_S) == ({DEVICE} if asleep else frozenset())
+    assert store.reader.asleep(NOW_S + 2) == frozenset()
 
 
 def test_a_cell_that_was_set_aside_is_looked_at_again_when_heard_of_or_told_something(store: Store) -> None:

@@ -74,6 +74,13 @@ class FakeStore:
     def device(self, device: str) -> DeviceRow | None:
         return self.device_rows.get(device)
 
+    def asleep(self, since_s: float) -> frozenset[str]:
+        return frozenset(
+            device
+            for device, row in self.device_rows.items()
+            if row.status == "sleeping" and (row.last_seen_s or 0.0) >= since_s
+        )
+
     def windows(
         self,
         device: str,

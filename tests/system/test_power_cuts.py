@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from evenfleet_agent.outbox import COUNTER_NAME, DAMAGED_NAME, FILE_NAME, CounterFile, open_outbox
+from evenfleet_agent.lives import COUNTER_NAME, CounterFile
+from evenfleet_agent.outbox import DAMAGED_NAME, FILE_NAME, open_outbox
 from evenfleet_agent.slots import Slots
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared import messages

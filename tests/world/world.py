@@ -22,7 +22,8 @@ from evenfleet_agent import standing as standings
 from evenfleet_agent.config import AgentSettings
 from evenfleet_agent.fetcher import FetchOrder, FetchResult
 from evenfleet_agent.link import Connected, Disconnected, LinkEvent, Received
-from evenfleet_agent.outbox import CounterFile, Outbox
+from evenfleet_agent.lives import COUNTER_NAME, CounterFile
+from evenfleet_agent.outbox import Outbox
 from evenfleet_agent.slots import Slots
 from evenfleet_agent.standing import StandingFile
 from evenfleet_agent.supervisor import Supervisor
@@ -233,7 +234,7 @@ class DeviceLife:
             for path in self.directory.glob(f"{outboxes.FILE_NAME}*"):
                 path.unlink()
         if lose_counter:
-            (self.directory / outboxes.COUNTER_NAME).unlink(missing_ok=True)
+            (self.directory / COUNTER_NAME).unlink(missing_ok=True)
         self._start()
 
     def numbers_held(self) -> set[Numbered]:
@@ -253,7 +254,7 @@ class DeviceLife:
     def _start(self) -> None:
         self.outbox = Outbox(
             lambda: connect(self.directory / outboxes.FILE_NAME, self.fuse),
-            CounterFile(self.directory / outboxes.COUNTER_NAME),
+            CounterFile(self.directory / COUNTER_NAME),
             boot=f"boot-{self.boot}",
             new_random=lambda: f"{self._words.getrandbits(64):016x}",
             max_bytes=8_000,  # five windows or so: the oldest often have to give way

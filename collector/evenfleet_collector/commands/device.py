@@ -20,6 +20,7 @@ from evenfleet_collector.commands.flags import render_flags
 from evenfleet_collector.commands.parity import STYLES, render_parity
 from evenfleet_collector.commands.printing import CONTEXT, print_json, show
 from evenfleet_collector.store.rows import AppWindowRow, CellRow, DeviceRow, EventRow
+from evenfleet_collector.tolerance import SLEEP_S
 from evenfleet_shared.errors import ConfigError
 from evenfleet_shared.topics import DEVICE_ID_RULE, is_device_id
 
@@ -82,7 +83,7 @@ def show_device(*, device_id: str, url: str, as_json: bool) -> None:
     if as_json:
         print_json({"device": row, "cells": cells, "flags": flags, "apps": apps, "events": events})
         return
-    show(_table([row], time.time()), "", render_parity(cells), "", render_flags(flags))
+    show(_table([row], time.time()), *_sleep(row, time.time()), "", render_parity(cells), "", render_flags(flags))
     for lines in (
         [Text(line) for cell in cells for line in _circumstances(cell)],
         [Text(_line_of(app, time.time())) for app in apps],
@@ -150,6 +151,15 @@ def _table(rows: list[DeviceRow], now_s: float) -> Table:
             f"{figures.ago(row.last_seen_s, now_s)} ago" if row.last_seen_s is not None else "never",
         )
     return table
+
+
+def _sleep(row: DeviceRow, now_s: float) -> list[Text]:
+    if row.status != "sleeping" or row.last_seen_s is None:
+        return []
+    fell = f"sleeping: its bytes of the day were used up {figures.ago(row.last_seen_s, now_s)} ago"
+    if now_s - row.last_seen_s > SLEEP_S:
+        return [Text(f"{fell}; that day is over, and it should have been heard of again")]
+    return [Text(f"{fell}; what it measures comes when the next day begins, within a day of that")]
 
 
 def _circumstances(cell: CellRow) -> list[str]:

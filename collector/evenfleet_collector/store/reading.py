@@ -35,6 +35,10 @@ class Reader(Protocol):
         """Return one device."""
         ...
 
+    def asleep(self, since_s: float) -> frozenset[str]:
+        """Return the devices whose last word is that they sleep, said since then."""
+        ...
+
     def windows(
         self,
         device: str,

@@ -19,9 +19,12 @@ from evenfleet_shared.messages import (
     Leak,
     Network,
     Overhead,
+    Phase,
     Reply,
     RunContext,
     Summary,
+    Sustained,
+    Throughput,
     Window,
 )
 from evenfleet_shared.signature import Signature
@@ -73,13 +76,22 @@ class SummaryRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What a window says beside its figures; a device's overhead and network are in one window of each round only."""
+    """What a window says beside its figures; a device's overhead and network are in one window of each round only.
+
+    `cadence_ms` and `late_starts` are of windows whose inferences were called one every so often, `sustained` and
+    `throughput` of those that somebody asked for.
+    """
 
     conditions: Conditions | None = None
     overhead: Overhead | None = None
     network: Network | None = None
     leak: Leak | None = None
     cost: Cost | None = None
+    cadence_ms: float | None = None
+    late_starts: int | None = None
+    phases: tuple[Phase, ...] = ()
+    sustained: Sustained | None = None
+    throughput: Throughput | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,13 +142,14 @@ class CellRow:
 class QuietCell:
     """A cell of which nothing has come for a while, and when its device was last heard of at all.
 
-    `length_s` is how long its last window was.
+    `length_s` is how long its last window was, `slept` whether its device sleeps, or has said so since that window.
     """
 
     row: CellRow
     cell: Cell | None
     device_heard_s: float | None
     length_s: float | None
+    slept: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -294,5 +294,11 @@ def m010_loads_that_are_asked_for(db: Database) -> None:
     db.table("commands").add_column("offline_s", float, not_null_default=0.0)
 
 
+@migrations()
+def m011_sleep(db: Database) -> None:
+    """Note when a device said last that it sleeps: it is missed later."""
+    db.table("devices").add_column("slept_s", float)
+
+
 def _create(db: Database, name: str, columns: dict[str, Any], *, pk: str | tuple[str, ...]) -> None:
     db.table(name).create(columns, pk=pk)

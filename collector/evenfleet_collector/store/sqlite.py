@@ -50,7 +50,7 @@ from evenfleet_collector.store.rows import (
     WindowRow,
 )
 from evenfleet_collector.store.schema import migrations
-from evenfleet_collector.tolerance import LONGEST_WINDOW_S, Policy, Verdict, combine
+from evenfleet_collector.tolerance import LONGEST_WINDOW_S, SLEEP_S, Policy, Verdict, combine
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared import signature as signatures
 from evenfleet_shared import topics
@@ -107,6 +107,8 @@ _COMMANDS: Final = (
 )
 _TAGS: Final = "SELECT tag, release, tagged_s FROM tags"
 _CELL: Final = "device = ? AND release = ? AND variant = ?"
+# 1 for a cell `c` of a device `d` that sleeps, or has said so since it was last heard of.
+_SLEPT: Final = "coalesce(d.status = 'sleeping' OR d.slept_s >= c.heard_s, 0)"
 
 
 def open_writer(directory: Path) -> SqliteWriter:
@@ -362,8 +364,8 @@ class SqliteWriter:
             )
         else:
             self._run(
-                "UPDATE devices SET status = ? WHERE device = ? AND session = ?",
-                (state.status, state.device, state.session),
+                "UPDATE devices SET status = ?, slept_s = coalesce(?, slept_s) WHERE device = ? AND session = ?",
+                (state.status, now_s if state.status == "sleeping" else None, state.device, state.session),
             )
 
     def put_reply(self, reply: Reply, now_s: float) -> bool:
@@ -619,10 +621,10 @@ class SqliteWriter:
 
     def quiet(self, policy: Policy, now_s: float, hearing_since_s: float, limit: int) -> Sequence[QuietCell]:
         rows = self._all(
-            "SELECT c.row, c.state, d.last_seen_s, c.length_s FROM cells c LEFT JOIN devices d ON d.device = c.device"
-            " WHERE c.set_aside = 0 AND c.heard_s < ?"
+            f"SELECT c.row, c.state, d.last_seen_s, c.length_s, {_SLEPT} FROM cells c"
+            " LEFT JOIN devices d ON d.device = c.device WHERE c.set_aside = 0 AND c.heard_s < ?"
             # As in `Policy.silent_after`.
-            " AND max(c.heard_s, ?) < ? - max(?, ? * min(coalesce(c.length_s, 0.0), ?))"
+            f" AND max(c.heard_s, ?) < ? - max(?, ? * min(coalesce(c.length_s, 0.0), ?)) - ? * {_SLEPT}"
             " ORDER BY c.heard_s, c.device, c.variant LIMIT ?",
             (
                 now_s - policy.silent_after_s,
@@ -631,6 +633,7 @@ class SqliteWriter:
                 policy.silent_after_s,
                 policy.silence_windows,
                 LONGEST_WINDOW_S,
+                SLEEP_S,
                 limit,
             ),
         )
@@ -640,8 +643,9 @@ class SqliteWriter:
                 cell=msgspec.json.decode(state, type=Cell) if state else None,
                 device_heard_s=heard_s,
                 length_s=length_s,
+                slept=bool(slept),
             )
-            for row, state, heard_s, length_s in rows
+            for row, state, heard_s, length_s, slept in rows
         ]
 
     def set_aside(self, device: str, release: str, variant: str) -> None:
@@ -893,6 +897,10 @@ class SqliteReader:
     def device(self, device: str) -> DeviceRow | None:
         rows = self._all(f"{_DEVICES} WHERE d.device = ?", (device,))
         return self._device_row(rows[0]) if rows else None
+
+    def asleep(self, since_s: float) -> frozenset[str]:
+        rows = self._all("SELECT device FROM devices WHERE status = 'sleeping' AND slept_s >= ?", (since_s,))
+        return frozenset(device for (device,) in rows)
 
     def windows(
         self,

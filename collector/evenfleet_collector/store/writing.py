@@ -255,7 +255,8 @@ class JudgeRows(Shared, Protocol):
     def quiet(self, policy: Policy, now_s: float, hearing_since_s: float, limit: int) -> Sequence[QuietCell]:
         """Return the cells of which nothing has come for longer than `Policy.silent_after` allows, nor was set aside.
 
-        It counts from `hearing_since_s` on: what was sent before that may have been missed.
+        It counts from `hearing_since_s` on: what was sent before that may have been missed. A device that woke has slept
+        for its cells until they are heard of: it has yet to send what waits.
         """
         ...
 

@@ -9,7 +9,7 @@ Pure. Decides the order, the words and the marks. Leaves colours and layout to w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,12 +80,13 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One device: a cell per variant of the matrix, None where it has none."""
+    """One device: a cell per variant of the matrix, None where it has none; `asleep` if it waits for its next day."""
 
     device: str
     run: str
     fallback: str | None
     cells: tuple[Drawn | None, ...]
+    asleep: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +111,16 @@ class Matrix:
         return sum(self.counts.values())
 
 
-def arrange(cells: Iterable[CellRow], *, order: Sequence[str] = (), policy: Policy | None = None) -> Matrix:
+def arrange(
+    cells: Iterable[CellRow], *, order: Sequence[str] = (), policy: Policy | None = None, asleep: Collection[str] = ()
+) -> Matrix:
     """Arrange cells of one release.
 
     Args:
         cells: In any order.
         order: Variants in the order of the manifest; others follow by name.
         policy: Says how many windows a phase takes; without it progress is not told.
+        asleep: Devices that have used their day's bytes and wait for the next.
     """
     by_place = {(cell.device_class, cell.device, cell.variant): cell for cell in cells}
     found = {variant for _, _, variant in by_place}
@@ -130,7 +134,12 @@ def arrange(cells: Iterable[CellRow], *, order: Sequence[str] = (), policy: Poli
             Group(
                 device_class=device_class,
                 lines=tuple(
-                    _line(device, [by_place.get((device_class, device, variant)) for variant in variants], policy)
+                    _line(
+                        device,
+                        [by_place.get((device_class, device, variant)) for variant in variants],
+                        policy,
+                        asleep=device in asleep,
+                    )
                     for device in devices
                 ),
             )
@@ -181,13 +190,14 @@ def _detail(metric: MetricVerdict) -> str:
     return f"{text}; {metric.reason}" if metric.reason else text
 
 
-def _line(device: str, cells: Sequence[CellRow | None], policy: Policy | None) -> Line:
+def _line(device: str, cells: Sequence[CellRow | None], policy: Policy | None, *, asleep: bool) -> Line:
     runs = [cell.run for cell in cells if cell is not None and cell.run is not None]
     return Line(
         device=device,
         run=run_of(runs[0]) if runs else "",
         fallback=next((_fallback(run) for run in runs if run.accelerator_executed != run.accelerator_requested), None),
         cells=tuple(None if cell is None else draw(cell, policy) for cell in cells),
+        asleep=asleep,
     )
 
 

@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from evenfleet_collector import figures
 from evenfleet_collector.resources import is_release_name
 from evenfleet_collector.store import Reader
+from evenfleet_collector.tolerance import SLEEP_S
 from evenfleet_collector.web.matrix import MARKS, MEANINGS, arrange
 from evenfleet_shared import __version__
 
@@ -83,7 +84,7 @@ def view(reader: Reader, release: str | None, now_s: float) -> dict[str, Any]:
         "releases": releases,
         "chosen": chosen,
         "is_latest": chosen is None or chosen.release == releases[0].release,
-        "matrix": arrange(cells, order=order, policy=reader.policy()),
+        "matrix": arrange(cells, order=order, policy=reader.policy(), asleep=reader.asleep(now_s - SLEEP_S)),
         "stats": reader.stats(),
         "flags": sorted(flags, key=lambda flag: flag.opened_s, reverse=True),
         "refused": sorted(

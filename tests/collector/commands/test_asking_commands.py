@@ -336,6 +336,22 @@ class TestDevice:
         assert evenfleet("device", "show", "press-99").code == 3
         assert evenfleet("device", "show", "Press 1").code == 2
 
+    @pytest.mark.parametrize(
+        ("hours", "told"),
+        [
+            (5, "5 h ago; what it measures comes when the next day begins, within a day of that"),
+            (30, "1 d ago; that day is over, and it should have been heard of again"),
+        ],
+    )
+    def test_show_says_that_a_device_sleeps_and_until_when(
+        self, evenfleet: Run, store: FakeStore, fleet: str, hours: int, told: str
+    ) -> None:
+        store.put_device(
+            device_row("press-01", status="sleeping", release=fleet, last_seen_s=time.time() - 3600 * hours)
+        )
+        out = " ".join(evenfleet("device", "show", "press-01").out.split())
+        assert f"sleeping: its bytes of the day were used up {told}" in out
+
     @pytest.mark.usefixtures("fleet")
     def test_show_says_what_the_devices_applications_did_last(self, evenfleet: Run, store: FakeStore) -> None:
         for seq, told in enumerate(

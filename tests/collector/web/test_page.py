@@ -71,6 +71,17 @@ def test_score_of_a_task_stands_below_the_share_of_right_samples(page: TestClien
     assert "RMSE" not in text
 
 
+def test_a_device_that_sleeps_is_said_to_for_a_day(page: TestClient, store: FakeStore) -> None:
+    row = release_row()
+    store.release_rows.append(row)
+    for device, last_seen_s in (("asleep", NOW_S - 80_000), ("overdue", NOW_S - 90_000)):
+        store.put_device(device_row(device, status="sleeping", last_seen_s=last_seen_s))
+        store.put_cell(cell_row(device, "int8", row.release))
+    text = text_of(page.get("/").text)
+    assert "asleep litert 2.1.0 · xnnpack ☾ sleeping" in text
+    assert text.count("sleeping") == 1
+
+
 def test_what_comes_from_devices_is_text_on_the_page(page: TestClient, store: FakeStore) -> None:
     row = release_row()
     store.release_rows.append(row)

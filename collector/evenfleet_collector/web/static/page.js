@@ -1,5 +1,6 @@
 "use strict";
-// The page is whole without this script; with it, the parts that changed are fetched and swapped when cells change.
+// The page is whole without this script; with it, the parts that changed are fetched and swapped when cells change, and
+// once a minute: a device that falls asleep changes no cell.
 (() => {
   const live = document.getElementById("live");
   const follow = document.getElementById("follow");
@@ -48,6 +49,7 @@
   stream.addEventListener("open", () => { say("on", "live"); });
   stream.addEventListener("error", () => { say("off", "reconnecting…"); });
   stream.addEventListener("cells", refresh);
+  setInterval(refresh, 60000);
 
   const choice = document.getElementById("release");
   if (choice) choice.addEventListener("change", () => choice.form.submit());
