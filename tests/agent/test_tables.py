@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from evenfleet_agent import measure as measuring
@@ -72,3 +74,15 @@ def test_modes_are_told_beside_the_steady_figures(tmp_path, runner):
         "comparable ",
     ):
         assert words in told
+
+
+def test_classes_of_what_is_not_counted_by_samples_have_no_accuracy(tmp_path, runner):
+    (target, _) = targets(write_release(tmp_path))
+    result = measuring.measure(target, Measure(samples=5), runner, silent)
+    assert isinstance(result, measuring.Result)
+    assert result.accuracy is not None
+    told = tables.table([result]).split("\n\n")[1]
+    assert told.split("\n")[0].split() == ["class", "samples", "accuracy", "recall"]
+    pixels = dataclasses.replace(result.accuracy, counted="pixels", class_accuracy_ratios=())
+    told = tables.table([dataclasses.replace(result, accuracy=pixels)]).split("\n\n")[1]
+    assert told.split("\n")[0].split() == ["class", "pixels", "recall", "false"]

@@ -6,8 +6,10 @@ import os
 import tarfile
 
 import pytest
+from msgspec.structs import replace
 
 from evenfleet_agent import targets as finding
+from evenfleet_agent.runner import tasks
 from evenfleet_agent.runner.protocol import RunnerSpec
 from evenfleet_shared.errors import ArtifactError, ConfigError
 from fakes import tiny_models
@@ -136,3 +138,17 @@ def test_a_delegate_that_cannot_be_meant_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(ConfigError, match=why):
         finding.delegate_options(delegate, options)
+
+
+@pytest.mark.parametrize("task", tasks.TASKS, ids=lambda task: task.name)
+def test_criterion_is_taken_by_the_tasks_that_have_it_and_refused_by_name_of_the_others(tmp_path, task):
+    (plain,) = targets(tiny_models.classifier(tmp_path / "m.tflite"), template=replace(TEMPLATE, task=task.name))
+    if task.name in {"regression", "agreement"}:
+        assert finding.held_to(plain, tolerance=0.25, threshold=None).spec.criteria.tolerance == 0.25
+        with pytest.raises(ConfigError, match=rf"--threshold is 0\.25, task {task.name} has none"):
+            finding.held_to(plain, tolerance=None, threshold=0.25)
+    else:
+        criteria = finding.held_to(plain, tolerance=None, threshold=0.25).spec.criteria
+        assert getattr(criteria, task.threshold) == 0.25
+        with pytest.raises(ConfigError, match=rf"--tolerance is 0\.25, task {task.name} has none"):
+            finding.held_to(plain, tolerance=0.25, threshold=None)

@@ -59,6 +59,8 @@ def test_release_of_each_task_is_scored_as_it_says_itself(load, task):
     assert "".join("01"[int(right)] for right in session.correct) == case.correct
     assert (evaluation.task, evaluation.n, evaluation.errors) == (task, len(case.correct), case.correct.count("0"))
     assert (evaluation.tp, evaluation.fp, evaluation.fn) == (case.tp, case.fp, case.fn)
+    counted = {"detection": "objects", "segmentation": "pixels"}
+    assert evaluation.counted == counted.get(task, "samples")
     assert evaluation.metric == case.metric
     assert evaluation.score == (None if case.score is None else pytest.approx(case.score, abs=1e-6))
     assert (evaluation.discordant_b, evaluation.discordant_c, evaluation.hamming) == (0, 0, None)
