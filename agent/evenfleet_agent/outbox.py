@@ -812,8 +812,10 @@ def _is_taken(db: sqlite3.Connection, life: Life) -> bool:
     """Return whether a number that is to be given out next or later lies in the file already."""
     return bool(
         db.execute(
-            f"SELECT 1 FROM messages WHERE counter = ? AND random = ? AND seq >= ? AND {held.WHOLE_SEQ} LIMIT 1",
-            (*life.incarnation, life.next_seq),
+            # One lower bound alone: with two, SQLite may begin at the other one and look at all that is held.
+            "SELECT 1 FROM messages WHERE counter = ? AND random = ? AND seq BETWEEN ? AND ?"
+            " AND typeof(seq) = 'integer' LIMIT 1",
+            (*life.incarnation, life.next_seq, held.MAX_SEQ),
         ).fetchone()
     )
 

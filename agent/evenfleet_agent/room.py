@@ -34,6 +34,10 @@ INDEX_LIES: Final = "an index names a message that the table does not have"
 NUMBERS_LOST: Final = "messages whose numbers the disk has damaged were given up; the device's status counts them"
 LEDGER_LOST: Final = "entries of the ledger that the disk has damaged were given up"
 
+_ODD: Final = (
+    f"({held.WHOLE_MESSAGE} AND {held.WHOLE_LATE} AND {held.WHOLE_LEVEL} AND ({held.WHOLE_ALIKE})"
+    f" AND {held.WHOLE_AGE}) IS NOT 1"
+)
 _PLACE: Final = "rowid, counter, random, seq, coalesce(length(payload), 0)"
 _OTHERS: Final = "(counter, random, seq) <> (?, ?, ?)"
 
@@ -109,6 +113,16 @@ class Room:
         It looks at every row, though not into payloads: what these hold is looked at when they go out or are merged.
         """
         before = self._db.total_changes
+        # One look at the table in the order that it lies in: this is what the hour costs when nothing is damaged.
+        if self._db.execute(f"SELECT 1 FROM messages NOT INDEXED WHERE {_ODD} LIMIT 1").fetchone():
+            self._give_up_odd(age_s)
+        if Ledger(self._db).give_up_damaged():
+            tell_damage(self._db, LEDGER_LOST)
+        found = self._db.total_changes != before
+        self.found_damage |= found
+        return found
+
+    def _give_up_odd(self, age_s: float) -> None:
         for row, *number, size in self._db.execute(
             f"SELECT {_PLACE} FROM messages WHERE ({held.WHOLE_MESSAGE}) IS NOT 1 {ORDER}"
         ).fetchall():
@@ -120,11 +134,6 @@ class Room:
             f" WHERE ({held.WHOLE_LEVEL}) IS NOT 1 OR ({held.WHOLE_ALIKE}) IS NOT 1"
         )
         self._db.execute(f"UPDATE messages SET age_s = ? WHERE ({held.WHOLE_AGE}) IS NOT 1", (age_s,))
-        if Ledger(self._db).give_up_damaged():
-            tell_damage(self._db, LEDGER_LOST)
-        found = self._db.total_changes != before
-        self.found_damage |= found
-        return found
 
     def give_up_old(self, before_age_s: float, newest: Key | None) -> None:
         """Give up what was written before an age of the outbox."""

@@ -327,6 +327,21 @@ def test_a_receipt_takes_no_longer_with_much_that_is_held(tmp_path: Path) -> Non
     assert steps[1] < 1.5 * steps[0]
 
 
+def test_a_message_takes_no_longer_to_keep_with_much_that_is_held(tmp_path: Path) -> None:
+    steps = []
+    for held in (100, 2000):
+        outbox = opened(tmp_path / str(held))
+        happen(outbox, held)
+        done = count(1)
+        outbox._db.set_progress_handler(lambda done=done: next(done) * 0, 10)
+        happen(outbox, 10)
+        steps.append(next(done))
+        outbox._db.set_progress_handler(None, 0)
+        outbox.close()
+
+    assert steps[1] < 1.5 * steps[0]
+
+
 def size_on_disk(outbox: Outbox) -> int:
     return int(outbox._db.execute("SELECT coalesce(sum(length(payload)), 0) FROM messages").fetchone()[0])
 
