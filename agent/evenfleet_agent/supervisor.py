@@ -63,6 +63,7 @@ DEFAULT_APP_WINDOW_S: Final = 300.0
 # A wall clock that moved by more than this against the monotonic one was set, not slewed.
 CLOCK_JUMP_S: Final = 30.0
 IGNORED_TOLD_EVERY_S: Final = 3600.0
+TROUBLE_EVERY_S: Final = 60.0
 # What an agent may take at once when it starts: to load its models.
 FIRST_SAVED_S: Final = 600.0
 
@@ -121,6 +122,8 @@ class Supervisor:
         self._desired: Desired | None = _read_desired(self._desired_path)
         self._rollout = Rollout()
         self._rival = Rival()
+        self._rival_trouble: str | None = None
+        self._trouble_told: tuple[str | None, float] = (None, clock.monotonic_s())
         self._online = False
         self._offline_reason: str | None = None
         # How the last session was spoken.
@@ -177,6 +180,7 @@ class Supervisor:
             self._work(now_s)
         self._read_probes(now_s)
         self._standing.runs(self._stations.standing)
+        self._tell_trouble(now_s)
         self._post.exchange(now_s)
         return self._next_due_s(now_s)
 
@@ -269,19 +273,18 @@ class Supervisor:
         begun = self._post.settle(receipt)
         before, self._rival = self._rival, rival.heard(self._rival, overtaken=begun, now_s=now_s)
         if self._rival.suspected and not before.suspected:
-            trouble = (
+            self._rival_trouble = (
                 f"another client seems to use the device id {self._settings.device} at the same broker, perhaps a copy "
                 "of this device; give each device its own id with 'evenfleet device enrol'"
             )
             log.error(
                 "%s (the collector knew a later incarnation %d times within %.0f minutes)",
-                trouble,
+                self._rival_trouble,
                 len(self._rival.overtaken_s),
                 rival.RIVAL_WITHIN_S / 60,
             )
-            self._standing.troubled(trouble)
         elif before.suspected and not self._rival.suspected:
-            self._standing.troubled(None)
+            self._rival_trouble = None
         if begun and not self._rival.suspected:
             log.warning("the collector knows a later incarnation of this device; began %d", self._outbox.incarnation[0])
 
@@ -541,6 +544,17 @@ class Supervisor:
             supervisor_rss_bytes=self._taken.supervisor_rss_bytes,
             outbox_bytes=self._outbox.size_bytes,
         )
+
+    def _tell_trouble(self, now_s: float) -> None:
+        """Say what someone must act on: at once when it begins or ends, once a minute when it is another."""
+        trouble = (
+            "; ".join(filter(None, (self._rival_trouble, self._intake.trouble() if self._intake else None))) or None
+        )
+        told, told_s = self._trouble_told
+        if trouble == told or (trouble and told and now_s < told_s + TROUBLE_EVERY_S):
+            return
+        self._trouble_told = (trouble, now_s)
+        self._standing.troubled(trouble)
 
     def _read_probes(self, now_s: float) -> None:
         """Read what applications' probes have noted, and keep a window of it as often as of the models."""
