@@ -40,6 +40,7 @@ def _conditions(conditions: Conditions) -> list[str]:
         ("processor pressure", conditions.cpu_pressure_ratio),
         ("memory pressure", conditions.memory_pressure_ratio),
         ("disk pressure", conditions.io_pressure_ratio),
+        ("GPU in use", conditions.gpu_use_ratio),
     )
     parts = [f"{name} {figures.accuracy(ratio)}" for name, ratio in ratios if ratio is not None]
     if conditions.frequency_mhz is not None:
