@@ -37,7 +37,7 @@ follows this page is a device; it needs an MQTT client and nothing of Evenfleet.
 
 ## Connection
 
-* MQTT 3.1.1. Nothing here needs more.
+* MQTT 3.1.1 or 5. Nothing here needs more than 3.1.1.
 * Client id and user name are both the device id, {device_id_rule}.
   Whoever connects under one id and logs in with another is refused, so nobody can throw a device off or speak for it.
 * The password is the token that `evenfleet device enrol` printed. With `--anonymous-devices` any password will do.

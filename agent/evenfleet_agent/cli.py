@@ -5,6 +5,7 @@ Each command imports what it needs when it is called, so that `run` pays for not
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -59,7 +60,9 @@ def run(file: Path, verbose: bool) -> None:
 
     from evenfleet_agent import config, service
 
-    service.check(config.load(file, os.environ, {}))
+    settings = config.load(file, os.environ, {})
+    service.check(settings)
+    _check_keys(settings.release.trusted_keys)
     # The process that stays for a year begins anew, without what only the command line needs.
     arguments = [sys.executable, "-m", "evenfleet_agent.lean", str(file.resolve()), *(["-v"] if verbose else [])]
     # Of heaps one is enough for two threads; `lean` sees to it that the runners have theirs.
@@ -95,6 +98,7 @@ def check(file: Path | None, example: bool, as_json: bool) -> None:
         raise click.UsageError("Missing option '--config'; or set EVENFLEET_DEVICE and others of the environment.")
     settings = config.load(file, os.environ, {})
     service.check(settings, by_clock=True)
+    _check_keys(settings.release.trusted_keys)
     service.check_state_dir(settings)
     targets.check_installed(settings.runtime.name, settings.runtime.python)
     click.echo(msgspec.json.encode(settings).decode() if as_json else f"{file or 'the environment'}: can be used")
@@ -146,6 +150,27 @@ def status(file: Path, as_json: bool) -> None:
     sys.exit(EXIT_DONE if found.running else EXIT_FAILED)
 
 
+def _check_keys(files: tuple[str, ...]) -> None:
+    """Refuse a file of `release.trusted_keys` that holds no public key: no release at all would be run."""
+    if not files:
+        return
+    from evenfleet_shared import trust
+    from evenfleet_shared.errors import ConfigError
+
+    try:
+        for file in files:
+            trust.read_public_key(Path(file))
+    except ConfigError as error:
+        raise ConfigError(f"release.trusted_keys: {error}") from None
+
+
+def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuse a number that is none: of NaN every range says that it lies within."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not a number that can be measured with")
+    return value
+
+
 def _duration(seconds: float) -> str:
     for name, length_s in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length_s:
@@ -185,11 +210,17 @@ def _duration(seconds: float) -> str:
     "--samples", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="Timed inferences, at least."
 )
 @click.option(
-    "--min-duration", type=click.FloatRange(0, 86_400), default=0.0, show_default=True, help="Seconds, at least."
+    "--min-duration",
+    type=click.FloatRange(0, 86_400),
+    callback=_finite,
+    default=0.0,
+    show_default=True,
+    help="Seconds, at least.",
 )
 @click.option(
     "--max-duration",
     type=click.FloatRange(0, 86_400),
+    callback=_finite,
     help="Seconds after which timing stops, whatever --samples says.  [default: 30, or --min-duration if that is longer]",
 )
 @click.option(
@@ -202,11 +233,13 @@ def _duration(seconds: float) -> str:
 @click.option(
     "--cadence-ms",
     type=click.FloatRange(0, 3_600_000, min_open=True),
+    callback=_finite,
     help="Begin an inference every so often, as an application does, instead of one after another.",
 )
 @click.option(
     "--sustained",
     type=click.FloatRange(0, 86_400, min_open=True),
+    callback=_finite,
     metavar="SECONDS",
     help="Then load the model without a pause for so long, and hold the last minute against the first.",
 )
@@ -217,9 +250,14 @@ def _duration(seconds: float) -> str:
     help="What the labels of --data are, and so what is right; docs/tasks.md has each.  [default: the release's, or classification]",
 )
 @click.option(
-    "--tolerance", type=click.FloatRange(0), help="How far off a regression's or an agreement's numbers may be."
+    "--tolerance",
+    type=click.FloatRange(0),
+    callback=_finite,
+    help="How far off a regression's or an agreement's numbers may be.",
 )
-@click.option("--threshold", type=float, help="The task's: score, IoU or cosine from which a sample counts.")
+@click.option(
+    "--threshold", type=float, callback=_finite, help="The task's: score, IoU or cosine from which a sample counts."
+)
 @click.option("--variant", multiple=True, help="Of a release directory; may be given several times. Default: all.")
 @click.option(
     "--python",
@@ -256,7 +294,8 @@ def measure(
     Example: evenfleet-agent measure model.tflite --data test.npz --runtime litert --threads 2
 
     A model that cannot be measured is one line on standard error and exit code 1 (2 if the arguments or the data
-    are wrong); of several variants the others are measured all the same.
+    are wrong). Of several the others are measured all the same; the exit code is 0 then, unless a process crashed, or
+    a runtime or variant that was named is the one that could not be.
     What each figure means, and which modes there are, is in docs/measuring.md.
     """
     import tempfile
@@ -270,6 +309,8 @@ def measure(
     from evenfleet_agent.samples import write_data
 
     targets.check_python(python)
+    if max_duration is not None and max_duration < min_duration:
+        raise click.UsageError(f"--max-duration is {max_duration:g}, below --min-duration, which is {min_duration:g}")
     request = Measure(
         samples=samples,
         min_duration_s=min_duration,
@@ -318,9 +359,10 @@ def measure(
         click.echo(tables.table(outcomes))
     if len(failures) == len(outcomes):
         raise measuring.as_error(measuring.first_to_mend(failures))
-    # A variant that this runtime cannot run is a finding; a crash is a failure.
-    crashed = any(failure.kind == "runner" for failure in failures)
-    sys.exit(EXIT_FAILED if crashed else EXIT_DONE)
+    # A variant that this runtime cannot run is a finding; a crash is a failure, and so is what was asked for by its name.
+    failing = ("runner", "runtime") if runtime != ("auto",) else ("runner",)
+    failed = any(failure.kind in failing or failure.name in variant for failure in failures)
+    sys.exit(EXIT_FAILED if failed else EXIT_DONE)
 
 
 @main.command()

@@ -162,6 +162,8 @@ class AgentSettings:
             port = url.port
         except ValueError as error:
             raise ValueError(f"broker.url is {_without_user(self.broker.url)!r}: {error}") from None
+        if url.path not in ("", "/") or url.query or url.fragment:
+            raise ValueError(f"broker.url is {_without_user(self.broker.url)!r}, expected nothing behind host and port")
         if "@" in url.netloc:
             # Not shown: what stands before it is often a password.
             raise ValueError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -212,6 +213,7 @@ class Post:
 
     def keep(self, kind: str, make: Callable[[Incarnation, int, int], Numbered]) -> int | None:
         """Write a message to the outbox; return its number, None where the disk does not take it."""
+        life = self._outbox.incarnation
         try:
             seq = self._outbox.append(kind, make)
         except StoreError as error:
@@ -219,6 +221,8 @@ class Post:
             self._not_kept += 1
             self._store_fails("keep", error, f"this {kind} is not kept, nor what comes until the disk works again")
             return None
+        if self._outbox.incarnation != life:
+            self.birth()  # the file was damaged, and numbering begins anew
         if self._not_kept:
             log.warning("the outbox can be written again; %d messages were not kept", self._not_kept)
             self._not_kept = 0
@@ -275,7 +279,14 @@ class Post:
 
     def _tell_losses(self, now_s: float) -> None:
         losses = self._outbox.losses_due(now_s)
-        if losses and self.tell("loss", losses=tuple(losses)) is not None:
+        if not losses:
+            return
+        counts = Counter[str]()
+        for loss in losses:
+            counts[loss.reason] += loss.last_seq - loss.first_seq + 1
+        detail = ", ".join(f"{count} messages: {reason}" for reason, count in sorted(counts.items()))
+        if self.tell("loss", losses=tuple(losses), detail=detail) is not None:
+            log.warning("given up before the collector had them: %s", detail)
             self._outbox.told(losses)  # or they are told once more
 
     def _send(self, now_s: float) -> None:

@@ -312,7 +312,9 @@ class Stations:
             if turn.measuring and not station.loaded:
                 if turn.order:
                     self._findings.append(
-                        NotMeasured(turn.order, f"variant {station.variant.name} is not loaded on this device now")
+                        NotMeasured(
+                            turn.order, f"variant {station.variant.name} cannot be measured now: {station.standing}"
+                        )
                     )
                 continue
             if not turn.measuring and not self._has(station.variant):

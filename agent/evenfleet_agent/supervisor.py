@@ -123,6 +123,8 @@ class Supervisor:
         self._rollout = Rollout()
         self._rival = Rival()
         self._rival_trouble: str | None = None
+        # Why what is desired does not run.
+        self._release_trouble: str | None = None
         self._trouble_told: tuple[str | None, float] = (None, clock.monotonic_s())
         self._online = False
         self._offline_reason: str | None = None
@@ -413,6 +415,8 @@ class Supervisor:
         if before and self._length_s(desired) < self._length_s(before) and self._window_due_s is not None:
             self._window_due_s = min(self._window_due_s, now_s + self._length_s(desired))
         self._stations.count_against(self._limits(self._stations.release))
+        if before is None or before.release != desired.release:
+            self._release_trouble = None
         self._step(rollout.Offered(_offer(desired)) if desired.release else rollout.Withdrawn())
 
     def _limits(self, release: str) -> dict[str, tuple[Limit, ...]]:
@@ -477,12 +481,14 @@ class Supervisor:
         if result is None:
             return
         if result.ok:
+            self._release_trouble = None
             self._step(rollout.Fetched())
         else:
             self._fetch_failed(result)
 
     def _fetch_failed(self, result: FetchResult) -> None:
         log.warning("%s", result.reason)
+        self._release_trouble = result.reason
         self._step(rollout.FetchFailed(result.reason, result.cause))
 
     def _start_stations(self, offer: Offer) -> None:
@@ -548,7 +554,12 @@ class Supervisor:
     def _tell_trouble(self, now_s: float) -> None:
         """Say what someone must act on: at once when it begins or ends, once a minute when it is another."""
         trouble = (
-            "; ".join(filter(None, (self._rival_trouble, self._intake.trouble() if self._intake else None))) or None
+            "; ".join(
+                filter(
+                    None, (self._rival_trouble, self._release_trouble, self._intake.trouble() if self._intake else None)
+                )
+            )
+            or None
         )
         told, told_s = self._trouble_told
         if trouble == told or (trouble and told and now_s < told_s + TROUBLE_EVERY_S):

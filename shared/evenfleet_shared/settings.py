@@ -70,7 +70,8 @@ def load(
     Args:
         settings_type: A dataclass; a nested dataclass is a table of the file.
         file: A TOML file, or None.
-        environment: ``EVENFLEET_WINDOW__LENGTH_S`` sets ``window.length_s``; other variables are left alone.
+        environment: ``EVENFLEET_WINDOW__LENGTH_S`` sets ``window.length_s``, with a list or a table as TOML has it. One that
+            almost names a setting of a table is refused; other variables are left alone.
         overrides: From the command line, as ``{"window.length_s": 5.0}``; None leaves the setting as it is.
         typed: What errors call the place that `overrides` come from.
 
@@ -90,8 +91,10 @@ def load(
             path = name[len(ENVIRONMENT_PREFIX) :].lower().split("__")
             if _knows(settings_type, path):
                 _refuse_table(settings_type, path, name)
-                _put(values, path, text)
+                _put(values, path, _from_text(text))
                 sources[".".join(path)] = name
+            elif len(path) > 1 and path[0] in _tables(settings_type):
+                _refuse_near_miss(settings_type, path, name)
     for dotted, value in overrides.items():
         if value is not None:
             _put(values, dotted.split("."), value)
@@ -167,6 +170,25 @@ def _knows(settings_type: type[Any], path: list[str]) -> bool:
     if path[0] not in names:
         return False
     return len(path) == 1 or (path[0] in tables and _knows(tables[path[0]], path[1:]))
+
+
+def _refuse_near_miss(settings_type: type[Any], path: list[str], variable: str) -> None:
+    """Refuse a variable that almost names a setting of a table; one that names nothing like it may be another program's."""
+    known = [field.name for field in dataclasses.fields(_tables(settings_type)[path[0]])]
+    near = difflib.get_close_matches(path[1], known, n=1)
+    if near:
+        meant = f"{ENVIRONMENT_PREFIX}{path[0]}__{near[0]}".upper()
+        raise ConfigError(f"{variable}: {'.'.join(path)} is no setting; did you mean {meant}?")
+
+
+def _from_text(text: str) -> Any:
+    """Return what a variable says: a list or a table where it is written as one of TOML, else the text."""
+    if text[:1] not in ("[", "{"):
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _refuse_table(settings_type: type[Any], path: list[str], variable: str) -> None:

@@ -253,3 +253,18 @@ def test_a_configuration_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "none.toml" in line
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_key_that_cannot_be_trusted_is_told_before_anything_runs(tmp_path: Path, command: str) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(
+        f'device = "a"\nstate_dir = "{tmp_path}/state"\n[release]\ntrusted_keys = ["{tmp_path}/none.pub"]\n'
+    )
+
+    said = run(command, "--config", str(file))
+
+    assert said.returncode == 2
+    (line,) = said.stderr.splitlines()
+    assert line.startswith(f"error: release.trusted_keys: {tmp_path}/none.pub")
+    assert not (tmp_path / "state").exists()

@@ -1769,3 +1769,35 @@ def test_a_fault_of_its_own_does_not_end_the_agent_and_what_waits_is_sent(caplog
 def test_a_fault_that_does_not_pass_is_left_to_the_service_manager() -> None:
     with pytest.raises(TypeError):
         turned([True] * 100)
+
+
+def test_why_a_release_does_not_run_is_left_for_whoever_asks(board: Board) -> None:
+    def trouble() -> str | None:
+        found = standings.read(board.directory / standings.FILE_NAME)
+        assert found is not None
+        return found.trouble
+
+    board.link.connect()
+    board.told()
+    board.fetcher.fail("release 1234… is not signed by a key that this device trusts", "release")
+    board.turn()
+    assert trouble() == "release 1234… is not signed by a key that this device trusts"
+
+    board.told(board.desired(revision=2, release=board.other))
+    board.fetcher.finish()
+    board.turn()
+    assert trouble() is None
+
+
+def test_what_was_given_up_is_told_in_words_too(board: Board) -> None:
+    board.measures()
+    board.receipted()
+    board.link.disconnect()
+    board.outbox._max_bytes = 20_000
+    board.windows(60)
+    board.link.connect()
+    board.turn()
+
+    event = next(one for one in board.sent(Event) if one.event == "loss")
+    count = sum(loss.last_seq - loss.first_seq + 1 for loss in event.losses)
+    assert event.detail == f"{count} messages: summarised"

@@ -51,6 +51,21 @@ def test_variable_that_is_no_setting_is_left_alone():
     assert settings.load(Root, None, environment, {}) == Root(device="a")
 
 
+def test_variable_that_almost_names_a_setting_is_refused_with_what_was_meant():
+    with pytest.raises(ConfigError, match=r"window\.lenght_s is no setting; did you mean EVENFLEET_WINDOW__LENGTH_S\?"):
+        settings.load(Root, None, {"EVENFLEET_DEVICE": "a", "EVENFLEET_WINDOW__LENGHT_S": "1"}, {})
+
+
+def test_variable_may_hold_a_table_or_a_list_as_the_file_does():
+    environment = {
+        "EVENFLEET_DEVICE": "[a",
+        "EVENFLEET_TAGS": '{site = "north"}',
+        "EVENFLEET_FURTHER": "[{samples = 7}]",
+    }
+    found = settings.load(Root, None, environment, {})
+    assert (found.device, found.tags, found.further) == ("[a", {"site": "north"}, (Window(samples=7),))
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -230,3 +230,25 @@ def test_directory_with_a_damaged_saved_model_is_one_line(tmp_path, content):
     assert done.returncode == 1
     assert "cannot load model" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_runtime_that_was_named_and_is_not_there_fails_though_another_one_measured(tmp_path):
+    tiny_models.classifier(tmp_path / "m.tflite")
+    hidden = {"PYTHONPATH": os.pathsep.join((str(tmp_path / "hide"), os.environ.get("PYTHONPATH", "")))}
+    (tmp_path / "hide/tflite_runtime").mkdir(parents=True)
+    (tmp_path / "hide/tflite_runtime/__init__.py").write_text("raise ImportError('not here')")
+
+    both = agent(
+        "measure", "m.tflite", "--runtime", "litert", "--runtime", "tflite", "--samples", 5, cwd=tmp_path, **hidden
+    )
+    assert both.returncode == 1
+    assert "p50" in both.stdout
+    assert "not measured: runtime tflite is not installed here" in both.stdout
+
+
+@pytest.mark.parametrize("option", ["--min-duration", "--max-duration", "--cadence-ms", "--sustained", "--threshold"])
+def test_a_number_that_is_none_is_refused_by_its_option(tmp_path, option):
+    tiny_models.classifier(tmp_path / "m.tflite")
+    said = agent("measure", "m.tflite", option, "nan", cwd=tmp_path)
+    assert said.returncode == 2
+    assert f"'{option}': nan is not a number" in said.stderr

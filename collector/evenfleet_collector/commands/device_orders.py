@@ -27,6 +27,14 @@ MAX_TTL_S: Final = 604_800.0
 # Answers are published at once; windows go through the outbox.
 WINDOWS_WITHIN_S: Final = 10.0
 
+# What keeps a device from answering, by its last state.
+_ABSENT: Final = {
+    "enrolled": "; it has never connected",
+    "sleeping": "; it sleeps until its day's bytes are there again",
+    "gone": "; it was told to stop, and answers when it is started",
+    "lost": "; its connection is lost, and it answers when it is back",
+}
+
 _CODES = """\b
 Exit codes: 0 done (without --wait: sent from now on); 1 failed, not answered in time, or the collector does not answer;
 2 bad arguments; 3 refused by the collector or the device.
@@ -151,7 +159,8 @@ def _ordered(
     if not wait:
         return row
     console = Console(stderr=True, highlight=False)
-    waiting = f"waiting for the answer of {device}, for {ttl_s:g} s at most"
+    how = _ABSENT.get(collector.device(device).status, "")
+    waiting = f"waiting for the answer of {device}, for {ttl_s:g} s at most{how}"
     if not console.is_terminal:
         click.echo(waiting, err=True)
     with console.status(waiting):
