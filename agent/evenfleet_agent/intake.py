@@ -242,7 +242,8 @@ class Intake:
                         _unlink(folder, name)
         self._rings = {name: ring for name, ring in self._rings.items() if name in present}
         self._banned = {name: inode for name, inode in self._banned.items() if name in present}
-        self._make_room(len(present))
+        if len(present) > probe.MAX_RINGS // 2 or MAX_RINGS_OF_OWNER in owners.values():
+            self._make_room()
 
     @contextmanager
     def _file(self, folder: int, name: str) -> Iterator[int | None]:
@@ -274,11 +275,10 @@ class Intake:
         self._rings[name] = ring
         return ring
 
-    def _make_room(self, rings: int) -> None:
+    def _make_room(self) -> None:
         """Remove what is done with now rather than at the window's end, where newcomers would find no room."""
-        if rings > probe.MAX_RINGS // 2:
-            for ring in [ring for ring in self._rings.values() if ring.is_done]:
-                self._remove(ring)
+        for ring in [ring for ring in self._rings.values() if ring.is_done]:
+            self._remove(ring)
 
     def _remove(self, ring: _Ring) -> None:
         with suppress(OSError), self._opened() as folder:

@@ -585,15 +585,24 @@ def test_draft_of_a_process_that_died_in_between_is_removed_in_the_second_turn(r
 
 
 def test_rings_of_the_dead_make_room_before_the_window_ends(rings: Path, intake: Intake) -> None:
-    made = [HandMade(rings / f"ring-{n}-{n:016x}") for n in range(MAX_RINGS_OF_OWNER)]
-    (rings / "ring-99-0123456789abcdef").symlink_to("nowhere")
-    for one in made:
+    """A server that replaces its workers now and then has few that live and many that are done with."""
+
+    def live_and_die(number: int) -> None:
+        one = HandMade(rings / f"ring-{number}-{number:016x}")
         one.record(1)
         one.die()
+
+    for number in range(1, MAX_RINGS_OF_OWNER):
+        live_and_die(number)
     intake.poll()
-    assert len(list(rings.iterdir())) == MAX_RINGS_OF_OWNER  # not more than half
-    assert close(intake)[0].calls == MAX_RINGS_OF_OWNER
+    assert len(list(rings.iterdir())) == MAX_RINGS_OF_OWNER - 1
+    live_and_die(MAX_RINGS_OF_OWNER)
+    intake.poll()
     assert list(rings.iterdir()) == []
+    live_and_die(MAX_RINGS_OF_OWNER + 1)
+    assert close(intake)[0].calls == MAX_RINGS_OF_OWNER + 1
+    assert list(rings.iterdir()) == []
+    assert intake.refusals == {}
 
 
 def test_probe_and_intake_agree_on_the_form_of_a_ring(rings: Path, intake: Intake) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import math
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,30 @@ from evenfleet_agent.intake import Intake
 from evenfleet_agent.probe import Probe
 
 PROBE_FILE = Path(probe.__file__)
+
+
+# A server: the probe is made where each process finds it, and the workers end without any goodbye.
+WORKERS = """
+import multiprocessing, os, sys
+from evenfleet_agent.probe import Probe
+
+probe = Probe("served")
+
+def work():
+    with probe.timing():
+        pass
+    os._exit(0)
+
+if __name__ == "__main__":
+    with probe.timing():
+        pass
+    context = multiprocessing.get_context(sys.argv[1])
+    workers = [context.Process(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+"""
 
 
 class Agent:
@@ -276,6 +301,20 @@ def test_forked_child_notes_in_a_ring_of_its_own(agent: Agent, app: Probe) -> No
     window = agent.window()
     assert (window.calls, window.dropped, window.processes) == (10, 0, 2)
     assert len(agent.rings()) == 1  # the child's is gone, the parent's stays
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_worker_notes_in_a_ring_of_its_own_however_it_was_started(agent: Agent, tmp_path: Path, method: str) -> None:
+    (tmp_path / "served.py").write_text(WORKERS)
+    environment = {**os.environ, probe.DIRECTORY_VARIABLE: str(agent.directory)}
+    subprocess.run([sys.executable, tmp_path / "served.py", method], env=environment, check=True, timeout=60)
+    window = agent.window()
+    assert (window.calls, window.processes, window.dropped) == (3, 3, 0)
+
+
+def test_probe_that_is_handed_to_another_process_is_refused_at_once(app: Probe) -> None:
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(app)
 
 
 def test_child_that_outlives_its_parent_does_not_hold_the_parents_ring(agent: Agent) -> None:
