@@ -64,7 +64,7 @@ def modes(
     """Return what was found where inferences were called in other ways than one after another."""
     rows: list[Row] = []
     if throughput:
-        how = f"{throughput.batch} at a time back to back for {throughput.duration_s:.3g} s"
+        how = f"{throughput.batch} at a time back to back for {throughput.duration_s:.3g} s, inputs set each time"
         rows.append(("offline", f"{rate(throughput.per_s)} inferences/s, {how}"))
     if cadence_ms is not None:
         late = f"{late_starts} were due while the one before still ran"
