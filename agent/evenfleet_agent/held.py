@@ -49,6 +49,8 @@ WHOLE_AGE: Final = f"typeof(age_s) = 'real' AND age_s BETWEEN 0 AND {MAX_AGE_S}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Envelope:
+    """What a payload says of its number; without a docstring `dataclass` would load `inspect` to make one."""
+
     schema: str
     incarnation: Incarnation
     seq: Seq

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import msgspec
 
+from evenfleet_collector.config import DEFAULT_URL
 from evenfleet_collector.resources import API, Assignment, Enrolment, Flag, Page, Parity
 from evenfleet_collector.store.rows import (
     AppWindowRow,
@@ -38,7 +39,6 @@ from evenfleet_shared.signature import Signature
 
 T = TypeVar("T")
 
-DEFAULT_URL: Final = "http://127.0.0.1:8080"
 
 _TIMEOUT: Final = httpx.Timeout(30.0, connect=5.0)
 _PIECE_BYTES: Final = 1 << 18

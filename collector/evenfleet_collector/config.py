@@ -13,6 +13,9 @@ from msgspec import Meta
 
 from evenfleet_shared import settings
 
+# Where a collector with the settings below is found.
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+
 _Port = Annotated[int, Meta(ge=0, le=65_535)]
 # Devices are told it, with a path behind; what they could not read would never reach them.
 _Url = Annotated[str, Meta(pattern=r"^https?://[^\s/?#]+[^\s?#]*$(?!\n)", max_length=400)]

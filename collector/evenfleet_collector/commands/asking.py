@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from evenfleet_collector.client import DEFAULT_URL
+from evenfleet_collector.config import DEFAULT_URL
 from evenfleet_collector.resources import RELEASE_RULE, is_release_name
 from evenfleet_shared.errors import ConfigError
 

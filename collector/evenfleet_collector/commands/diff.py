@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from evenfleet_collector.commands.asking import url_option
-from evenfleet_collector.commands.device_diff import diff_devices
 from evenfleet_collector.commands.printing import CONTEXT, print_json, show
 from evenfleet_shared.errors import EXIT_OUTSIDE, ConfigError
 
@@ -115,6 +114,9 @@ def diff(
     On failure nothing is printed but one line.
     """
     if devices or variant is not None:
+        # Speaks to the collector, for which models are neither built nor walked on this machine.
+        from evenfleet_collector.commands.device_diff import diff_devices
+
         _check_alone(ctx)
         ctx.exit(diff_devices(devices, variant, ttl_s=ttl_s, url=url, as_json=as_json))
     if a is None or b is None:
