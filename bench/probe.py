@@ -167,8 +167,10 @@ def reading(directory: Path) -> None:
             with app.timing():
                 pass
         start_ns = time.process_time_ns()
-        (window,) = intake.close_windows(length_s=1.0, uptime_s=0.0, wall_s=0.0)
+        closed = intake.close_windows(length_s=1.0, uptime_s=0.0, wall_s=0.0)
         takes_ms.append((time.process_time_ns() - start_ns) / 1e6)
+        # The rings of what was measured before are still there.
+        (window,) = [one for one in closed if one.app == "read"]
         assert window.calls == probe.RECORD_SLOTS
     print(f"reading a ring of {probe.RECORD_SLOTS:,} calls: {statistics.median(takes_ms):.1f} ms of processor time")
     start_ns = time.process_time_ns()
