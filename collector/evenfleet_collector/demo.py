@@ -407,6 +407,8 @@ class Stage:
             *([f"python = {json.dumps(str(python))}"] if python else []),
             "[measure]",
             "samples = 3",
+            # Six agents measure in turns, dozens of times: the length of a sample is enough.
+            "min_duration_s = 0.0",
             # Long enough that stopping a runner for 10 of every 20 ms shows in a sample.
             "min_sample_s = 0.005",
             "max_duration_s = 2.0",
