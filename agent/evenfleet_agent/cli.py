@@ -167,7 +167,9 @@ def _check_keys(files: tuple[str, ...]) -> None:
 def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     """Refuse a number that is none: of NaN every range says that it lies within."""
     if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a number that can be measured with")
+        from evenfleet_shared.errors import ConfigError
+
+        raise ConfigError(f"{parameter.opts[0]}: {value} is not a number that can be measured with")
     return value
 
 
