@@ -149,8 +149,9 @@ class ScriptedBroker:
 
     def _begin(self, session: socket.socket, level: int) -> None:
         properties = bytes([len(self.connack_properties)]) + self.connack_properties if level == 5 else b""
-        session.sendall(packet(0x20, b"\x00\x00" + properties) if self.connack is None else self.connack)
+        # Before the client knows of it, or whoever then hangs up finds none to end.
         self.sessions.append(session)
+        session.sendall(packet(0x20, b"\x00\x00" + properties) if self.connack is None else self.connack)
         if self.at_session:
             # In a thread of its own: it may never end.
             threading.Thread(target=self._act, args=(session, level), daemon=True).start()
