@@ -19,7 +19,7 @@ import httpx
 import msgspec
 
 from evenfleet_collector.config import DEFAULT_URL
-from evenfleet_collector.resources import API, Assignment, Enrolment, Flag, Page, Parity
+from evenfleet_collector.resources import API, Assignment, Enrolment, Flag, NewCommand, Page, Parity
 from evenfleet_collector.store.rows import (
     AppWindowRow,
     CellRow,
@@ -34,7 +34,6 @@ from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import signature as signatures
 from evenfleet_shared.errors import ArtifactError, ConfigError, EvenfleetError, RefusedError, UnreachableError
 from evenfleet_shared.manifest import FileRef
-from evenfleet_shared.messages import CommandName
 from evenfleet_shared.signature import Signature
 
 T = TypeVar("T")
@@ -104,28 +103,13 @@ class Collector:
         """Return a device's windows received from then on, which is RFC 3339, in the log's order."""
         return list(self._all(f"/devices/{quote(device, safe='')}/windows", Page[WindowRow], {"start": start}))
 
-    def order(
-        self,
-        device: str,
-        command: CommandName,
-        variant: str | None,
-        ttl_s: float,
-        *,
-        sustained_s: float = 0.0,
-        offline_s: float = 0.0,
-    ) -> CommandRow:
-        """Have a command sent to a device until it answers, for `ttl_s` at most.
+    def order(self, device: str, wanted: NewCommand) -> CommandRow:
+        """Have a command sent to a device until it answers, for its `ttl_s` at most.
 
         Raises:
             RefusedError: The device is not known, or too many commands wait for it.
         """
-        body = {
-            "command": command,
-            "variant": variant,
-            "ttl_s": ttl_s,
-            "sustained_s": sustained_s,
-            "offline_s": offline_s,
-        }
+        body = msgspec.to_builtins(wanted)
         return _decode(self._send("POST", f"/devices/{quote(device, safe='')}/commands", json=body), CommandRow)
 
     def command(self, device: str, correlation_id: str) -> CommandRow:

@@ -14,13 +14,12 @@ from evenfleet_collector import access
 from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.cell import METRICS
 from evenfleet_collector.desired import MAX_SIGNATURES
-from evenfleet_collector.resources import EVERY_DEVICE
+from evenfleet_collector.resources import EVERY_DEVICE, NewCommand
 from evenfleet_collector.store import EditRows, Writer
 from evenfleet_collector.store.rows import CommandRow
 from evenfleet_collector.tolerance import Policy, with_room_for
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ArtifactError, RefusedError
-from evenfleet_shared.messages import CommandName
 from evenfleet_shared.signature import Signature
 
 T = TypeVar("T")
@@ -108,16 +107,7 @@ class StoreEdits:
         await self._write(change)
         self._changed()
 
-    async def order(
-        self,
-        device: str,
-        command: CommandName,
-        variant: str | None,
-        ttl_s: float,
-        *,
-        sustained_s: float = 0.0,
-        offline_s: float = 0.0,
-    ) -> str:
+    async def order(self, device: str, wanted: NewCommand) -> str:
         correlation_id = uuid.uuid4().hex
 
         def change(tx: EditRows) -> None:
@@ -135,11 +125,11 @@ class StoreEdits:
                     id=0,
                     device=device,
                     correlation_id=correlation_id,
-                    command=command,
-                    variant=variant,
-                    ttl_s=ttl_s,
-                    sustained_s=sustained_s,
-                    offline_s=offline_s,
+                    command=wanted.command,
+                    variant=wanted.variant,
+                    ttl_s=wanted.ttl_s,
+                    sustained_s=wanted.sustained_s,
+                    offline_s=wanted.offline_s,
                     asked_s=now_s,
                     offered_s=now_s,
                 )

@@ -16,6 +16,7 @@ from evenfleet_collector.artifacts import ArtifactFolder
 from evenfleet_collector.cell import Cell, ClassKey
 from evenfleet_collector.desired import MAX_SIGNATURES
 from evenfleet_collector.edits import MAX_WAITING, StoreEdits
+from evenfleet_collector.resources import NewCommand
 from evenfleet_collector.store.sqlite import SqliteReader, SqliteWriter, open_reader, open_writer
 from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import manifest as manifests
@@ -174,7 +175,7 @@ def test_edits_at_the_same_time_are_done_one_after_another(desk: Desk) -> None:
 def test_a_command_waits_to_be_sent_and_wakes_who_sends(desk: Desk) -> None:
     desk.do(desk.edits.enrol("press-01"))
     before = len(desk.changes)
-    correlation_id = desk.do(desk.edits.order("press-01", "measure", "int8", 60.0))
+    correlation_id = desk.do(desk.edits.order("press-01", NewCommand(command="measure", variant="int8", ttl_s=60.0)))
 
     row = desk.reader.command("press-01", correlation_id)
     assert row is not None
@@ -185,18 +186,18 @@ def test_a_command_waits_to_be_sent_and_wakes_who_sends(desk: Desk) -> None:
 
 def test_a_command_to_a_stranger_is_refused(desk: Desk) -> None:
     with pytest.raises(RefusedError, match="press-01 is not known"):
-        desk.do(desk.edits.order("press-01", "measure", None, 60.0))
+        desk.do(desk.edits.order("press-01", NewCommand(command="measure", variant=None, ttl_s=60.0)))
 
 
 def test_only_so_many_commands_wait_for_one_device(desk: Desk) -> None:
     for device in ("press-01", "press-02"):
         desk.do(desk.edits.enrol(device))
     for _ in range(MAX_WAITING):
-        desk.do(desk.edits.order("press-01", "measure", None, 60.0))
+        desk.do(desk.edits.order("press-01", NewCommand(command="measure", variant=None, ttl_s=60.0)))
 
     with pytest.raises(RefusedError, match=f"{MAX_WAITING} commands wait for press-01 already"):
-        desk.do(desk.edits.order("press-01", "measure", None, 60.0))
-    desk.do(desk.edits.order("press-02", "measure", None, 60.0))
+        desk.do(desk.edits.order("press-01", NewCommand(command="measure", variant=None, ttl_s=60.0)))
+    desk.do(desk.edits.order("press-02", NewCommand(command="measure", variant=None, ttl_s=60.0)))
 
 
 def test_a_new_signature_is_told_to_devices(desk: Desk) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evenfleet_collector.artifacts import ArtifactFolder
+from evenfleet_collector.resources import NewCommand
 from evenfleet_collector.routes import HealthSnapshot
 from evenfleet_collector.store.rows import (
     AppWindowRow,
@@ -32,7 +33,7 @@ from evenfleet_collector.tolerance import Policy
 from evenfleet_shared import manifest as manifests
 from evenfleet_shared.errors import ArtifactError, RefusedError
 from evenfleet_shared.manifest import FileRef, Golden, Manifest, ReferenceResult, TensorSpec, Variant
-from evenfleet_shared.messages import Agreement, CommandName, Incarnation, RunContext
+from evenfleet_shared.messages import Agreement, Incarnation, RunContext
 from evenfleet_shared.signature import Signature
 
 NOW_S = 1_700_000_000.0
@@ -275,25 +276,16 @@ class FakeEdits:
     async def set_policy(self, policy: Policy) -> None:
         self._store.current_policy = replace(policy, revision=self._store.current_policy.revision + 1)
 
-    async def order(
-        self,
-        device: str,
-        command: CommandName,
-        variant: str | None,
-        ttl_s: float,
-        *,
-        sustained_s: float = 0.0,
-        offline_s: float = 0.0,
-    ) -> str:
+    async def order(self, device: str, wanted: NewCommand) -> str:
         number = len(self._store.command_rows) + 1
         row = command_row(
             number,
             device,
-            command=command,
-            variant=variant,
-            ttl_s=ttl_s,
-            sustained_s=sustained_s,
-            offline_s=offline_s,
+            command=wanted.command,
+            variant=wanted.variant,
+            ttl_s=wanted.ttl_s,
+            sustained_s=wanted.sustained_s,
+            offline_s=wanted.offline_s,
         )
         self._store.command_rows.append(row)
         return row.correlation_id

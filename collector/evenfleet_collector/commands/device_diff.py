@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import click
 import msgspec
 from rich.box import SIMPLE
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from evenfleet_collector import parting
 from evenfleet_collector.client import Collector
-from evenfleet_collector.commands.device_orders import LOOK_S, MAX_TTL_S, outcome
+from evenfleet_collector.commands.device_orders import await_answers, check_order, outcome
 from evenfleet_collector.commands.printing import print_json, show
 from evenfleet_collector.parting import OutputReport, Parting
+from evenfleet_collector.resources import NewCommand
 from evenfleet_collector.store.rows import CommandRow
 from evenfleet_shared import layers
 from evenfleet_shared.errors import EXIT_OUTSIDE, ConfigError, EvenfleetError, MessageError
 from evenfleet_shared.layers import Layers
-from evenfleet_shared.topics import DEVICE_ID_RULE, is_device_id
 
 # Shown before and behind what is named.
 _AROUND: Final = 4
@@ -41,13 +39,10 @@ def diff_devices(devices: Sequence[str], variant: str | None, *, ttl_s: float, u
     if variant is None:
         raise ConfigError("--variant is missing: which one both devices shall run")
     for device in devices:
-        if not is_device_id(device):
-            raise ConfigError(f"--device: expected {DEVICE_ID_RULE}, found {device!r}")
-    # Written so that what is no number fails as well.
-    if not 0.0 < ttl_s <= MAX_TTL_S:
-        raise ConfigError(f"--ttl-s: expected more than 0 and at most {MAX_TTL_S:.0f}, found {ttl_s:g}")
+        check_order(device, ttl_s, "--device")
+    wanted = NewCommand(command="layers", variant=variant, ttl_s=ttl_s)
     with Collector(url) as collector:
-        rows = _answers(collector, devices, variant, ttl_s)
+        rows = await_answers(collector, [collector.order(device, wanted) for device in devices])
     failures = [error for error in map(outcome, rows) if error is not None]
     if failures:
         # What was refused is not mended by waiting, so that is told by the exit code if any is.
@@ -59,26 +54,6 @@ def diff_devices(devices: Sequence[str], variant: str | None, *, ttl_s: float, u
     else:
         show(*_rendered(found, devices, a, b))
     return EXIT_OUTSIDE if found.first else 0
-
-
-def _answers(collector: Collector, devices: Sequence[str], variant: str, ttl_s: float) -> list[CommandRow]:
-    rows = [collector.order(device, "layers", variant, ttl_s) for device in devices]
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        click.echo(_waiting(rows, ttl_s), err=True)
-    with console.status(_waiting(rows, ttl_s)) as status:
-        while any(row.state == "waiting" for row in rows):
-            time.sleep(LOOK_S)
-            rows = [
-                collector.command(row.device, row.correlation_id) if row.state == "waiting" else row for row in rows
-            ]
-            status.update(_waiting(rows, ttl_s))
-    return rows
-
-
-def _waiting(rows: Sequence[CommandRow], ttl_s: float) -> str:
-    names = " and ".join(row.device for row in rows if row.state == "waiting")
-    return f"waiting for the answer of {names}, for {ttl_s:g} s at most"
 
 
 def _decoded(row: CommandRow) -> Layers:

@@ -17,9 +17,9 @@ from evenfleet_collector import figures
 from evenfleet_collector.client import Collector
 from evenfleet_collector.commands.asking import json_option, url_option
 from evenfleet_collector.commands.printing import CONTEXT, print_json, show
+from evenfleet_collector.resources import NewCommand
 from evenfleet_collector.store.rows import CommandRow, WindowRow
 from evenfleet_shared.errors import EXIT_FAILED, EXIT_REFUSED, ConfigError, EvenfleetError, RefusedError
-from evenfleet_shared.messages import CommandName
 from evenfleet_shared.topics import DEVICE_ID_RULE, is_device_id
 
 LOOK_S: Final = 0.5
@@ -100,9 +100,8 @@ def measure(
             raise ConfigError(
                 f"--ttl-s is {ttl_s:g}, --sustained and --offline take {sustained + offline:g} s of each variant; expected more"
             )
-        row = _ordered(
-            collector, device_id, "measure", variant, ttl_s, wait=wait, sustained_s=sustained, offline_s=offline
-        )
+        wanted = NewCommand(command="measure", variant=variant, ttl_s=ttl_s, sustained_s=sustained, offline_s=offline)
+        row = _ordered(collector, device_id, wanted, wait=wait)
         windows = _measured(collector, row)
     if as_json:
         print_json({"command": row, "windows": windows})
@@ -132,42 +131,65 @@ def restart_runner(
     It is asked again and again until it answers. On failure one line says why.
     """
     with Collector(url) as collector:
-        row = _ordered(collector, device_id, "restart-runner", variant, ttl_s, wait=wait)
+        wanted = NewCommand(command="restart-runner", variant=variant, ttl_s=ttl_s)
+        row = _ordered(collector, device_id, wanted, wait=wait)
     if as_json:
         print_json(row)
         ctx.exit(_code(row))
     _tell(row)
 
 
-def _ordered(
-    collector: Collector,
-    device: str,
-    command: CommandName,
-    variant: str | None,
-    ttl_s: float,
-    *,
-    wait: bool,
-    sustained_s: float = 0.0,
-    offline_s: float = 0.0,
-) -> CommandRow:
+def _ordered(collector: Collector, device: str, wanted: NewCommand, *, wait: bool) -> CommandRow:
+    check_order(device, wanted.ttl_s, "DEVICE")
+    row = collector.order(device, wanted)
+    if wait:
+        (row,) = await_answers(collector, [row], _ABSENT.get(collector.device(device).status, ""))
+    return row
+
+
+def check_order(device: str, ttl_s: float, named: str) -> None:
+    """Refuse what no device is called, and a time that no command is kept for.
+
+    Args:
+        device: The device's id.
+        ttl_s: How long the command is to be sent.
+        named: The argument or option that names the device.
+
+    Raises:
+        ConfigError: One of them is wrong.
+    """
     if not is_device_id(device):
-        raise ConfigError(f"DEVICE: expected {DEVICE_ID_RULE}, found {device!r}")
+        raise ConfigError(f"{named}: expected {DEVICE_ID_RULE}, found {device!r}")
     # Written so that what is no number fails as well.
     if not 0.0 < ttl_s <= MAX_TTL_S:
         raise ConfigError(f"--ttl-s: expected more than 0 and at most {MAX_TTL_S:.0f}, found {ttl_s:g}")
-    row = collector.order(device, command, variant, ttl_s, sustained_s=sustained_s, offline_s=offline_s)
-    if not wait:
-        return row
+
+
+def await_answers(collector: Collector, rows: Sequence[CommandRow], how: str = "") -> list[CommandRow]:
+    """Wait until each command is answered or its time is over, saying whose answer is missing.
+
+    Args:
+        collector: Is asked again and again.
+        rows: The commands as they were ordered, all of one `ttl_s`.
+        how: What keeps a device from answering, to be said beside it.
+    """
+
+    def waiting() -> str:
+        names = " and ".join(row.device for row in rows if row.state == "waiting")
+        return f"waiting for the answer of {names}, for {rows[0].ttl_s:g} s at most{how}"
+
+    rows = list(rows)
     console = Console(stderr=True, highlight=False)
-    how = _ABSENT.get(collector.device(device).status, "")
-    waiting = f"waiting for the answer of {device}, for {ttl_s:g} s at most{how}"
     if not console.is_terminal:
-        click.echo(waiting, err=True)
-    with console.status(waiting):
-        while row.state == "waiting":
+        click.echo(waiting(), err=True)
+    with console.status(waiting()) as status:
+        while any(row.state == "waiting" for row in rows):
+            status.update(waiting())
             time.sleep(LOOK_S)
-            row = collector.command(device, row.correlation_id)
-    return row
+            rows = [
+                collector.command(row.device, row.correlation_id) if row.state == "waiting" else row for row in rows
+            ]
+    return rows
 
 
 def _measured(collector: Collector, row: CommandRow) -> list[WindowRow]:

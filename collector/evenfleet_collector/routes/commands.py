@@ -38,9 +38,7 @@ async def order(parts: PartsOf, device: DeviceName, body: NewCommand) -> Command
     """Have a command sent to a device until it answers; ask for it by its `correlation_id` to see what became of it."""
     _check(device, body)
     await run_in_threadpool(lambda: known_device(parts.reader(), device))
-    correlation_id = await parts.edits.order(
-        device, body.command, body.variant, body.ttl_s, sustained_s=body.sustained_s, offline_s=body.offline_s
-    )
+    correlation_id = await parts.edits.order(device, body)
     return await run_in_threadpool(lambda: known_command(parts.reader(), device, correlation_id))
 
 

@@ -12,10 +12,9 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Request
 
 from evenfleet_collector.artifacts import ArtifactFolder
-from evenfleet_collector.resources import Access
+from evenfleet_collector.resources import Access, NewCommand
 from evenfleet_collector.store import Reader
 from evenfleet_collector.tolerance import Policy
-from evenfleet_shared.messages import CommandName
 from evenfleet_shared.signature import Signature
 
 
@@ -67,16 +66,7 @@ class Edits(Protocol):
         """Put a policy in force, as the revision behind the one in force."""
         ...
 
-    async def order(
-        self,
-        device: str,
-        command: CommandName,
-        variant: str | None,
-        ttl_s: float,
-        *,
-        sustained_s: float = 0.0,
-        offline_s: float = 0.0,
-    ) -> str:
+    async def order(self, device: str, wanted: NewCommand) -> str:
         """Have a command sent to a device until it answers; returns what the answer will be found by.
 
         Raises:
