@@ -70,6 +70,11 @@ class Post:
 
     # the session
 
+    @property
+    def online(self) -> bool:
+        """Return whether a session stands."""
+        return self._session is not None
+
     def connected(self, session: str) -> None:
         """A session stands: say who speaks, and send everything that is not receipted again."""
         self._session = session

@@ -131,6 +131,11 @@ class _Station:
     alike: tuple[str, str] | None = None
     standing: str = "starting"
 
+    def unload(self, standing: str) -> None:
+        """End the runner; `standing` says why there is none."""
+        self.runner.stop()
+        self.loaded, self.standing = None, standing
+
 
 @dataclass(slots=True)
 class _Turn:
@@ -254,9 +259,7 @@ class Stations:
         self._queue = deque(turn for turn in self._queue if turn.order != order)
         if self._turn and self._turn.order == order:
             station, self._turn = self._turn.station, None
-            station.runner.stop()
-            station.loaded, station.standing = None, "starting"
-            self._queue.appendleft(_Turn(station))
+            self._load_anew(station)
 
     def restart(self, variant: str | None) -> int:
         """End one variant's runner, or all, and start it again at once; return how many."""
@@ -264,10 +267,9 @@ class Stations:
         for station in wanted:
             if self._turn and self._turn.station is station:
                 self._end_turn("its runner was restarted")
-            station.runner.stop()
-            station.loaded, station.failures, station.restart_s, station.standing = None, 0, None, "starting"
+            station.failures, station.restart_s = 0, None
             self._queue = deque(turn for turn in self._queue if turn.station is not station or turn.measuring)
-            self._queue.appendleft(_Turn(station))
+            self._load_anew(station)
         return len(wanted)
 
     def work(self, now_s: float) -> list[Finding]:
@@ -338,6 +340,11 @@ class Stations:
             except RunnerError as error:
                 self._fail(station, str(error))
 
+    def _load_anew(self, station: _Station) -> None:
+        """End a runner and load its variant again, before what waits."""
+        station.unload("starting")
+        self._queue.appendleft(_Turn(station))
+
     def _abandon(self, reason: str) -> None:
         """Do nothing more of what was to be done."""
         orders = [turn.order for turn in (self._turn, *self._queue) if turn and turn.order]
@@ -373,8 +380,7 @@ class Stations:
                 "variant %s runs on %s %s", station.variant.name, self._settings.runtime.name, answer.runtime_version
             )
         elif isinstance(answer, Refused):
-            station.runner.stop()
-            station.loaded, station.standing = None, f"refused: {answer.reason}"
+            station.unload(f"refused: {answer.reason}")
             log.warning("variant %s is refused here: %s", station.variant.name, answer.reason)
             self._findings.append(VariantRefused(station.variant.name, answer.reason))
             self._end_turn(answer.reason)
@@ -475,8 +481,7 @@ class Stations:
             now = self._machine.out_of_memory_kills()
             if now is not None and now > self._turn.ooms:
                 reason = f"{reason}; the kernel's out-of-memory killer struck meanwhile"
-        station.runner.stop()
-        station.loaded, station.standing = None, f"failed, starting again: {reason}"
+        station.unload(f"failed, starting again: {reason}")
         wait_s = min(RESTART_MAX_S, RESTART_FIRST_S * 2**station.failures)
         station.failures = min(station.failures + 1, 30)
         station.restart_s = self._clock.monotonic_s() + wait_s

@@ -126,7 +126,6 @@ class Supervisor:
         # Why what is desired does not run.
         self._release_trouble: str | None = None
         self._trouble_told: tuple[str | None, float] = (None, clock.monotonic_s())
-        self._online = False
         self._offline_reason: str | None = None
         # How the last session was spoken.
         self._transport: str | None = None
@@ -214,7 +213,7 @@ class Supervisor:
     @property
     def status(self) -> str:
         """Return one line of how the agent is, for the service manager."""
-        broker = "connected" if self._online else f"no broker session: {self._offline_reason or 'not yet'}"
+        broker = "connected" if self._post.online else f"no broker session: {self._offline_reason or 'not yet'}"
         runs = f"release {self._stations.release[:12]}" if self._stations.release else "no release"
         return f"{broker}; {runs}, {len(self._stations.variants)} variants"
 
@@ -224,15 +223,15 @@ class Supervisor:
         if isinstance(event, Connected):
             # As loud as the loss was, for the last line of a log to be true.
             log.log(logging.WARNING if self._offline_reason else logging.INFO, "connected to the broker")
-            self._online, self._offline_reason, self._transport = True, None, event.transport
+            self._offline_reason, self._transport = None, event.transport
             self._standing.connected(self._clock.monotonic_s())
             self._post.connected(event.session)
         elif isinstance(event, Disconnected):
             # Once for each reason, not at every try.
             reason = f"{event.reason} ({self._identity()})" if event.refused else event.reason
-            if self._online or reason != self._offline_reason:
+            if self._post.online or reason != self._offline_reason:
                 log.warning("no broker session: %s; measuring goes on, messages wait in the outbox", reason)
-            self._online, self._offline_reason = False, reason
+            self._offline_reason = reason
             self._standing.disconnected(reason, self._clock.monotonic_s())
             self._post.disconnected()
             if event.asleep_s is not None:

@@ -24,6 +24,17 @@ MAX_SAMPLES: Final = 1_000_000
 
 _LENGTH: Final = struct.Struct(">I")
 
+# What a worker may be doing.
+Stage = Literal[
+    "waiting",
+    "loading",
+    "warming up",
+    "measuring",
+    "evaluating",
+    "under sustained load",
+    "running batches",
+    "looking at layers",
+]
 Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[float, Meta(ge=0.0)]
 Counted = Literal["samples", "objects", "pixels"]
@@ -173,16 +184,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 class Alive(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A sign of life between the request and its answer; the runner keeps these to itself."""
 
-    stage: Literal[
-        "waiting",
-        "loading",
-        "warming up",
-        "measuring",
-        "evaluating",
-        "under sustained load",
-        "running batches",
-        "looking at layers",
-    ]
+    stage: Stage
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -58,6 +58,7 @@ from evenfleet_agent.runner.protocol import (
     Refused,
     Response,
     RunnerSpec,
+    Stage,
     WorkerRequest,
     decode_request,
     encode,
@@ -73,17 +74,6 @@ from evenfleet_shared.errors import (
 from evenfleet_shared.kinship import die_with_parent
 from evenfleet_shared.messages import MemoryReading, Phase, Sustained, Throughput
 from evenfleet_shared.metrics import nearest_rank
-
-Stage = Literal[
-    "waiting",
-    "loading",
-    "warming up",
-    "measuring",
-    "evaluating",
-    "under sustained load",
-    "running batches",
-    "looking at layers",
-]
 
 # How many different samples the steady loop goes round: enough for data-dependent paths, few enough for the memory.
 _RING: Final = 32
