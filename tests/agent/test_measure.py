@@ -11,27 +11,16 @@ from msgspec.structs import replace
 from evenfleet_agent import cli, predict, runtimes, tables
 from evenfleet_agent import measure as measuring
 from evenfleet_agent import targets as finding
-from evenfleet_agent.runner.process import RunnerProcess
-from evenfleet_agent.runner.protocol import Measure, RunnerSpec
+from evenfleet_agent.runner.protocol import Measure
 from evenfleet_agent.samples import write_data
 from fakes import tiny_models
-
-TEMPLATE = RunnerSpec(runtime="auto", artifact="", format="tflite", warm_up_max_s=0.01)
-
-
-def targets(model, *, runtime="auto", template=TEMPLATE, variants=()):
-    return finding.find_targets(model, runtime=runtime, template=template, variants=variants)
-
-
-def silent(name, stage):
-    pass
+from fakes.measuring import TEMPLATE, fresh_runner, silent, targets
 
 
 @pytest.fixture
 def runner():
-    made = RunnerProcess()
-    yield made
-    made.stop()
+    with fresh_runner() as made:
+        yield made
 
 
 def test_samples_that_the_model_cannot_take_are_told_by_the_name_that_the_user_gave_them(tmp_path, runner):

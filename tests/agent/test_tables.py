@@ -8,28 +8,16 @@ import pytest
 
 from evenfleet_agent import measure as measuring
 from evenfleet_agent import tables
-from evenfleet_agent import targets as finding
-from evenfleet_agent.runner.process import RunnerProcess
-from evenfleet_agent.runner.protocol import Measure, RunnerSpec
+from evenfleet_agent.runner.protocol import Measure
 from fakes import tiny_models
+from fakes.measuring import fresh_runner, silent, targets
 from fakes.tiny_release import write_release
-
-TEMPLATE = RunnerSpec(runtime="auto", artifact="", format="tflite", warm_up_max_s=0.01)
-
-
-def targets(model, *, runtime="auto", template=TEMPLATE, variants=()):
-    return finding.find_targets(model, runtime=runtime, template=template, variants=variants)
-
-
-def silent(name, stage):
-    pass
 
 
 @pytest.fixture
 def runner():
-    made = RunnerProcess()
-    yield made
-    made.stop()
+    with fresh_runner() as made:
+        yield made
 
 
 def test_measured_release_is_told_side_by_side_and_what_was_refused_below(tmp_path, runner):

@@ -10,16 +10,10 @@ from msgspec.structs import replace
 
 from evenfleet_agent import targets as finding
 from evenfleet_agent.runner import tasks
-from evenfleet_agent.runner.protocol import RunnerSpec
 from evenfleet_shared.errors import ArtifactError, ConfigError
 from fakes import tiny_models
+from fakes.measuring import TEMPLATE, targets
 from fakes.tiny_release import write_release
-
-TEMPLATE = RunnerSpec(runtime="auto", artifact="", format="tflite", warm_up_max_s=0.01)
-
-
-def targets(model, *, runtime="auto", template=TEMPLATE, variants=()):
-    return finding.find_targets(model, runtime=runtime, template=template, variants=variants)
 
 
 def test_tflite_file_is_tried_with_every_runtime_that_runs_it(tmp_path):
