@@ -86,8 +86,7 @@ def test_stolen_time_that_goes_back_is_none_stolen():
     assert processor.steal_ratio(ProcessorTime(steal=9, total=100), ProcessorTime(steal=9, total=100)) is None
 
 
-@pytest.mark.skipif(not Path("/proc/pressure/cpu").exists(), reason="this kernel counts no pressure")
-def test_this_machine_tells_its_stolen_time_and_its_pressure():
+def test_this_machine_tells_its_stolen_time_and_its_pressure_where_the_kernel_counts_it():
     before = conditions.look()
     for _ in range(200_000):
         os.getpid()
@@ -96,8 +95,9 @@ def test_this_machine_tells_its_stolen_time_and_its_pressure():
         after = conditions.look()
     found = conditions.between(before, after)
     assert found.steal_ratio is not None
-    assert found.cpu_pressure_ratio is not None
-    assert found.memory_pressure_ratio is not None
+    counted = Path("/proc/pressure/cpu").exists()
+    assert (found.cpu_pressure_ratio is not None) == counted
+    assert (found.memory_pressure_ratio is not None) == counted
 
 
 def test_frequency_that_the_kernel_does_not_set_is_none(tmp_path):
